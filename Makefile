@@ -1,0 +1,73 @@
+# krylearn: `make help` lists what can be made. Only Python >= 3.11 is needed beforehand; every target may be repeated.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# pip and krylearn are run as modules of this interpreter: nothing depends on an activated environment
+RUN    := $(BIN)/python
+
+# the installed environment is as new as the files that describe it
+READY       := $(VENV)/.krylearn-ready
+CHECK_READY := $(VENV)/.krylearn-check-ready
+WHEEL_SITE  := build/check-site
+
+PACKAGES := krylearn.pde krylearn.solvers krylearn.optim krylearn.bench
+PYTEST   := $(RUN) -m pytest
+ARGS     ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check bench report wheel clean distclean
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=...  the interpreter for the environment (now: $(PYTHON));  ARGS=...  extra arguments of demo, test, bench"
+
+demo: $(READY)  ## smoke past a moving obstacle, solved and compared; leaves a picture, an animation and a table in demo-output/
+	$(RUN) -m krylearn.bench.cli demo --output demo-output $(ARGS)
+	@echo "Pictures: $(CURDIR)/demo-output/summary.png and $(CURDIR)/demo-output/smoke.gif"
+
+test: $(READY)  ## the tests that .ci/run runs (under 15 minutes on two cores)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: $(READY)  ## the long tests
+	$(PYTEST) -m slow $(ARGS)
+
+check: $(READY) $(CHECK_READY)  ## lint, format, import arrows, and types of the installed wheel
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(PYTEST) -q tests/test_imports.py tests/test_packaging.py
+	rm -rf build
+	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --target $(WHEEL_SITE) .
+	cd $(WHEEL_SITE) && MYPYPATH=. "$(CURDIR)/$(RUN)" -m mypy --config-file "$(CURDIR)/pyproject.toml" \
+	  --cache-dir "$(CURDIR)/.mypy_cache" --namespace-packages --explicit-package-bases $(PACKAGES:%=-p %)
+
+bench: $(READY)  ## measure again and append to bench/records/ (about an hour); then `make report`
+	$(RUN) -m krylearn.bench.cli bench families $(ARGS)
+	$(RUN) -m krylearn.bench.cli bench headline $(ARGS)
+
+report: $(READY)  ## write the README tables and docs/images again from bench/records/
+	$(RUN) -m krylearn.bench.cli report
+
+wheel: $(CHECK_READY)  ## build the wheel into dist/
+	$(RUN) -m build --wheel --no-isolation
+
+clean:  ## remove what was built and measured here, keep the environment
+	rm -rf build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean  ## clean, and remove the environment too
+	rm -rf $(VENV)
+
+# A stamp is touched only after everything before it succeeded, so an interrupted installation is simply repeated.
+$(READY): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "krylearn needs Python >= 3.11; '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1 || echo missing). Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@"$(RUN)" -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu it needs the package python3-venv" >&2; exit 1; }
+	$(RUN) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[test]"
+	@touch $@
+
+$(CHECK_READY): $(READY)
+	$(RUN) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[check]"
+	@touch $@

@@ -1,0 +1,1 @@
+"""Measure and show: the command line, benchmarks, rivals and pictures of krylearn."""

@@ -1,0 +1,1 @@
+"""What trains networks: the curvature products, spectra and tuners of krylearn."""
