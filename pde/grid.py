@@ -1,0 +1,175 @@
+"""The vocabulary of grids: cell codes, boundary kinds, spacing, and the 3D layout that everything inside shares.
+
+A 2D grid (nx, ny) is stored as (nx, 1, ny), a 3D grid as it is, always C-contiguous; so one code serves both.
+User axes are called x, y, z; internal axes are 0, 1, 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+KINDS = ("neumann", "dirichlet", "periodic")
+Kinds = tuple[tuple[str, str], ...]  # per user axis: (kind of the low side, kind of the high side)
+
+
+class Cell(IntEnum):
+    """What a grid cell holds: nothing (SOLID, no flux enters), an unknown (FLUID), or p fixed to a value (OPEN).
+
+    Examples
+    --------
+    >>> int(Cell.FLUID)
+    1
+    """
+
+    SOLID = 0
+    FLUID = 1
+    OPEN = 2
+
+
+def internal_axes(ndim: int) -> tuple[int, ...]:
+    """Return the internal axis of each user axis: 2D keeps the contiguous axis last.
+
+    >>> internal_axes(2)
+    (0, 2)
+    """
+    return (0, 2) if ndim == 2 else (0, 1, 2)
+
+
+def internal_shape(grid_shape: Sequence[int]) -> tuple[int, int, int]:
+    """Return the 3D shape in which a grid is stored.
+
+    >>> internal_shape((5, 7))
+    (5, 1, 7)
+    """
+    nx, *middle, nz = grid_shape
+    return (nx, middle[0] if middle else 1, nz)
+
+
+def check_grid_shape(shape: Any) -> tuple[int, ...]:
+    """Return `shape` as a tuple of 2 or 3 positive ints, or say what is wrong with it."""
+    try:
+        sizes = tuple(int(n) for n in shape)
+    except TypeError:
+        raise TypeError(f"got grid shape {shape!r}; expected (nx, ny) or (nx, ny, nz)") from None
+    if len(sizes) not in (2, 3):
+        remedy = "; a 1D problem is a flat grid: use (n, 1)" if len(sizes) == 1 else ""
+        raise ValueError(f"got a grid of shape {sizes} with {len(sizes)} axes; expected 2 or 3{remedy}")
+    if min(sizes) < 1:
+        raise ValueError(f"got a grid of shape {sizes}; expected at least one cell along every axis")
+    return sizes
+
+
+def parse_spacing(spacing: Any, ndim: int) -> tuple[float, ...]:
+    """Return one positive cell size per axis from a number or a sequence.
+
+    >>> parse_spacing(0.5, 2)
+    (0.5, 0.5)
+    """
+    values = np.asarray(spacing, dtype=float)
+    if values.ndim > 1 or (values.ndim == 1 and len(values) != ndim):
+        raise ValueError(f"got spacing {spacing!r}; expected one number, or {ndim} of them, one per axis")
+    values = np.broadcast_to(values, (ndim,))
+    if not (np.isfinite(values).all() and (values > 0).all()):
+        raise ValueError(f"got spacing {spacing!r}; expected finite cell sizes > 0")
+    return tuple(float(h) for h in values)
+
+
+def parse_boundary(boundary: Any, ndim: int, default: str) -> Kinds:
+    """Return the kinds of the two sides of each axis.
+
+    Parameters
+    ----------
+    boundary : "neumann", "dirichlet" or "periodic" for all sides, or a dict whose keys are axes ("x") or single
+        sides ("x-", "x+"); a side wins over its axis, and what is not named gets `default`.
+    ndim : number of axes
+    default : kind of the sides that a dict does not name
+
+    Examples
+    --------
+    >>> parse_boundary({"x": "periodic", "y-": "dirichlet"}, 2, default="neumann")
+    (('periodic', 'periodic'), ('dirichlet', 'neumann'))
+    """
+    names = "xyz"[:ndim]
+    known = [axis + sign for axis in names for sign in ("", "-", "+")]
+    given = boundary if isinstance(boundary, Mapping) else dict.fromkeys(names, boundary)
+    for key, kind in given.items():
+        if key not in known:
+            raise ValueError(f"got boundary key {key!r}; expected one of {', '.join(known)}")
+        if kind not in KINDS:
+            raise ValueError(f"got boundary {kind!r} for {key}; expected one of {', '.join(KINDS)}")
+    kinds = tuple(tuple(given.get(a + sign, given.get(a, default)) for sign in "-+") for a in names)
+    for axis, (low, high) in zip(names, kinds, strict=True):
+        if (low == "periodic") != (high == "periodic"):
+            raise ValueError(
+                f"got boundary {low!r} on {axis}- and {high!r} on {axis}+; expected both sides periodic or neither: "
+                f'use {{"{axis}": "periodic"}}'
+            )
+    return kinds  # type: ignore[return-value]
+
+
+def share(values: Any) -> Tensor:
+    """Return a tensor over the memory of an array, copied only if torch cannot use it (read-only, negative strides)."""
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    contiguous = np.ascontiguousarray(array).reshape(array.shape)
+    return torch.from_numpy(contiguous if contiguous.flags.writeable else contiguous.copy())
+
+
+def as_real(values: Any, name: str, dtype: torch.dtype) -> Tensor:
+    """Return `values` (list, NumPy or torch) as a real tensor of `dtype` on its own device."""
+    try:
+        tensor = share(values)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"got {name} of type {type(values).__name__}; expected an array of real numbers") from error
+    if tensor.is_complex():
+        raise TypeError(f"got complex {name}; expected real numbers: treat real and imaginary part apart")
+    return tensor.to(dtype)
+
+
+def non_negative(values: Any, name: str, dtype: torch.dtype, remedy: str) -> Tensor:
+    """Return `values` as a tensor of finite numbers >= 0; an error names the first offending entry."""
+    tensor = as_real(values, name, dtype)
+    bad = ~(torch.isfinite(tensor) & (tensor >= 0))
+    if bool(bad.any()):
+        where = tuple(int(i) for i in bad.nonzero()[0])
+        at = f" at {where}" if where else ""
+        raise ValueError(f"got {name} {float(tensor[where])}{at}; expected finite numbers >= 0: {remedy}")
+    return tensor
+
+
+def parse_cells(cells: Any, grid_shape: Sequence[int] | None = None) -> Tensor:
+    """Return cell codes as a uint8 tensor on the grid (a boolean array means True = FLUID).
+
+    Raises
+    ------
+    ValueError
+        for unknown codes, a shape other than `grid_shape`, a 1D or empty grid, or an array without FLUID cells
+    """
+    codes = as_real(cells, "cells", torch.float64)
+    shape = check_grid_shape(codes.shape)
+    if grid_shape is not None and shape != tuple(grid_shape):
+        raise ValueError(f"got cells of shape {shape}; expected {tuple(grid_shape)}, one code per cell")
+    unknown = ~((codes == 0) | (codes == 1) | (codes == 2))
+    if bool(unknown.any()):
+        where = tuple(int(i) for i in unknown.nonzero()[0])
+        raise ValueError(f"got cell code {float(codes[where]):g} at {where}; expected 0 (SOLID), 1 (FLUID) or 2 (OPEN)")
+    if not bool((codes == Cell.FLUID).any()):
+        raise ValueError("got cells without FLUID; expected at least one unknown: mark the cells to solve for with Cell.FLUID")
+    return codes.to(torch.uint8)
+
+
+def volume(spacing: Sequence[float]) -> float:
+    """Return the volume (2D: area) of a cell.
+
+    >>> volume((0.5, 2.0))
+    1.0
+    """
+    return math.prod(spacing)
