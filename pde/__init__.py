@@ -2,5 +2,7 @@
 
 from .grid import Cell
 from .poisson import Poisson
+from .scenes import FAMILIES, Family, scene
+from .sources import right_hand_side
 
-__all__ = ["Cell", "Poisson"]
+__all__ = ["FAMILIES", "Cell", "Family", "Poisson", "right_hand_side", "scene"]
