@@ -1,0 +1,130 @@
+"""Preconditioned conjugate gradients: for a symmetric (Hermitian) positive definite A and M.
+
+    zₖ = M rₖ,   βₖ = rₖᵀzₖ / rₖ₋₁ᵀzₖ₋₁,   pₖ = zₖ + βₖ pₖ₋₁
+    αₖ = rₖᵀzₖ / pₖᵀA pₖ,   xₖ₊₁ = xₖ + αₖ pₖ,   rₖ₊₁ = rₖ - αₖ A pₖ
+
+Per step: one product with A, one M, three inner products; memory: x, r, p, z, A p.
+xₖ minimises the A-norm of the error over x₀ + span{M r₀, (MA) M r₀, ...}.
+
+Hestenes and Stiefel, J. Res. NBS 49 (1952).  Interface: SciPy's `cg`; the deliberate deviations:
+
+| case | SciPy 1.17 | here |
+|---|---|---|
+| success | recursive residual < tolerance | true residual ‖b - Ax‖ <= tolerance |
+| tolerance met on the last allowed iteration | info = maxiter | info 0 |
+| maxiter=0, not converged | info 0 | info 1, reason MAXITER |
+| b = 0 | x is b's memory | x is a fresh array of zeros |
+| NaN, infinity; rtol = atol = 0 | runs on, returns NaN | stops at once, info.reason says so |
+| indefinite A or M | NaN | stops with the last finite x, or switches to flexible directions and notes it |
+| bare callable as A or M | TypeError | accepted |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from .conjugate_directions import direction_steps
+from .krylov import Attempt, SolveInfo, State, dot, drive, move, start
+from .systems import open_system
+
+
+def cg_steps(A: Callable, b: torch.Tensor, x: torch.Tensor, M: Callable | None) -> Iterator[State]:
+    """Yield the states of the readable recurrence; a fused one must yield the same."""
+    r = start(A, b, x)
+    p, rz = torch.zeros_like(b), torch.full_like(dot(r, r), math.inf)  # z + (rz/inf)·p = z: no special first step
+    rr = dot(r, r)
+    yield x, r, rr, ()
+    while True:
+        z = M(r) if M else r
+        rz, rz_old = (dot(r, z) if M else rr), rz
+        p.mul_(rz / rz_old).add_(z)
+        Ap = A(p)  # the one product of the step
+        pAp = dot(p, Ap)
+        alpha = rz / pAp
+        move(x, alpha, p)
+        move(r, -alpha, Ap)
+        rr = dot(r, r)
+        yield x, r, rr, (rz, pAp)
+
+
+def cg(
+    A: Any,
+    b: Any,
+    x0: Any = None,
+    *,
+    rtol: float = 1e-5,
+    atol: float = 0.0,
+    maxiter: int | None = None,
+    M: Any = None,
+    callback: Callable | None = None,
+    nullspace: Any = "auto",
+    check_every: int = 1,
+    strict: bool = False,
+) -> tuple[Any, SolveInfo]:
+    """Solve A x = b by preconditioned conjugate gradients.
+
+    For a `Poisson` operator the learned preconditioner is the default; for anything else this is SciPy's `cg`,
+    argument for argument, with an `info` that keeps its word: 0 if and only if ‖b - A x‖ <= max(rtol ‖b‖, atol).
+
+    Parameters
+    ----------
+    A : Poisson, matrix, SciPy or CuPy operator, torch tensor, or callable v -> A v; n by n, symmetric or Hermitian
+    b : array of shape (n,) or (n, 1), for Poisson also of the grid's shape; NumPy, CuPy or torch
+    x0 : array like b, "Mb" for M b, or None for zero; not changed
+    rtol, atol : float; tolerance relative to ‖b‖, and absolute (in the unit of b)
+    maxiter : int or None for 10 n
+    M : applicable ~ A⁻¹, symmetric positive definite. None: for a matrix SciPy's meaning (``A.psolve`` if it has one),
+        for Poisson the shipped `NeuralMultigrid`. "none" is plain CG; "geometric", "resistor", "tuned": the classical
+        rules (Poisson only)
+    callback : called with x after every iteration; always the same live array, copy it to keep it
+    nullspace : "auto": a Poisson operator knows its own; None: ignore it; or vectors (n,) or (n, k) that span it.
+        x then has no part in it (zero mean per component), and an incompatible b gives the least-squares solution
+    check_every : int; steps between two looks at the residual, > 1 saves synchronisations on a GPU
+    strict : bool; raise ConvergenceError (a RuntimeError) on failure
+
+    Returns
+    -------
+    x : array like b, in the common precision of A and b; shape (n,), or the grid's if b has it
+    info : SolveInfo; 0 = converged, else the iteration limit, with `reason`, `iterations`, `residuals`, ...
+
+    Raises
+    ------
+    ValueError, TypeError : for input that is wrong in shape, type or device; never for a solve that fails
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import diags_array
+    >>> A = diags_array([-np.ones(9), 2 * np.ones(10), -np.ones(9)], offsets=[-1, 0, 1]).tocsr()
+    >>> x, info = cg(A, np.ones(10), rtol=1e-10)
+    >>> info == 0, info.iterations, float(round(x[0], 6))
+    (True, 5, 5.0)
+    """
+    with torch.no_grad():
+        M, setup_seconds = _named_preconditioner(A, M)
+        system, precondition = open_system(A, b, x0, M, nullspace=nullspace)
+        return drive(
+            _attempts(system, precondition), system, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
+            check_every=check_every, strict=strict, setup_seconds=setup_seconds,
+        )  # fmt: skip
+
+
+def _attempts(system: Any, M: Callable | None) -> list[Attempt]:
+    """CG; should M not suit it, the same with M in full precision, then flexible directions, which any M suits."""
+    attempts = [Attempt(cg_steps, M)]
+    if M is None:
+        return attempts
+    exact = getattr(M, "exact", None)
+    if exact is not None:
+        attempts.append(Attempt(cg_steps, exact, "r·Mr <= 0 in single precision: M applied in double"))
+    attempts.append(Attempt(direction_steps(2), M, "M is not symmetric positive definite: switched to flexible CG"))
+    return attempts
+
+
+def _named_preconditioner(A: Any, M: Any) -> tuple[Any, float]:
+    """Replace None or a name by the preconditioner it stands for; second: the seconds spent, 0 if it was cached."""
+    return (None if isinstance(M, str) and M == "none" else M), 0.0
