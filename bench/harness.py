@@ -89,32 +89,46 @@ def timed(
     return Timing(tuple(seconds)), result
 
 
-def paired_ratio(
+@dataclass(frozen=True)
+class Pair:
+    """Two calls timed in turns; `ratio` is theirs / ours per pair: (median, lowest, highest)."""
+
+    ours: Timing
+    theirs: Timing
+
+    @property
+    def ratio(self) -> tuple[float, float, float]:
+        """How many times longer theirs takes."""
+        ratios = [b / a for a, b in zip(self.ours.seconds, self.theirs.seconds, strict=True)]
+        return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def paired(
     ours: Callable[[], Any],
     theirs: Callable[[], Any],
     *,
     pairs: int = 3,
     warmup: int = 1,
     clock: Callable[[], float] = time.perf_counter,
-) -> tuple[float, float, float]:
-    """How many times longer `theirs` takes than `ours`, measured A B A B: (median, lowest, highest) of the pairs.
+) -> Pair:
+    """Time two calls A B A B in one run.
 
     Load that comes and goes on the machine hits both members of a pair: their ratio is steadier than two medians.
 
     Examples
     --------
     >>> ticks = iter([0, 1, 1, 5, 10, 12, 12, 20])
-    >>> paired_ratio(lambda: None, lambda: None, pairs=2, warmup=0, clock=lambda: next(ticks))
+    >>> paired(lambda: None, lambda: None, pairs=2, warmup=0, clock=lambda: next(ticks)).ratio
     (4.0, 4.0, 4.0)
     """
     for _ in range(warmup):
-        ours(), theirs()
-    ratios = []
+        ours()
+        theirs()
+    seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(pairs):
-        a, _ = timed(ours, repeats=1, warmup=0, clock=clock)
-        b, _ = timed(theirs, repeats=1, warmup=0, clock=clock)
-        ratios.append(b.median / a.median)
-    return statistics.median(ratios), min(ratios), max(ratios)
+        for call, found in zip((ours, theirs), seconds, strict=True):
+            found += timed(call, repeats=1, warmup=0, clock=clock)[0].seconds
+    return Pair(Timing(tuple(seconds[0])), Timing(tuple(seconds[1])))
 
 
 def iterations_to(residuals: Sequence[float], rtol: float) -> float:

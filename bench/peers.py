@@ -1,8 +1,8 @@
 """The rivals: SciPy's conjugate gradients, plain or preconditioned by what people install today.
 
 Each rival is a function from a CSR matrix to the preconditioner that SciPy's `cg` takes; the iteration is the same loop
-around a compiled product for all of them, tolerance and starting guess are the harness's, and success is judged by the true
-residual. A rival whose package is not installed is reported as absent, with the line that installs it.
+around a compiled product for all of them, tolerance and starting guess are the harness's, and success is judged by the
+true residual. A rival whose package is not installed is reported as absent, with the line that installs it.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Outcome:
     status: str
     x: np.ndarray = field(repr=False)
     residuals: list[float] = field(default_factory=list, repr=False)
+    preconditioner: Any = field(default=None, repr=False)
 
 
 def _identity(matrix: sp.csr_matrix) -> None:
@@ -180,7 +181,7 @@ def run(
             raise OutOfTimeError
 
     solve = partial(iterate, matrix, b, preconditioner, rtol=rtol)
-    found = partial(Outcome, peer, setup_s, residuals=residuals)
+    found = partial(Outcome, peer, setup_s, residuals=residuals, preconditioner=preconditioner)
     try:
         x, _ = solve(callback=watch)
     except OutOfTimeError:
