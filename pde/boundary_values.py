@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def rhs(A: Poisson, f: Any, dirichlet: Any, flux: Any) -> Any:
-    """b = f x volume + w g at faces where p = g is fixed + area q at Neumann sides with inward flux q.
+    """Return f x volume + w g at faces where p = g is fixed + area q at Neumann sides with inward flux q.
 
     w is the conductance of that face in the table of `poisson.py`. Cells without an unknown get 0.
 
@@ -45,7 +45,8 @@ def _everywhere(A: Poisson, value: Any) -> dict[str, Any]:
     """One number for every place where p is fixed."""
     if value is None:
         return {}
-    keys = [a + s for a, kinds in zip("xyz", A.boundary, strict=False) for s, k in zip("-+", kinds, strict=True) if k == "dirichlet"]
+    sides = [(a, s) for a in range(len(A.grid_shape)) for s in range(2)]
+    keys = ["xyz"[a] + "-+"[s] for a, s in sides if A.boundary[a][s] == "dirichlet"]
     if getattr(value, "ndim", 0) or isinstance(value, (list, tuple)):
         raise ValueError('got an array as dirichlet; expected a number or a dict: {"open": array} or {"x-": array}')
     return dict.fromkeys(keys + ["open"] * (A.open is not None), value)
@@ -57,7 +58,9 @@ def _open_values(A: Poisson, value: Any) -> Tensor:
         raise ValueError('got dirichlet["open"] for an operator without OPEN cells; expected none: drop the key')
     g = as_real(value, 'dirichlet["open"]', A.torch_dtype).to(A.device)
     if g.ndim and tuple(g.shape) != A.grid_shape:
-        raise ValueError(f'got dirichlet["open"] of shape {tuple(g.shape)}; expected a number or the grid {A.grid_shape}')
+        raise ValueError(
+            f'got dirichlet["open"] of shape {tuple(g.shape)}; expected a number or the grid {A.grid_shape}'
+        )
     g = torch.where(A.open, g.expand(A.grid_shape).reshape(A.unknown.shape), 0)
     total = torch.zeros_like(A.shift)
     for d, ground in enumerate(A.ground):
@@ -66,7 +69,7 @@ def _open_values(A: Poisson, value: Any) -> Tensor:
         inner.narrow(d, 0, 1).sub_(A.sides[d][0])
         inner.narrow(d, n - 1, 1).sub_(A.sides[d][1])
         wraps = A.periodic[d]
-        count = sum(step(A.open, d, wraps).to(g.dtype) for step in (neighbour, previous))
+        count = neighbour(A.open, d, wraps).to(g.dtype) + previous(A.open, d, wraps)
         total += torch.where(count > 0, inner / count, 0) * (neighbour(g, d, wraps) + previous(g, d, wraps))
     return total
 
@@ -83,10 +86,9 @@ def _sides(A: Poisson, key: str, value: Any, kind: str) -> Tensor:
     if g.ndim and tuple(g.shape) != expected:
         raise ValueError(f"got {name}[{key!r}] of shape {tuple(g.shape)}; expected a number or {expected}, that side")
     for end in [0, 1] if not key[1:] else ["-+".index(key[1:])]:
-        if A.boundary[axis][end] != kind:
-            raise ValueError(
-                f"got {name} for {key!r}, a {A.boundary[axis][end]} side; expected a {kind} side: change boundary or the key"
-            )
+        actual = A.boundary[axis][end]
+        if actual != kind:
+            raise ValueError(f"got {name} for {key!r}, a {actual} side; expected a {kind} side: change boundary or key")
         weight = A.sides[d][end] if kind == "dirichlet" else volume(A.spacing) / A.spacing[axis]
         slab = total.narrow(d, 0 if end == 0 else total.shape[d] - 1, 1)
         slab += g.expand(expected).reshape(slab.shape) * weight

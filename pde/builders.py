@@ -87,9 +87,7 @@ def _shift(shift: Any, shape: tuple[int, ...], dtype: torch.dtype, device: torch
     return values.to(device).expand(shape)
 
 
-def _fields(
-    codes: Tensor, kappa: Tensor, spacing: Any, kinds: Kinds, shift: Any, dtype: torch.dtype
-) -> dict[str, Any]:
+def _fields(codes: Tensor, kappa: Tensor, spacing: Any, kinds: Kinds, shift: Any, dtype: torch.dtype) -> dict[str, Any]:
     grid_shape = tuple(codes.shape)
     shape, h = internal_shape(grid_shape), parse_spacing(spacing, len(grid_shape))
     extra = _shift(shift, grid_shape, dtype, kappa.device).reshape(shape) * volume(h)
@@ -136,7 +134,7 @@ def from_faces(faces: Sequence[Any], extra: Any, spacing: Any, boundary: Any, dt
     links, ground, sides = [none] * 3, [none] * 3, [(none.narrow(d, 0, 1), none.narrow(d, 0, 1)) for d in range(3)]
     unknown = torch.zeros(shape, dtype=torch.bool, device=device)
     for axis, (d, w) in enumerate(zip(internal_axes(len(grid_shape)), given, strict=True)):
-        w, n = w.reshape(shape[:d] + (shape[d] + 1,) + shape[d + 1 :]), shape[d]
+        w, n = w.reshape((*shape[:d], shape[d] + 1, *shape[d + 1 :])), shape[d]
         low, high = w.narrow(d, 0, 1), w.narrow(d, n, 1)
         links[d], ground[d] = w.narrow(d, 1, n).clone(), none.clone()
         if kinds[axis][0] == "periodic":
@@ -151,7 +149,9 @@ def from_faces(faces: Sequence[Any], extra: Any, spacing: Any, boundary: Any, dt
         unknown |= (links[d] > 0) | (previous(links[d], d, True) > 0) | (ground[d] > 0)
     shift = non_negative(0 if extra is None else extra, "extra", dtype, "extra adds to the diagonal").to(device)
     if shift.ndim and tuple(shift.shape) != grid_shape:
-        raise ValueError(f"got extra of shape {tuple(shift.shape)}; expected a number or one value per cell, {grid_shape}")
+        raise ValueError(
+            f"got extra of shape {tuple(shift.shape)}; expected a number or one value per cell, {grid_shape}"
+        )
     shift = shift.expand(grid_shape).reshape(shape).clone()
     unknown |= shift > 0
     if not bool(unknown.any()):

@@ -162,7 +162,9 @@ def parse_cells(cells: Any, grid_shape: Sequence[int] | None = None) -> Tensor:
         where = tuple(int(i) for i in unknown.nonzero()[0])
         raise ValueError(f"got cell code {float(codes[where]):g} at {where}; expected 0 (SOLID), 1 (FLUID) or 2 (OPEN)")
     if not bool((codes == Cell.FLUID).any()):
-        raise ValueError("got cells without FLUID; expected at least one unknown: mark the cells to solve for with Cell.FLUID")
+        raise ValueError(
+            "got cells without FLUID; expected at least one unknown: mark the cells to solve for with Cell.FLUID"
+        )
     return codes.to(torch.uint8)
 
 

@@ -28,7 +28,7 @@ def as_tensor(A: Poisson, v: Any) -> Tensor:
             raise ValueError(f"got a NumPy vector; expected a tensor on {A.device}, where A is: use A.to('cpu')")
         tensor = share(array)
     if tensor.is_complex():
-        raise TypeError(f"got a vector of dtype {tensor.dtype}; expected real numbers: treat real and imaginary part apart")
+        raise TypeError(f"got a vector of dtype {tensor.dtype}; expected real numbers: solve for both parts apart")
     return tensor if tensor.is_floating_point() else tensor.to(A.torch_dtype)
 
 
@@ -44,8 +44,8 @@ def batch_shape(A: Poisson, shape: tuple[int, ...]) -> tuple[tuple[int, ...], bo
         return shape[:-1], False
     if shape == (n, 1):
         return (), False
-    grid = ", ".join(map(str, A.grid_shape))
-    raise ValueError(f"got a vector of shape {shape}; expected (..., {n}) or (..., {grid}): reshape it, or build A on its grid")
+    expected = f"(..., {n}) or (..., {', '.join(map(str, A.grid_shape))})"
+    raise ValueError(f"got a vector of shape {shape}; expected {expected}: reshape it, or build A on its grid")
 
 
 def to_grid(A: Poisson, v: Any) -> Tensor:

@@ -99,7 +99,7 @@ def _components(A: Poisson) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _label(unknown: np.ndarray, links: list[np.ndarray], periodic: tuple[bool, ...]) -> tuple[np.ndarray, int]:
-    """Number the components by their first cell; image labelling where no inner link is 0, graph search otherwise."""
+    """Label the components: as an image where no link between unknowns is 0, as a graph otherwise."""
     inner = [w[_cut(d, None, -1)] for d, w in enumerate(links)]
     open_everywhere = all(
         np.array_equal(w, unknown[_cut(d, None, -1)] & unknown[_cut(d, 1, None)]) for d, w in enumerate(inner)

@@ -1,4 +1,4 @@
-"""`Poisson`: cell-centred finite volumes for -div(kappa grad p) + shift p = f on a Cartesian grid, as a frozen operator.
+"""`Poisson`: cell-centred finite volumes for -div(kappa grad p) + shift p = f on a Cartesian grid.
 
     (A p)_i = diag_i p_i - sum_j w_ij p_j,    diag_i = sum_j w_ij + ground_i + shift_i,    b_i = f_i x volume
 
@@ -200,7 +200,7 @@ class Poisson:
         --------
         >>> csr = Poisson.from_cells(np.ones((3, 4)), boundary="dirichlet").matrix()
         >>> A = Poisson.from_matrix(csr, shape=(3, 4))
-        >>> abs(A.matrix() - csr).max()
+        >>> float(abs(A.matrix() - csr).max())
         0.0
         """
         return cls(**recognise.from_matrix(matrix, shape, cells, order))

@@ -1,2 +1,265 @@
-"""Recognise."""
-def from_matrix(*args): raise NotImplementedError
+"""`Poisson.from_matrix`: find the conductances in an assembled matrix, or say where it is no such stencil.
+
+Every off-diagonal entry must couple neighbours of the grid (or the two ends of an axis, which makes it periodic), be
+equal to its mirror image and not positive; every diagonal entry must be at least the sum of its row's off-diagonals.
+All comparisons allow 64 rounding errors of the matrix's dtype, relative to the smaller diagonal entry.
+
+What a diagonal has in excess is split into directions, because boundary conductances and shifts coarsen differently:
+what all inner cells have in common is shift; the rest of a cell goes in equal parts to `ground` through its sides
+without an unknown behind them (a side of the box, a SOLID or OPEN cell), and to shift where it has no such side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+
+from .grid import Cell, Kinds, check_grid_shape, internal_axes, internal_shape, parse_cells
+
+Array = np.ndarray
+SYMMETRY = "equal ones: symmetrise the assembly, and eliminate columns together with rows (move a_ij x_j to b)"
+
+
+@dataclass
+class Stencil:
+    """What is known about the matrix while it is being recognised; cells are flat indices of the internal grid."""
+
+    grid_shape: tuple[int, ...]
+    numbering: Array  # cell of each row
+    order: str
+    eps: float
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Internal shape of the grid."""
+        return internal_shape(self.grid_shape)
+
+    def place(self, row: Any) -> str:
+        """Describe a row for an error message."""
+        at = tuple(int(i) for i in np.unravel_index(int(self.numbering[row]), self.grid_shape))
+        return f"row {int(row)} (cell {at})"
+
+
+def from_matrix(matrix: Any, shape: Any, cells: Any, order: str) -> dict[str, Any]:
+    """Return the fields of a `Poisson` with this matrix; see `Poisson.from_matrix`."""
+    grid_shape = check_grid_shape(shape)
+    rows, columns, values, n = _entries(matrix)
+    fluid, numbering = _numbering(n, grid_shape, cells, order)
+    grid = Stencil(grid_shape, numbering, order, float(np.finfo(values.dtype).eps))
+    off = rows != columns
+    diag = np.zeros(n)
+    diag[rows[~off]] = values[~off]
+    rows, columns, values = rows[off], columns[off], values[off].astype(np.float64)
+    _check_sign(grid, diag, rows)
+    following, preceding, periodic = _sort_by_direction(grid, rows, columns, values)
+    row_of = np.full(int(np.prod(grid_shape)), -1)
+    row_of[numbering] = np.arange(n)
+    links = _links(grid, row_of, diag, following, preceding)
+    on_grid = np.zeros(row_of.size)
+    on_grid[numbering] = diag
+    on_grid = on_grid.reshape(grid.shape)
+    unknown = _unknown(grid, fluid, on_grid, links, row_of)
+    surplus = _surplus(grid, on_grid, links, unknown, row_of)
+    shift, ground = _split(surplus, unknown, periodic, internal_axes(len(grid_shape)))
+    dtype = torch.float32 if grid.eps > 1e-10 else torch.float64
+    plain = order == "C" and n == row_of.size
+    return {
+        "grid_shape": grid_shape,
+        "spacing": (1.0,) * len(grid_shape),
+        "boundary": _kinds(ground, periodic, internal_axes(len(grid_shape))),
+        "links": tuple(torch.from_numpy(w).to(dtype) for w in links),
+        "ground": tuple(torch.from_numpy(g).to(dtype) for g in ground),
+        "shift": torch.from_numpy(shift).to(dtype),
+        "unknown": torch.from_numpy(unknown),
+        "sides": (),
+        "numbering": None if plain else torch.from_numpy(numbering),
+    }
+
+
+def _entries(matrix: Any) -> tuple[Array, Array, Array, int]:
+    """Return rows, columns and values of the non-zeros, duplicates summed, and n."""
+    if not (scipy.sparse.issparse(matrix) or isinstance(matrix, np.ndarray)):
+        raise TypeError(f"got a {type(matrix).__name__}; expected a sparse matrix: use scipy.sparse.csr_array")
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"got a matrix of shape {matrix.shape}; expected a square one")
+    if matrix.dtype.kind not in "fiub":
+        raise TypeError(f"got a matrix of dtype {matrix.dtype}; expected real numbers")
+    dtype = np.float32 if matrix.dtype == np.float32 else np.float64
+    csr = scipy.sparse.csr_array(matrix, dtype=dtype)
+    if not csr.has_canonical_format:
+        csr = csr.copy()  # the caller's matrix stays as it is
+        csr.sum_duplicates()
+    rows = np.repeat(np.arange(csr.shape[0]), np.diff(csr.indptr))
+    bad = np.flatnonzero(~np.isfinite(csr.data))
+    if bad.size:
+        k = bad[0]
+        raise ValueError(f"got {csr.data[k]} in row {rows[k]}, column {csr.indices[k]}; expected finite entries")
+    keep = csr.data != 0
+    return rows[keep], csr.indices[keep].astype(np.int64), csr.data[keep], csr.shape[0]
+
+
+def _numbering(n: int, grid_shape: tuple[int, ...], cells: Any, order: str) -> tuple[Array | None, Array]:
+    """Return (FLUID mask if cells are given, cell of each row)."""
+    if order not in ("C", "F"):
+        raise ValueError(f'got order {order!r}; expected "C" (last axis fastest) or "F" (x fastest)')
+    total = int(np.prod(grid_shape))
+    numbering = np.arange(total).reshape(grid_shape).ravel(order="F" if order == "F" else "C")
+    fluid = None if cells is None else (parse_cells(cells, grid_shape).cpu().numpy() == Cell.FLUID).ravel()
+    if n == total:
+        return fluid, numbering
+    if fluid is None:
+        raise ValueError(
+            f"got {n} rows for a grid {grid_shape} of {total} cells; expected {total}: correct shape, "
+            "or pass cells if only FLUID cells are numbered"
+        )
+    if n != int(fluid.sum()):
+        raise ValueError(
+            f"got {n} rows for a grid {grid_shape} with {int(fluid.sum())} FLUID cells of {total}; "
+            "expected either number: correct shape or cells"
+        )
+    return fluid, numbering[fluid[numbering]]
+
+
+def _check_sign(grid: Stencil, diag: Array, rows: Array) -> None:
+    coupled = np.zeros(len(diag), dtype=bool)
+    coupled[rows] = True
+    relevant = diag[coupled] if coupled.any() else diag
+    if (relevant <= 0).all() and (relevant < 0).any():
+        raise ValueError(
+            "got a negative-definite matrix (its diagonal is < 0); expected a positive one: pass -A and -b"
+        )
+    wrong = np.flatnonzero((diag < 0) | (coupled & (diag <= 0)))
+    if wrong.size:
+        raise ValueError(f"got diagonal {diag[wrong[0]]:g} in {grid.place(wrong[0])}; expected > 0: A must be definite")
+
+
+def _sort_by_direction(
+    grid: Stencil, rows: Array, columns: Array, values: Array
+) -> tuple[list[Array], list[Array], list[bool]]:
+    """Return per axis the couplings seen from a cell to the next one and to the one before, and which axes wrap.
+
+    The offset between two cells identifies axis and direction; only along axes of 2 cells do wrap and step coincide,
+    and there they are the same pair.
+    """
+    here, there = grid.numbering[rows], grid.numbering[columns]
+    offset, known = there - here, np.zeros(len(rows), dtype=bool)
+    size, stride, periodic = int(np.prod(grid.shape)), int(np.prod(grid.shape)), [False] * 3
+    following, preceding = ([np.zeros(size) for _ in range(3)] for _ in range(2))
+    for d, n in enumerate(grid.shape):
+        stride //= n
+        if n == 1:
+            continue
+        for table, sign, last in ((following, 1, n - 1), (preceding, -1, 0)):
+            for wrap in (False, True) if n > 2 else (False,):
+                step = sign * stride * (1 - n if wrap else 1)
+                k = np.flatnonzero(offset == step)
+                at_last = (here[k] // stride) % n == last
+                k = k[at_last] if wrap else k[~at_last]
+                table[d][here[k]] = -values[k]
+                known[k] = True
+                periodic[d] |= wrap and k.size > 0
+    stranger = np.flatnonzero(~known)
+    if stranger.size:
+        k, other = stranger[0], "F" if grid.order == "C" else "C"
+        points = 2 * len(grid.grid_shape) + 1
+        raise ValueError(
+            f"got an entry {values[k]:g} that couples {grid.place(rows[k])} with {grid.place(columns[k])}, "
+            f"which are not neighbours; expected a {points}-point stencil on {grid.grid_shape} "
+            f"in order {grid.order!r}: check shape, try order={other!r}, or pass cells if only FLUID cells are numbered"
+        )
+    return following, preceding, periodic
+
+
+def _links(grid: Stencil, row_of: Array, diag: Array, following: list[Array], preceding: list[Array]) -> list[Array]:
+    """Return the conductances after comparing both triangles; they must be symmetric and not negative."""
+    diag_of = np.zeros(row_of.size)
+    diag_of[grid.numbering] = diag
+    links = []
+    for d in range(3):
+        w, mirror = (a.reshape(grid.shape) for a in (following[d], preceding[d]))
+        mirror = np.roll(mirror, -1, d)
+        local = diag_of.reshape(grid.shape)
+        tolerance = 64 * grid.eps * np.minimum(local, np.roll(local, -1, d))
+        index = np.arange(row_of.size).reshape(grid.shape)
+        for wrong, remedy in (
+            (np.abs(w - mirror) > tolerance, SYMMETRY),
+            (w < -tolerance, "no entry > 0 off the diagonal: this is no finite-volume Laplacian"),
+        ):
+            if wrong.any():
+                at = tuple(np.argwhere(wrong)[0])
+                i, j = row_of[index[at]], row_of[np.roll(index, -1, d)[at]]
+                fact = f"{-w[at]:g} from {grid.place(i)} to {grid.place(j)} and {-mirror[at]:g} back"
+                raise ValueError(f"got {fact}; expected {remedy}")
+        links.append(np.maximum((w + mirror) / 2, 0))
+    return links
+
+
+def _unknown(grid: Stencil, fluid: Array | None, diag: Array, links: list[Array], row_of: Array) -> Array:
+    """Return which cells hold an unknown: FLUID ones, or, without cells, all but empty rows and identity rows."""
+    coupled = sum(w + np.roll(w, 1, d) for d, w in enumerate(links)) > 0
+    if fluid is not None:
+        mask = fluid.reshape(grid.shape)
+        wrong = coupled & ~mask
+        if wrong.any():
+            row = row_of[np.flatnonzero(wrong)[0]]
+            raise ValueError(
+                f"got {grid.place(row)} coupled to a neighbour; expected no coupling, since cells says that it is "
+                "not FLUID: correct cells or order"
+            )
+        return mask.copy()
+    one = np.abs(diag - 1) <= 64 * grid.eps
+    unknown = (diag > 0) & (coupled | ~one)
+    if not coupled.any():
+        unknown = diag > 0  # a diagonal matrix: nothing tells SOLID from FLUID, so all is solved for
+    if not unknown.any():
+        raise ValueError("got a matrix without non-zero rows; expected at least one unknown")
+    return unknown
+
+
+def _surplus(grid: Stencil, diag: Array, links: list[Array], unknown: Array, row_of: Array) -> Array:
+    """Return diagonal minus couplings, rounding removed; it must not be negative."""
+    sums = sum(w + np.roll(w, 1, d) for d, w in enumerate(links))
+    surplus = np.where(unknown, diag - sums, 0.0)
+    noise = 64 * grid.eps * diag
+    wrong = surplus < -noise
+    if wrong.any():
+        k = np.flatnonzero(wrong)[0]
+        raise ValueError(
+            f"got diagonal {diag.flat[k]:.17g} in {grid.place(row_of[k])}, less than the sum {sums.flat[k]:.17g} "
+            "of its couplings; expected at least that sum, else A may be indefinite: check the assembly of this row"
+        )
+    return np.where(surplus > noise, surplus, 0.0)
+
+
+def _split(surplus: Array, unknown: Array, periodic: list[bool], axes: tuple[int, ...]) -> tuple[Array, list[Array]]:
+    """Split the surplus into shift and, per axis, ground through sides that have no unknown behind them."""
+    missing = [np.zeros(unknown.shape, dtype=np.int8) for _ in range(3)]
+    for d in axes:
+        low, high = np.roll(unknown, 1, d), np.roll(unknown, -1, d)
+        if not periodic[d]:
+            _slab(low, d, 0)[:] = False
+            _slab(high, d, -1)[:] = False
+        missing[d] = np.where(unknown, (~low).astype(np.int8) + ~high, 0)
+    count = missing[0] + missing[1] + missing[2]
+    inner = surplus[unknown & (count == 0)]
+    common = min(inner.min(), surplus[unknown].min()) if inner.size else 0.0
+    rest = surplus - common * unknown
+    share = np.divide(rest, count, out=np.zeros_like(rest), where=count > 0)
+    return np.where(count > 0, common * unknown, surplus), [share * m for m in missing]
+
+
+def _kinds(ground: list[Array], periodic: list[bool], axes: tuple[int, ...]) -> Kinds:
+    """Name the sides of the box by what was found there."""
+
+    def kind(d: int, end: int) -> str:
+        return "periodic" if periodic[d] else "dirichlet" if (_slab(ground[d], d, end) > 0).any() else "neumann"
+
+    return tuple((kind(d, 0), kind(d, -1)) for d in axes)
+
+
+def _slab(a: Array, d: int, at: int) -> Array:
+    return np.take(a, [at], axis=d) if not a.flags.writeable else np.moveaxis(a, d, 0)[at]
