@@ -3,5 +3,9 @@
 from .conjugate_directions import dcdm
 from .conjugate_gradients import cg
 from .krylov import ConvergenceError, Reason, SolveInfo
+from .lanczos import ritz_pairs, tridiagonalize
+from .multigrid import NeuralMultigrid
 
-__all__ = ["ConvergenceError", "Reason", "SolveInfo", "cg", "dcdm"]
+__all__ = [
+    "ConvergenceError", "NeuralMultigrid", "Reason", "SolveInfo", "cg", "dcdm", "ritz_pairs", "tridiagonalize",
+]  # fmt: skip

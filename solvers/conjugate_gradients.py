@@ -22,14 +22,18 @@ Hestenes and Stiefel, J. Res. NBS 49 (1952).  Interface: SciPy's `cg`; the delib
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from krylearn.pde import Poisson
 
+from . import kernels
 from .conjugate_directions import direction_steps
-from .krylov import Attempt, SolveInfo, State, dot, drive, move, start
-from .systems import open_system
+from .krylov import Attempt, SolveInfo, State, Steps, dot, drive, move, start
+from .multigrid import default_preconditioner
+from .systems import Preconditioner, System, open_system
 
 
 def cg_steps(A: Callable, b: torch.Tensor, x: torch.Tensor, M: Callable | None) -> Iterator[State]:
@@ -105,7 +109,7 @@ def cg(
     (True, 5, 5.0)
     """
     with torch.no_grad():
-        M, setup_seconds = _named_preconditioner(A, M)
+        M, setup_seconds = _resolve(A, M)
         system, precondition = open_system(A, b, x0, M, nullspace=nullspace)
         return drive(
             _attempts(system, precondition), system, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
@@ -113,18 +117,36 @@ def cg(
         )  # fmt: skip
 
 
-def _attempts(system: Any, M: Callable | None) -> list[Attempt]:
+def _attempts(system: System, M: Preconditioner | None) -> list[Attempt]:
     """CG; should M not suit it, the same with M in full precision, then flexible directions, which any M suits."""
-    attempts = [Attempt(cg_steps, M)]
+    attempts = [Attempt(_recurrence(system), M)]
     if M is None:
         return attempts
-    exact = getattr(M, "exact", None)
-    if exact is not None:
-        attempts.append(Attempt(cg_steps, exact, "r·Mr <= 0 in single precision: M applied in double"))
+    if M.exact is not None:
+        attempts.append(Attempt(cg_steps, M.exact, "r·Mr <= 0 in single precision: M applied in double"))
     attempts.append(Attempt(direction_steps(2), M, "M is not symmetric positive definite: switched to flexible CG"))
     return attempts
 
 
-def _named_preconditioner(A: Any, M: Any) -> tuple[Any, float]:
+def _recurrence(system: System) -> Steps:
+    """Return the fused recurrence where there are kernels for it, else the readable one."""
+    on_grid = isinstance(system.A.operator, Poisson)
+    if on_grid and system.b.is_cpu and hasattr(kernels, "fused_cg_steps"):
+        return kernels.fused_cg_steps
+    return cg_steps
+
+
+def _resolve(A: Any, M: Any) -> tuple[Any, float]:
     """Replace None or a name by the preconditioner it stands for; second: the seconds spent, 0 if it was cached."""
-    return (None if isinstance(M, str) and M == "none" else M), 0.0
+    if isinstance(M, str) and M == "none":
+        return None, 0.0
+    if not isinstance(A, Poisson):
+        if isinstance(M, str):
+            raise ValueError(f'M is {M!r}; expected "none" or an operator: only a Poisson A has named preconditioners')
+        return M, 0.0
+    if M is not None and not isinstance(M, str):
+        return M, 0.0
+    begin = time.perf_counter()
+    cached = {id(value) for value in A.cache.values()}
+    M = default_preconditioner(A, M)
+    return M, 0.0 if id(M) in cached else time.perf_counter() - begin

@@ -15,6 +15,7 @@ import torch
 from krylearn.pde import Poisson
 
 from .interop import common_dtype, dtype_char, from_torch, library_of, to_torch, torch_map
+from .multigrid import NeuralMultigrid
 
 Map = Callable[[torch.Tensor], torch.Tensor]
 
@@ -34,6 +35,30 @@ class CountedMap:
         """Return A v."""
         self.calls += 1
         return self.apply(v)
+
+
+class Preconditioner:
+    """M between tensors of a system, with the null space taken out on both sides.
+
+    Attributes
+    ----------
+    operator : what the caller passed;  project : removes the null space, or None
+    exact : the same in full precision, or None if there is no such thing
+
+    Examples
+    --------
+    >>> M = Preconditioner(lambda r: 3 * r)
+    >>> M(2.0), M.exact
+    (6.0, None)
+    """
+
+    def __init__(self, apply: Map, operator: Any = None, project: Map | None = None, exact: Map | None = None):
+        self.apply, self.operator, self.project = apply, operator, project
+        self.exact = exact and Preconditioner(exact, operator, project)
+
+    def __call__(self, r: torch.Tensor) -> torch.Tensor:
+        """Return M r."""
+        return self.apply(r) if self.project is None else self.project(self.apply(self.project(r)))
 
 
 @dataclass
@@ -90,7 +115,7 @@ class System:
         return watch
 
 
-def open_system(A: Any, b: Any, x0: Any, M: Any, *, nullspace: Any = "auto") -> tuple[System, Map | None]:
+def open_system(A: Any, b: Any, x0: Any, M: Any, *, nullspace: Any = "auto") -> tuple[System, Preconditioner | None]:
     """Return the system and the preconditioner in its terms (None: the identity); refuse what does not fit together."""
     if isinstance(nullspace, str) and nullspace != "auto":
         raise ValueError(f'nullspace is {nullspace!r}; expected "auto", None, or vectors that span it')
@@ -178,24 +203,23 @@ def _scaled(*, b: torch.Tensor, double: torch.dtype, project: Map | None, **fact
     return System(b=b, x=torch.zeros_like(b), double=double, project=project, scale=scale, incompatible=lost, **facts)
 
 
-def _preconditioner(A: Any, b: Any, M: Any, system: System) -> Map:
-    """Return M between tensors of the system, with the null space taken out on both sides."""
+def _preconditioner(A: Any, b: Any, M: Any, system: System) -> Preconditioner:
+    """Return M between tensors of the system; refuse what cannot belong to A."""
     shape = getattr(M, "shape", None)
-    expected = (system.b.numel(),) * 2 if not isinstance(A, Poisson) else A.shape
+    expected = A.shape if isinstance(A, Poisson) else (system.b.numel(),) * 2
     if shape is not None and tuple(shape) != tuple(expected):
         raise ValueError(f"M has shape {tuple(shape)}, A {tuple(expected)}; expected the same: build M from this A")
     if isinstance(M, torch.Tensor) and M.device != system.b.device:
         raise ValueError(
             f"M is on {M.device}, b on {system.b.device}; expected one device: move one of them with .to()"
         )
-    if not isinstance(A, Poisson):
-        apply = torch_map(_torch_operator(M, system.b.dtype), library_of(b), "M")
-    else:
+    if isinstance(A, Poisson):
+        if isinstance(M, NeuralMultigrid) and M.A.grid_shape == A.grid_shape and M.A.device == A.device:
+            return Preconditioner(M.apply, M, system.project, M.exact)  # on internal grids, no conversion
         apply = _grid_map(A, M, library_of(b))
-    if system.project is None:
-        return apply
-    project = system.project
-    return lambda r: project(apply(project(r)))
+    else:
+        apply = torch_map(_torch_operator(M, system.b.dtype), library_of(b), "M")
+    return Preconditioner(apply, M, system.project)
 
 
 def _grid_map(A: Poisson, M: Any, library: str) -> Map:
