@@ -1,5 +1,6 @@
 """What solves the systems: Krylov methods with one honest stopping rule, and the preconditioners that drive them."""
 
+from .adjoint import solve
 from .conjugate_directions import dcdm
 from .conjugate_gradients import cg
 from .krylov import ConvergenceError, Reason, SolveInfo
@@ -7,5 +8,5 @@ from .lanczos import ritz_pairs, tridiagonalize
 from .multigrid import NeuralMultigrid
 
 __all__ = [
-    "ConvergenceError", "NeuralMultigrid", "Reason", "SolveInfo", "cg", "dcdm", "ritz_pairs", "tridiagonalize",
+    "ConvergenceError", "NeuralMultigrid", "Reason", "SolveInfo", "cg", "dcdm", "ritz_pairs", "solve", "tridiagonalize",
 ]  # fmt: skip
