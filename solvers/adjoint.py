@@ -12,12 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-
 from krylearn.pde import Poisson
 from krylearn.pde.transforms import is_box, solve_box
+from torch import Tensor
 
 from .conjugate_gradients import cg
 from .interop import from_torch, library_of, to_torch
@@ -35,7 +33,7 @@ def solve(
     ----------
     A : Poisson, or anything Hermitian positive definite that `cg` takes; no gradients with respect to A
     b : (..., n), for Poisson also (..., *grid); batches lead; NumPy, CuPy or torch
-    rtol, atol : float; ‖b - A x‖ <= max(rtol ‖b‖, atol) for every vector of the batch, before x is rounded to b's dtype.
+    rtol, atol : float; ‖b - A x‖ <= max(rtol ‖b‖, atol) for each vector, before x is rounded to b's dtype.
         rtol=None: 1e-10, in single precision 1e-6; the backward solve uses the same
     maxiter, M : as in `cg`
 
@@ -49,7 +47,7 @@ def solve(
 
     Examples
     --------
-    >>> A = Poisson.from_coefficients(np.ones((6, 6)))
+    >>> A = Poisson.from_coefficients(torch.ones(6, 6, dtype=torch.float64))
     >>> b = torch.ones(6, 6, dtype=torch.float64, requires_grad=True)
     >>> x = solve(A, b)
     >>> x.sum().backward()                                    # A is symmetric and b is all ones: the gradient is x
