@@ -1,0 +1,90 @@
+"""The V-cycle over the fused CPU kernels: arrays of all levels, allocated once, no allocation per application."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from . import cpu
+from .reference import OMEGA
+
+if TYPE_CHECKING:
+    from ..hierarchy import Hierarchy, Level
+
+Array = np.ndarray[Any, Any]
+
+
+def outer_index(n: int, periodic: bool) -> Array:
+    """The outer neighbour of every index along a coarsened axis, -1 where there is none."""
+    k = np.arange(n)
+    index = np.where(k % 2 == 0, k - 1, k + 1)
+    if periodic:
+        return index % n
+    index[index >= n] = -1
+    return index
+
+
+def sources(n: int, periodic: bool) -> Array:
+    """The (at most two) indices whose outer neighbour an index is, -1 where there is none."""
+    table = np.full((n, 2), -1)
+    for k, target in enumerate(outer_index(n, periodic)):
+        if target >= 0 and target != k:
+            table[target, 0 if table[target, 0] < 0 else 1] = k
+    return table
+
+
+class FusedLevel:
+    """Contiguous arrays of one level and its work space."""
+
+    def __init__(self, level: Level) -> None:
+        op, t = level.op, level.transfer
+        self.factors = np.array(t.factors)
+        self.w = torch.stack(list(op.links)).contiguous().numpy()
+        self.diag = op.diag.contiguous().numpy()
+        self.sd = (level.s * op.inv).contiguous().numpy()
+        self.a = np.zeros((3, *op.size), np.uint8)
+        for d, weight in enumerate(t.weights):
+            if weight is not None:
+                self.a[d] = torch.round(weight * 255).to(torch.uint8).numpy()
+        self.outer = [outer_index(n, p) for n, p in zip(op.size, op.periodic, strict=True)]
+        self.sources = [sources(n, p) for n, p in zip(op.size, op.periodic, strict=True)]
+        self.periodic_z = bool(op.periodic[2])
+        self.b, self.x, self.y, self.t = (np.zeros_like(self.diag) for _ in range(4))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept for this level."""
+        return sum(v.nbytes for v in (self.w, self.diag, self.sd, self.a, self.b, self.x, self.y, self.t))
+
+
+class FusedCycle:
+    """z = M b over a hierarchy; the result lives in work space and is overwritten by the next call."""
+
+    def __init__(self, h: Hierarchy) -> None:
+        self.levels = [FusedLevel(level) for level in h.levels]
+        self.inverse = h.inverse.contiguous().numpy()
+        self.bottom_b = np.zeros(h.bottom.size, self.inverse.dtype)
+        kind = self.inverse.dtype.type
+        self.omega = kind(OMEGA[0]), kind(OMEGA[1])
+
+    @property
+    def input(self) -> Array:
+        """Where a caller may write b of the finest level to save a copy."""
+        return self.levels[0].b if self.levels else self.bottom_b
+
+    def __call__(self, b: Array, l: int = 0) -> Array:
+        if l == len(self.levels):
+            return (self.inverse @ b.ravel()).reshape(b.shape)
+        v = self.levels[l]
+        coarse = self.levels[l + 1].b if l + 1 < len(self.levels) else self.bottom_b
+        first, second = self.omega
+        cpu.smooth_from_zero(v.diag, v.w, v.sd, b, v.x, first, second)
+        cpu.residual_rows(v.diag, v.w, v.x, b, v.a, v.factors, v.periodic_z, v.t)
+        cpu.restrict_rows(v.t, v.a, v.factors, v.sources[0], v.sources[1], coarse)
+        correction = self(coarse, l + 1)
+        cpu.prolong_add(correction, v.a, v.sd, v.factors, v.outer[0], v.outer[1], v.periodic_z, v.x)
+        cpu.smooth(v.diag, v.w, v.sd, v.x, b, v.y, second)
+        cpu.smooth(v.diag, v.w, v.sd, v.y, b, v.x, first)
+        return v.x

@@ -1,0 +1,155 @@
+"""The kernels of the V-cycle in plain torch: slow, obvious, differentiable, on any device. The truth for `cpu` and `cuda`.
+
+Every array is an internal grid ``(..., nx, ny, nz)`` (2D systems have ny = 1) and leading dimensions are batches. One level
+holds a `Stencil` and, towards the next level, a `Transfer`:
+
+    A x        = diag x - Σ_d ( w_d x₊ + w₋ x₋ )                 w_d: link of a cell with its upper neighbour along axis d
+    smoothing    x ← x + ω (s/diag) (b - A x)                     ω = ω₁, ω₂ before and ω₂, ω₁ after the correction
+    P            = L_z L_y L_x E,      (L_d v)ₖ = (1 - a_d,k) vₖ + a_d,k v_outer(k)
+    restriction  = Pᵀ exactly
+
+E copies a coarse value to the (up to eight) cells of its block. The *outer* neighbour of a cell along an axis is the one
+that belongs to the next block; the *partner* is the other cell of its own block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+OMEGA = (0.57, 1.4)
+"""Damping of the two Jacobi steps: |(1 - 0.57 t)(1 - 1.4 t)| < 1 on (0, 2], where s/diag A has its spectrum (Gershgorin)."""
+
+
+def neighbour(x: Tensor, d: int, step: int, periodic: bool = False) -> Tensor:
+    """Value at index + step along internal axis d; zero outside the box, wrapped on a periodic axis."""
+    ax, n = d - 3, x.shape[d - 3]
+    if periodic:
+        return torch.roll(x, -step, ax)
+    zero = torch.zeros_like(x.narrow(ax, 0, 1))
+    if step == 1:
+        return torch.cat([x.narrow(ax, 1, n - 1), zero], ax)
+    return torch.cat([zero, x.narrow(ax, 0, n - 1)], ax)
+
+
+@dataclass(frozen=True)
+class Stencil:
+    """A 7-point operator of one level: conductances between cells, to p = 0, and a directionless shift.
+
+    links, ground : three tensors each, see `krylearn.pde.Poisson`; shift : tensor; periodic : one flag per axis.
+    """
+
+    links: Sequence[Tensor]
+    ground: Sequence[Tensor]
+    shift: Tensor
+    periodic: tuple[bool, bool, bool]
+    diag: Tensor = field(init=False)
+    mask: Tensor = field(init=False)
+    inv: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        diag = self.shift + sum(self.ground)
+        for d, w in enumerate(self.links):
+            diag = diag + w + neighbour(w, d, -1, self.periodic[d])
+        object.__setattr__(self, "diag", diag)
+        object.__setattr__(self, "mask", (diag > 0).to(diag.dtype))
+        object.__setattr__(self, "inv", torch.where(diag > 0, 1 / torch.where(diag > 0, diag, 1), 0))
+
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Cells per axis."""
+        return tuple(self.shift.shape[-3:])  # type: ignore[return-value]
+
+    def to(self, dtype: torch.dtype) -> Stencil:
+        """The same conductances in another precision; the diagonal is summed there."""
+        return Stencil([w.to(dtype) for w in self.links], [g.to(dtype) for g in self.ground], self.shift.to(dtype), self.periodic)
+
+
+def apply(op: Stencil, x: Tensor) -> Tensor:
+    """A x; 2 words per cell and link."""
+    y = op.diag * x
+    for d, w in enumerate(op.links):
+        y = y - w * neighbour(x, d, 1, op.periodic[d]) - neighbour(w * x, d, -1, op.periodic[d])
+    return y
+
+
+def smooth(op: Stencil, s: Tensor, x: Tensor, b: Tensor, omega: float) -> Tensor:
+    """One damped Jacobi step with the learned damping s in (0, 1]."""
+    return x + omega * s * op.inv * (b - apply(op, x))
+
+
+def smooth_from_zero(op: Stencil, s: Tensor, b: Tensor) -> Tensor:
+    """The two steps before the coarse correction, from x = 0."""
+    return smooth(op, s, OMEGA[0] * s * op.inv * b, b, OMEGA[1])
+
+
+# --- blocks of two cells per coarsened axis -------------------------------------------------------------------------------
+
+
+def position(x: Tensor, d: int) -> Tensor:
+    """Index along internal axis d, shaped for broadcasting."""
+    shape = [1, 1, 1]
+    shape[d] = x.shape[d - 3]
+    return torch.arange(shape[d], device=x.device).view(shape)
+
+
+def outer(x: Tensor, d: int, periodic: bool) -> Tensor:
+    """Value of the outer neighbour along a coarsened axis d: k - 1 for even k, k + 1 for odd k."""
+    even = position(x, d) % 2 == 0
+    return torch.where(even, neighbour(x, d, -1, periodic), neighbour(x, d, 1, periodic))
+
+
+def block_sum(x: Tensor, factors: Sequence[int]) -> Tensor:
+    """Sum over the cells of each block; the last block of an odd axis holds one cell."""
+    for d, f in enumerate(factors):
+        if f == 2:
+            ax, n = x.dim() - 3 + d, x.shape[d - 3]
+            if n % 2:
+                x = torch.cat([x, torch.zeros_like(x.narrow(ax, 0, 1))], ax)
+            x = x.unflatten(ax, (-1, 2)).sum(ax + 1)
+    return x
+
+
+def block_expand(c: Tensor, factors: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Copy each coarse value to the cells of its block: the transpose of `block_sum`."""
+    for d, f in enumerate(factors):
+        if f == 2:
+            c = c.repeat_interleave(2, d - 3).narrow(d - 3, 0, size[d])
+    return c
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Prolongation weights a_d in [0, 1] towards the outer neighbour, and which axes are coarsened."""
+
+    weights: Sequence[Tensor | None]
+    factors: tuple[int, int, int]
+    mask: Tensor
+    periodic: tuple[bool, bool, bool]
+
+
+def prolong(t: Transfer, c: Tensor) -> Tensor:
+    """P c: copy to the blocks, then mix with the outer neighbour, axis by axis."""
+    x = block_expand(c, t.factors, t.mask.shape[-3:]) * t.mask
+    for d in range(3):
+        if t.factors[d] == 2:
+            x = x + t.weights[d] * (outer(x, d, t.periodic[d]) - x)
+    return x
+
+
+def restrict(t: Transfer, r: Tensor) -> Tensor:
+    """Pᵀ r."""
+    y = r * t.mask
+    for d in reversed(range(3)):
+        if t.factors[d] == 2:
+            q = t.weights[d] * y
+            even = position(y, d) % 2 == 0
+            zero = torch.zeros_like(q)
+            from_upper = neighbour(torch.where(even, q, zero), d, 1, t.periodic[d])  # even k gave to k - 1
+            from_lower = neighbour(torch.where(even, zero, q), d, -1, t.periodic[d])  # odd k gave to k + 1
+            y = y - q + from_upper + from_lower
+    return block_sum(y, t.factors)
