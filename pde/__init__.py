@@ -4,5 +4,6 @@ from .grid import Cell
 from .poisson import Poisson
 from .scenes import FAMILIES, Family, scene
 from .sources import right_hand_side
+from .transforms import is_box, solve_box
 
-__all__ = ["FAMILIES", "Cell", "Family", "Poisson", "right_hand_side", "scene"]
+__all__ = ["FAMILIES", "Cell", "Family", "Poisson", "is_box", "right_hand_side", "scene", "solve_box"]

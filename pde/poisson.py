@@ -75,7 +75,9 @@ class Poisson:
     diag: Tensor = field(init=False)
     full: bool = field(init=False)
     cache: dict[Any, Any] = field(init=False, default_factory=dict)
-    facts: dict[str, Any] = field(init=False, default_factory=dict)  # found lazily, true for every dtype and device
+    facts: dict[str, Any] = field(
+        init=False, default_factory=dict
+    )  # counts, components: found lazily, go along with .to
 
     def __post_init__(self) -> None:
         diag = self.shift + sum(self.ground)
@@ -343,7 +345,7 @@ class Poisson:
             return value
 
         moved = Poisson(**{f.name: move(getattr(self, f.name)) for f in fields(self) if f.init})
-        object.__setattr__(moved, "facts", self.facts)
+        object.__setattr__(moved, "facts", dict(self.facts))
         return moved
 
     def __getstate__(self) -> dict[str, Any]:
