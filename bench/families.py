@@ -114,15 +114,29 @@ def summary(lines: Sequence[dict]) -> list[list[str]]:
     [['mazes', '-', '-', '-', '9.0', '-']]
     """
     rows = []
-    for family in dict.fromkeys(line["problem"] for line in lines):
-        means = [
-            mean_iterations([x for x in lines if (x["problem"], x["method"]) == (family, f"krylearn {w}")])
-            for w in WEIGHTS
-        ]
-        rivals = [m for m in means[:-1] if m is not None]
-        gain = None if means[-1] is None or not rivals else means[-1] - min(rivals)
-        rows.append([family, *map(count, means), "-" if gain is None else f"{gain:+.1f}"])
+    for family, found in means(lines).items():
+        rivals = [m for w, m in found.items() if m is not None and w != "learned"]
+        learned = found["learned"]
+        gain = "-" if learned is None or not rivals else f"{learned - min(rivals):+.1f}"
+        rows.append([family, *map(count, found.values()), gain])
     return rows
+
+
+def means(lines: Sequence[dict]) -> dict[str, dict[str, float | None]]:
+    """Mean iterations: family -> weights -> mean, None where one failed or none was measured.
+
+    Examples
+    --------
+    >>> line = {"problem": "mazes", "method": "krylearn tuned", "iterations": 9.0, "status": "CONVERGED"}
+    >>> means([line])["mazes"]["tuned"]
+    9.0
+    """
+
+    def mean(family: str, weights: str) -> float | None:
+        return mean_iterations([x for x in lines if (x["problem"], x["method"]) == (family, f"krylearn {weights}")])
+
+    names = dict.fromkeys(line["problem"] for line in lines)
+    return {family: {weights: mean(family, weights) for weights in WEIGHTS} for family in names}
 
 
 def mean_iterations(lines: Sequence[dict]) -> float | None:

@@ -1,0 +1,205 @@
+"""The command line: `krylearn demo | solve | train | bench | report | warmup`.
+
+Each command imports what it needs when it runs, so that `krylearn --help` is quick. Exit codes: 0 done (a solve converged),
+1 done but not converged, or a check failed, 2 input that cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .console import UsageError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    arguments : sequence of str; those of the process by default
+
+    Returns
+    -------
+    int : the exit code
+
+    Examples
+    --------
+    >>> main(["solve", "no-such-file.mtx", "b.txt", "--shape", "4", "4"])
+    2
+    """
+    options = parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (UsageError, ImportError) as error:
+        print(f"krylearn {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe all commands.
+
+    Examples
+    --------
+    >>> parser().parse_args(["demo", "--quick"]).quick
+    True
+    """
+    top = argparse.ArgumentParser(prog="krylearn", description="Learned components for Krylov methods.")
+    top.set_defaults(command="")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_demo, _add_solve, _add_train, _add_bench, _add_report, _add_warmup):
+        add(commands)
+    return top
+
+
+def _command(commands: argparse._SubParsersAction, name: str, run: object, text: str) -> argparse.ArgumentParser:
+    made = commands.add_parser(
+        name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    made.set_defaults(run=run, command=name)
+    return made
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    add = _command(commands, "demo", _demo, "simulate smoke past a moving obstacle, compare solvers").add_argument
+    add("--shape", type=int, nargs=3, metavar=("NX", "NY", "NZ"), help="grid, z up (default: over 500,000 unknowns)")
+    add("--steps", type=int, help="steps of the simulation (default: 60)")
+    add("--output", type=Path, default=Path("demo-output"), help="folder for pictures and records")
+    add("--quick", action="store_true", help="a small grid and few steps")
+    add(
+        "--weights", help="of the preconditioner: a file or geometric | resistor | tuned (default: the shipped network)"
+    )
+    add("--publish", action="store_true", help="also append to bench/records and renew docs/images (in a checkout)")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from .demo import run_demo
+    from .report import publish_demo, records_of
+
+    also = records_of("demo") if options.publish else None
+    facts = {"output": options.output, "quick": options.quick, "weights": options.weights, "also": also}
+    run_demo(options.shape, options.steps, **facts)
+    if options.publish:
+        publish_demo(options.output)
+    return 0
+
+
+def _add_solve(commands: argparse._SubParsersAction) -> None:
+    text = "solve a system out of files: a 5-point or 7-point matrix of existing simulation code"
+    add = _command(commands, "solve", _solve, text).add_argument
+    add("matrix", type=Path, help="Matrix Market .mtx or .mtx.gz, or scipy.sparse.save_npz's .npz")
+    add("rhs", type=Path, help=".mtx, .npy, .npz (one array) or .txt")
+    add("--shape", type=int, nargs="+", required=True, metavar="N", help="grid: NX NY or NX NY NZ")
+    add(
+        "--cells", type=Path, help=".npy with 0 SOLID, 1 FLUID, 2 OPEN or booleans, if rows number the FLUID cells only"
+    )
+    add("--order", choices=("C", "F"), default="C", help="C: last axis fastest; F: x fastest")
+    add("--rtol", type=float, default=1e-6, help="tolerance on the true relative residual")
+    add(
+        "--weights", help="of the preconditioner: a file or geometric | resistor | tuned (default: the shipped network)"
+    )
+    add("-o", "--output", type=Path, help="write the solution: .npy, .txt or .mtx")
+
+
+def _solve(options: argparse.Namespace) -> int:
+    from .matrix_files import solve_files
+
+    facts = {name: getattr(options, name) for name in ("cells", "order", "rtol", "output", "weights")}
+    return solve_files(options.matrix, options.rhs, tuple(options.shape), **facts)
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    add = _command(commands, "train", _train, "train weights; needs krylearn[train]").add_argument
+    add("--dim", type=int, choices=(2, 3), default=3, help="dimension of the grids")
+    add("--families", nargs="+", metavar="FAMILY", help="scene families (default: all)")
+    add("--grid", type=int, help="cells per axis of the training grids")
+    add("--steps", type=int, help="optimiser steps")
+    add("--seed", type=int, default=0, help="of initialisation and of the stream of scenes")
+    add("--output", type=Path, default=Path("checkpoints"), help="folder for checkpoints, weights and their card")
+    add("--resume", type=Path, help="checkpoint to continue from")
+    add("--device", default="cpu", help="torch device")
+    add("--architecture", choices=("network", "constants"), default="network", help="a CNN, or the best constants")
+
+
+def _train(options: argparse.Namespace) -> int:
+    from krylearn.solvers.training import train
+
+    names = ("dim", "families", "grid", "steps", "seed", "output", "resume", "device", "architecture")
+    given = {name: getattr(options, name) for name in names}
+    try:
+        train(**{name: value for name, value in given.items() if value is not None})
+    except (ValueError, FileNotFoundError) as error:
+        raise UsageError(str(error)) from error
+    return 0
+
+
+def _add_bench(commands: argparse._SubParsersAction) -> None:
+    bench = commands.add_parser("bench", help="measure, print a table, append records")
+    experiments = bench.add_subparsers(required=True, metavar="EXPERIMENT")
+    text = "iterations on every scene family: geometric, resistor, tuned, learned"
+    add = _command(experiments, "families", _families, text).add_argument
+    add("--size", type=int, default=64, help="cells per axis")
+    add("--dim", type=int, choices=(2, 3), default=3, help="number of axes")
+    add("--seeds", type=int, default=5, help="scenes per family, of the test stream")
+    add("--families", nargs="+", metavar="FAMILY", help="scene families (default: all)")
+    add("--rhs", choices=("white", "divergence", "points"), default="white", help="right-hand side")
+    add("--records", type=Path, help="file to append to (default: families.jsonl in bench/records)")
+    text = "one large system: ours against SciPy's cg with PyAMG, solves paired"
+    add = _command(experiments, "headline", _headline, text).add_argument
+    add("--size", type=int, default=128, help="cells per axis")
+    add("--family", default="free_surface", help="scene family")
+    add("--rtol", type=float, default=1e-8, help="tolerance on the true relative residual")
+    add("--pairs", type=int, default=3, help="timed pairs, of which the median counts")
+    add(
+        "--weights", help="of the preconditioner: a file or geometric | resistor | tuned (default: the shipped network)"
+    )
+    add("--records", type=Path, help="file to append to (default: headline.jsonl in bench/records)")
+
+
+def _families(options: argparse.Namespace) -> int:
+    from .families import run_families
+    from .report import records_of
+
+    output = options.records or records_of("families")
+    facts = {"dim": options.dim, "families": options.families, "kind": options.rhs, "output": output}
+    run_families(options.size, options.seeds, **facts)
+    return 0
+
+
+def _headline(options: argparse.Namespace) -> int:
+    from .headline import run_headline
+    from .report import records_of
+
+    output = options.records or records_of("headline")
+    facts = {name: getattr(options, name) for name in ("family", "rtol", "pairs", "weights")}
+    run_headline(options.size, output=output, **facts)
+    return 0
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    text = "write the README tables and docs/images again from the committed records"
+    add = _command(commands, "report", _report, text).add_argument
+    add("--check", action="store_true", help="change nothing; exit with 1 if the README differs from the records")
+
+
+def _report(options: argparse.Namespace) -> int:
+    from .report import write_report
+
+    return write_report(check=options.check)
+
+
+def _add_warmup(commands: argparse._SubParsersAction) -> None:
+    _command(commands, "warmup", _warmup, "compile the kernels now, so that the first solve need not")
+
+
+def _warmup(options: argparse.Namespace) -> int:
+    from .warmup import warmup
+
+    warmup()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""One system, several solvers, timed alike: set-up and solve apart, as records and as rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from krylearn.pde import Poisson
+from krylearn.solvers import NeuralMultigrid, cg
+
+from .console import count, seconds
+from .harness import iterations_to, paired, timed, true_relative_residual
+from .machine import version_of
+from .peers import Peer, iterate, run
+from .record import Record
+
+HEADER = ("method", "set-up", "solve", "iterations", "true residual", "solve / ours")
+
+
+def compressed(A: Poisson, b: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Give a system as rivals like it: (CSR over the unknowns alone, its right-hand side, the mask of unknowns).
+
+    Examples
+    --------
+    >>> A = Poisson.from_cells(np.array([[1, 1, 2], [1, 0, 1]]))
+    >>> matrix, b, mask = compressed(A, np.arange(6.0))
+    >>> matrix.shape, b.tolist()
+    ((4, 4), [0.0, 1.0, 3.0, 5.0])
+    """
+    mask = A.unknown.reshape(-1).numpy()
+    matrix = A.matrix(unknowns=True)
+    matrix.indices, matrix.indptr = matrix.indices.astype(np.int32), matrix.indptr.astype(np.int32)
+    return matrix, np.asarray(b, dtype=np.float64).reshape(-1)[mask], mask
+
+
+def ours(
+    A: Poisson, b: Any, *, rtol: float, repeats: int, weights: str | None = None, **facts: Any
+) -> tuple[Record, Any]:
+    """Time our set-up and our solve on one system: (record, the solve as a callable).
+
+    Examples
+    --------
+    >>> A = Poisson.from_coefficients(np.ones((8, 8)))
+    >>> record, solve = ours(A, np.ones(64), rtol=1e-8, repeats=1, weights="geometric", problem="box")
+    >>> record.status
+    'CONVERGED'
+    """
+    setup, M = timed(lambda: NeuralMultigrid(A, weights=weights), repeats=repeats)
+    solve = partial(cg, A, b, rtol=rtol, M=M)
+    timing, (x, info) = timed(solve, repeats=repeats)
+    record = Record(
+        method="krylearn", unknowns=A.unknowns, tolerance=rtol, status=info.reason.name, shape=A.grid_shape,
+        version=version_of("krylearn") or "", config=f"cg, NeuralMultigrid weights={weights or 'learned'}",
+        setup_s=setup.median, solve_s=timing.median, spread_s=(timing.low, timing.high), repeats=repeats,
+        iterations=iterations_to(info.residuals, rtol), products=info.matvecs,
+        true_relres=true_relative_residual(A, x, b), more={"residuals": relative(info.residuals)}, **facts,
+    )  # fmt: skip
+    return record, solve
+
+
+def theirs(peer: Peer, A: Poisson, b: Any, solve: Any, *, rtol: float, pairs: int, **facts: Any) -> Record:
+    """Time one rival on the same system, and the ratio of its solve to ours in pairs."""
+    if peer.absent:
+        return Record(peer.name, unknowns=A.unknowns, tolerance=rtol, status="ABSENT", config=peer.absent, **facts)
+    matrix, rhs, _ = compressed(A, b)
+    outcome = run(peer, matrix, rhs, rtol=rtol, repeats=1)
+    record = Record(
+        method=peer.name, unknowns=A.unknowns, tolerance=rtol, status=outcome.status, shape=A.grid_shape,
+        version=version_of(peer.distribution) or "", config=peer.config, setup_s=outcome.setup_s,
+        iterations=iterations_to(outcome.residuals, rtol), true_relres=outcome.true_relres,
+        more={"residuals": relative(outcome.residuals)}, **facts,
+    )  # fmt: skip
+    if outcome.solve:
+        rival = partial(iterate, matrix, rhs, outcome.preconditioner, rtol=rtol)
+        pair = paired(solve, rival, pairs=pairs, warmup=0)
+        record.solve_s, record.spread_s, record.repeats = pair.theirs.median, (pair.theirs.low, pair.theirs.high), pairs
+        record.more["ratio"] = pair.ratio
+    return record
+
+
+def relative(residuals: Sequence[float]) -> list[float]:
+    """Divide by the first and keep three digits: records are for reading.
+
+    Examples
+    --------
+    >>> relative([3.0, 1.0])
+    [1.0, 0.333]
+    """
+    return [float(f"{r / residuals[0]:.3g}") for r in residuals]
+
+
+def title(lines: Sequence[dict]) -> str:
+    """Name the system of a run.
+
+    Examples
+    --------
+    >>> title([{"problem": "mazes", "shape": [8, 8], "unknowns": 42, "tolerance": 1e-8}])
+    'mazes, 8 x 8, 42 unknowns, true residual 1e-08'
+    """
+    first = lines[0]
+    grid = " x ".join(map(str, first["shape"]))
+    return f"{first['problem']}, {grid}, {first['unknowns']:,} unknowns, true residual {first['tolerance']:g}"
+
+
+def summary(lines: Sequence[dict]) -> list[list[str]]:
+    """Rows of text: times, iterations, residual, and the paired ratio with its range.
+
+    Examples
+    --------
+    >>> summary([{"method": "krylearn", "status": "CONVERGED", "setup_s": 0.5, "solve_s": 0.25, "iterations": 9.0,
+    ...           "true_relres": 3e-9, "more": {}}])
+    [['krylearn', '0.5 s', '0.25 s', '9.0', '3.0e-09', '1']]
+    """
+    rows = []
+    for line in lines:
+        if line["status"] == "ABSENT":
+            rows.append([line["method"], "absent", "-", "-", "-", "-"])
+            continue
+        ratio = line["more"].get("ratio")
+        versus = "{:.1f} ({:.1f} to {:.1f})".format(*ratio) if ratio else "1" if line["method"] == "krylearn" else "-"
+        solve = seconds(line["solve_s"]) if line["status"] == "CONVERGED" else line["status"].lower()
+        found = [count(line["iterations"]), f"{line['true_relres']:.1e}", versus]
+        rows.append([line["method"], seconds(line["setup_s"]), solve, *found])
+    return rows

@@ -1,0 +1,161 @@
+"""`krylearn report`: the README's tables and the pictures of docs/images, generated from the committed records.
+
+A table stands in the README between `<!-- table:NAME -->` and `<!-- /table -->`; everything between is replaced. The last
+run of each record file counts. No number in between is typed by hand, and a test compares.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import contest, families
+from .console import UsageError, console
+from .pictures import families_figure
+from .record import latest, read, records_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+Lines = Sequence[dict]
+
+
+def records_of(experiment: str) -> Path:
+    """File that an experiment's records are appended to.
+
+    Examples
+    --------
+    >>> records_of("demo").name
+    'demo.jsonl'
+    """
+    return records_folder() / f"{experiment}.jsonl"
+
+
+def rendered(text: str, records: dict[str, Lines]) -> str:
+    r"""Fill the table blocks of a page with the given records (experiment -> lines, the last run counts).
+
+    Examples
+    --------
+    >>> print(rendered("<!-- table:headline -->\n<!-- /table -->", {"headline": []}))
+    <!-- table:headline -->
+    *No recorded run yet: `krylearn bench headline`*
+    <!-- /table -->
+    """
+    return BLOCK.sub(lambda block: block[1] + _block(block[2], records.get(block[2], ())) + "\n" + block[3], text)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table as Markdown, numbers to the right.
+
+    Examples
+    --------
+    >>> print(markdown(["name", "s"], [["cg", "1"]]))
+    | name | s |
+    |---|---:|
+    | cg | 1 |
+    """
+    rule = "|---" + "|---:" * (len(header) - 1) + "|"
+    return "\n".join(["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def provenance(lines: Lines) -> str:
+    """Say where a run comes from: machine, threads, versions, commit, date.
+
+    Examples
+    --------
+    >>> machine = {"cpu": "X", "cores": 2, "python": "3.11", "versions": {"numpy": "2.0", "pyamg": None}}
+    >>> provenance([{"machine": machine, "threads": 2, "commit": "abc", "date": "2026-01-01"}])
+    'X, 2 threads of 2 cores; Python 3.11, numpy 2.0; commit abc, 2026-01-01'
+    """
+    line = lines[-1]
+    machine = line["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+    where = f"{machine['cpu']}, {line['threads']} threads of {machine['cores']} cores"
+    return f"{where}; Python {machine['python']}, {versions}; commit {line['commit'] or 'unknown'}, {line['date']}"
+
+
+def write_report(root: Path = ROOT, *, check: bool = False) -> int:
+    """Renew README and docs/images from the records; with `check`, only compare: 1 if they differ, else 0.
+
+    Raises
+    ------
+    UsageError
+        Outside a checkout, where there is no README to renew.
+
+    Examples
+    --------
+    >>> write_report(check=True) in (0, 1)                              # doctest: +SKIP
+    True
+    """
+    page = root / "README.md"
+    if not page.exists():
+        raise UsageError(f"there is no README.md in {root}; `krylearn report` works in a checkout of the repository")
+    records = {name: read(root / "bench" / "records" / f"{name}.jsonl") for name in TABLES}
+    old = page.read_text(encoding="utf-8")
+    new = rendered(old, records)
+    if check:
+        console.print("README.md agrees with the records" if new == old else "README.md differs: run `krylearn report`")
+        return int(new != old)
+    page.write_text(new, encoding="utf-8")
+    found = latest(records["families"])
+    if found:
+        images = root / "docs" / "images"
+        images.mkdir(parents=True, exist_ok=True)
+        families_figure(images / "families.png", families.means(found), _families_title(found))
+    console.print("README.md and docs/images are as the records say")
+    return 0
+
+
+def publish_demo(output: Path, root: Path = ROOT) -> None:
+    """Copy the demo's picture to docs/images, where README and docs show it.
+
+    Examples
+    --------
+    >>> publish_demo(Path("demo-output"))                               # doctest: +SKIP
+    """
+    images = root / "docs" / "images"
+    if not (root / "README.md").exists():
+        raise UsageError(f"--publish works in a checkout of the repository; {root} has no README.md")
+    images.mkdir(parents=True, exist_ok=True)
+    shutil.copy(output / "summary.png", images / "demo.png")
+
+
+def _demo_table(lines: Lines) -> str:
+    frames = {line["more"]["frame"]: None for line in lines}
+    parts = []
+    for frame in frames:
+        found = [line for line in lines if line["more"]["frame"] == frame]
+        parts.append(f"**Step {frame}: {contest.title(found)}**\n\n{markdown(contest.HEADER, contest.summary(found))}")
+    return "\n\n".join(parts)
+
+
+def _headline_table(lines: Lines) -> str:
+    return f"**{contest.title(lines)}**\n\n{markdown(contest.HEADER, contest.summary(lines))}"
+
+
+def _families_table(lines: Lines) -> str:
+    return f"**{_families_title(lines)}**\n\n{markdown(families.HEADER, families.summary(lines))}"
+
+
+def _families_title(lines: Lines) -> str:
+    first, seeds = lines[0], len({line["seed"] for line in lines})
+    grid = " x ".join(map(str, first["shape"]))
+    return f"Iterations to {first['tolerance']:g}, {grid}, means over {seeds} seeds of the test stream"
+
+
+TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
+    "demo": (_demo_table, "krylearn demo"),
+    "headline": (_headline_table, "krylearn bench headline"),
+    "families": (_families_table, "krylearn bench families"),
+}
+
+
+def _block(name: str, lines: Lines) -> str:
+    if name not in TABLES:
+        raise UsageError(f"README has a table '{name}'; expected one of {', '.join(TABLES)}")
+    write, command = TABLES[name]
+    found = latest(lines)
+    if not found:
+        return f"*No recorded run yet: `{command}`*"
+    return f"{write(found)}\n\n<sub>`{command}`: {provenance(found)}</sub>"

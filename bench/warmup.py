@@ -1,0 +1,41 @@
+"""`krylearn warmup`: compile every kernel that a solve uses, once per machine and version (numba caches the result)."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from krylearn.pde import Poisson
+from krylearn.solvers import NeuralMultigrid, cg
+
+from .console import console, seconds
+
+
+def compile_kernels(weights: str | None = None) -> float:
+    """Solve one tiny system of each kind (2D, 3D; cells, coefficients; periodic); return the seconds it took.
+
+    Examples
+    --------
+    >>> compile_kernels("geometric") > 0
+    True
+    """
+    start = time.perf_counter()
+    for shape in ((12, 10), (12, 8, 10)):
+        for A in (
+            Poisson.from_cells(np.ones(shape, dtype=np.int64), boundary={"x": "dirichlet"}),
+            Poisson.from_coefficients(np.ones(shape), boundary={"x": "periodic"}),
+        ):
+            cg(A, np.ones(A.shape[0]), M=NeuralMultigrid(A, weights=weights))
+    return time.perf_counter() - start
+
+
+def warmup(weights: str | None = None) -> None:
+    """Compile and say how long it took.
+
+    Examples
+    --------
+    >>> warmup("geometric")                                             # doctest: +SKIP
+    """
+    with console.status("compiling kernels"):
+        took = compile_kernels(weights)
+    console.print(f"kernels ready after {seconds(took)}")
