@@ -192,7 +192,7 @@ def _links(grid: Stencil, row_of: Array, diag: Array, following: list[Array], pr
             if wrong.any():
                 at = tuple(np.argwhere(wrong)[0])
                 i, j = row_of[index[at]], row_of[np.roll(index, -1, d)[at]]
-                fact = f"{-w[at]:g} from {grid.place(i)} to {grid.place(j)} and {-mirror[at]:g} back"
+                fact = f"{0 - w[at]:g} from {grid.place(i)} to {grid.place(j)} and {0 - mirror[at]:g} back"
                 raise ValueError(f"got {fact}; expected {remedy}")
         links.append(np.maximum((w + mirror) / 2, 0))
     return links
