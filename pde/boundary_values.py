@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .builders import neighbour, previous
-from .grid import as_real, internal_axes, volume
+from .grid import as_real, internal_axes, placed, volume
 
 if TYPE_CHECKING:
     from .poisson import Poisson
@@ -56,7 +56,7 @@ def _open_values(A: Poisson, value: Any) -> Tensor:
     """Contribution of p = value at the centres of OPEN cells."""
     if A.open is None:
         raise ValueError('got dirichlet["open"] for an operator without OPEN cells; expected none: drop the key')
-    g = as_real(value, 'dirichlet["open"]', A.torch_dtype).to(A.device)
+    g = placed(as_real(value, 'dirichlet["open"]', A.torch_dtype), value, 'dirichlet["open"]', A.device)
     if g.ndim and tuple(g.shape) != A.grid_shape:
         raise ValueError(
             f'got dirichlet["open"] of shape {tuple(g.shape)}; expected a number or the grid {A.grid_shape}'
@@ -82,9 +82,10 @@ def _sides(A: Poisson, key: str, value: Any, kind: str) -> Tensor:
         raise ValueError(f"got {name} for {key!r}; expected sides such as 'x-' or axes such as 'x' of a {ndim}D grid")
     d, total = internal_axes(ndim)[axis], torch.zeros_like(A.shift)
     expected = A.grid_shape[:axis] + A.grid_shape[axis + 1 :]
-    g = as_real(value, f"{name}[{key!r}]", A.torch_dtype).to(A.device)
+    what = f"{name}[{key!r}]"
+    g = placed(as_real(value, what, A.torch_dtype), value, what, A.device)
     if g.ndim and tuple(g.shape) != expected:
-        raise ValueError(f"got {name}[{key!r}] of shape {tuple(g.shape)}; expected a number or {expected}, that side")
+        raise ValueError(f"got {what} of shape {tuple(g.shape)}; expected a number or {expected}, that side")
     for end in [0, 1] if not key[1:] else ["-+".index(key[1:])]:
         actual = A.boundary[axis][end]
         if actual != kind:

@@ -14,7 +14,6 @@ from torch import Tensor
 from .grid import (
     Cell,
     Kinds,
-    as_real,
     check_grid_shape,
     internal_axes,
     internal_shape,
@@ -22,6 +21,7 @@ from .grid import (
     parse_boundary,
     parse_cells,
     parse_spacing,
+    placed,
     volume,
 )
 
@@ -59,8 +59,7 @@ def internal_kinds(kinds: Kinds) -> Kinds:
 def from_cells(cells: Any, spacing: Any, boundary: Any, shift: Any, dtype: torch.dtype) -> dict[str, Any]:
     """Fields for constant coefficient 1 around SOLID and OPEN cells."""
     codes = parse_cells(cells)
-    kappa = torch.ones(codes.shape, dtype=dtype, device=codes.device)
-    return _fields(codes, kappa, spacing, parse_boundary(boundary, codes.ndim, "neumann"), shift, dtype)
+    return _fields(codes, None, spacing, parse_boundary(boundary, codes.ndim, "neumann"), shift, dtype)
 
 
 def from_coefficients(
@@ -76,7 +75,7 @@ def from_coefficients(
         if not bool(codes.any()):
             raise ValueError("got kappa = 0 everywhere; expected at least one cell with kappa > 0 or a shift > 0")
     else:
-        codes = parse_cells(cells, shape).to(coefficient.device)
+        codes = placed(parse_cells(cells, shape), cells, "cells", coefficient.device)
     return _fields(codes, coefficient, spacing, parse_boundary(boundary, len(shape), "dirichlet"), shift, dtype)
 
 
@@ -84,29 +83,36 @@ def _shift(shift: Any, shape: tuple[int, ...], dtype: torch.dtype, device: torch
     values = non_negative(0 if shift is None else shift, "shift", dtype, "a negative shift makes A indefinite")
     if values.ndim and tuple(values.shape) != shape:
         raise ValueError(f"got shift of shape {tuple(values.shape)}; expected a number or one value per cell, {shape}")
-    return values.to(device).expand(shape)
+    return placed(values, shift, "shift", device).expand(shape)
 
 
-def _fields(codes: Tensor, kappa: Tensor, spacing: Any, kinds: Kinds, shift: Any, dtype: torch.dtype) -> dict[str, Any]:
+def _fields(
+    codes: Tensor, kappa: Tensor | None, spacing: Any, kinds: Kinds, shift: Any, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Apply the table; kappa = None stands for 1, where the harmonic mean is a logical and."""
     grid_shape = tuple(codes.shape)
     shape, h = internal_shape(grid_shape), parse_spacing(spacing, len(grid_shape))
-    extra = _shift(shift, grid_shape, dtype, kappa.device).reshape(shape) * volume(h)
-    codes, kappa = codes.reshape(shape), kappa.reshape(shape)
+    extra = _shift(shift, grid_shape, dtype, codes.device).reshape(shape) * volume(h)
+    codes = codes.reshape(shape)
     fluid, is_open = codes == Cell.FLUID, codes == Cell.OPEN
-    kappa = torch.where(fluid, kappa, 0)
+    any_open = bool(is_open.any())
+    own = fluid.to(dtype) if kappa is None else torch.where(fluid, kappa.reshape(shape), 0)
     axes, sizes = internal_axes(len(grid_shape)), dict.fromkeys(range(3), 1.0)
     sizes.update(zip(axes, h, strict=True))
     links, ground, sides = [], [], []
     for d, (low, high) in enumerate(internal_kinds(kinds)):
         factor = volume(h) / sizes[d] ** 2  # area / distance between centres
         wraps = low == "periodic"
-        links.append(harmonic_mean(kappa, neighbour(kappa, d, wraps)) * factor)
-        opens = sum(step(is_open, d, wraps).to(dtype) for step in (neighbour, previous))
+        mean = harmonic_mean(own, neighbour(own, d, wraps)) if kappa is not None else own * neighbour(own, d, wraps)
+        links.append(mean.mul_(factor))
         side = tuple(
-            kappa.narrow(d, at, 1) * (2 * factor if kind == "dirichlet" else 0.0)
+            own.narrow(d, at, 1) * (2 * factor if kind == "dirichlet" else 0.0)
             for at, kind in ((0, low), (shape[d] - 1, high))
         )
-        total = kappa * opens * factor
+        total = torch.zeros_like(own)
+        if any_open:
+            opens = neighbour(is_open, d, wraps).to(dtype) + previous(is_open, d, wraps)
+            total = own * opens * factor
         total.narrow(d, 0, 1).add_(side[0])
         total.narrow(d, shape[d] - 1, 1).add_(side[1])
         ground.append(total)
@@ -117,9 +123,9 @@ def _fields(codes: Tensor, kappa: Tensor, spacing: Any, kinds: Kinds, shift: Any
         "boundary": kinds,
         "links": tuple(links),
         "ground": tuple(ground),
-        "shift": torch.where(fluid, extra, 0),
+        "shift": extra * fluid,
         "unknown": fluid,
-        "open": is_open if bool(is_open.any()) else None,
+        "open": is_open if any_open else None,
         "sides": tuple(sides),
     }
 
@@ -147,7 +153,8 @@ def from_faces(faces: Sequence[Any], extra: Any, spacing: Any, boundary: Any, dt
             ground[d].narrow(d, n - 1, 1).add_(high)
             sides[d] = (low.clone(), high.clone())
         unknown |= (links[d] > 0) | (previous(links[d], d, True) > 0) | (ground[d] > 0)
-    shift = non_negative(0 if extra is None else extra, "extra", dtype, "extra adds to the diagonal").to(device)
+    shift = non_negative(0 if extra is None else extra, "extra", dtype, "extra adds to the diagonal")
+    shift = placed(shift, extra, "extra", device)
     if shift.ndim and tuple(shift.shape) != grid_shape:
         raise ValueError(
             f"got extra of shape {tuple(shift.shape)}; expected a number or one value per cell, {grid_shape}"
@@ -201,6 +208,3 @@ def _shape_of_faces(faces: Sequence[Tensor]) -> tuple[int, ...]:
                 f"n + 1 entries along its own axis and n along the others of the grid {shape}"
             )
     return shape
-
-
-__all__ = ["as_real", "from_cells", "from_coefficients", "from_faces"]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+TORCH_DTYPES = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
 KINDS = ("neumann", "dirichlet", "periodic")
 Kinds = tuple[tuple[str, str], ...]  # per user axis: (kind of the low side, kind of the high side)
 
@@ -123,15 +124,22 @@ def share(values: Any) -> Tensor:
     return torch.from_numpy(contiguous if contiguous.flags.writeable else contiguous.copy())
 
 
-def as_real(values: Any, name: str, dtype: torch.dtype) -> Tensor:
-    """Return `values` (list, NumPy or torch) as a real tensor of `dtype` on its own device."""
+def as_real(values: Any, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    """Return `values` (list, NumPy or torch) as a real tensor on its own device, of `dtype` if given."""
     try:
         tensor = share(values)
     except (TypeError, ValueError) as error:
         raise TypeError(f"got {name} of type {type(values).__name__}; expected an array of real numbers") from error
     if tensor.is_complex():
         raise TypeError(f"got complex {name}; expected real numbers: treat real and imaginary part apart")
-    return tensor.to(dtype)
+    return tensor if dtype is None else tensor.to(dtype)
+
+
+def placed(tensor: Tensor, given: Any, name: str, device: torch.device) -> Tensor:
+    """Return the tensor made of `given` on `device`; lists and NumPy arrays may move there, another tensor may not."""
+    if isinstance(given, Tensor) and tensor.device != device:
+        raise ValueError(f"got {name} on {tensor.device}; expected {device}, where the rest is: move it with .to()")
+    return tensor.to(device)
 
 
 def non_negative(values: Any, name: str, dtype: torch.dtype, remedy: str) -> Tensor:
@@ -153,7 +161,7 @@ def parse_cells(cells: Any, grid_shape: Sequence[int] | None = None) -> Tensor:
     ValueError
         for unknown codes, a shape other than `grid_shape`, a 1D or empty grid, or an array without FLUID cells
     """
-    codes = as_real(cells, "cells", torch.float64)
+    codes = as_real(cells, "cells")
     shape = check_grid_shape(codes.shape)
     if grid_shape is not None and shape != tuple(grid_shape):
         raise ValueError(f"got cells of shape {shape}; expected {tuple(grid_shape)}, one code per cell")
@@ -175,3 +183,13 @@ def volume(spacing: Sequence[float]) -> float:
     1.0
     """
     return math.prod(spacing)
+
+
+def torch_dtype(dtype: Any) -> torch.dtype:
+    """Return float32 or float64 of torch for a NumPy or torch dtype, or refuse."""
+    if dtype in (torch.float32, torch.float64):
+        return dtype
+    try:
+        return TORCH_DTYPES[np.dtype(dtype)]
+    except (TypeError, KeyError):
+        raise TypeError(f"got dtype {dtype!r}; expected float64 or float32 (NumPy's or torch's)") from None

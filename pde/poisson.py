@@ -28,9 +28,8 @@ import torch
 from torch import Tensor
 
 from . import assembly, boundary_values, builders, layout, nullspace, recognise
-from .grid import Kinds, internal_axes
+from .grid import Kinds, internal_axes, torch_dtype
 
-TORCH_DTYPES = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
 Triple = tuple[Tensor, Tensor, Tensor]
 
 
@@ -80,10 +79,14 @@ class Poisson:
     )  # counts, components: found lazily, go along with .to
 
     def __post_init__(self) -> None:
-        diag = self.shift + sum(self.ground)
-        for d, w in enumerate(self.links):
-            diag = diag + w + builders.previous(w, d, True)
-        if not bool(torch.isfinite(diag).all()):
+        diag = self.shift.clone()
+        for d, (w, ground) in enumerate(zip(self.links, self.ground, strict=True)):
+            last = w.shape[d] - 1
+            diag += ground
+            diag += w
+            diag.narrow(d, 1, last).add_(w.narrow(d, 0, last))
+            diag.narrow(d, 0, 1).add_(w.narrow(d, last, 1))  # 0 unless the axis wraps
+        if not bool(torch.isfinite(diag.max())):
             raise ValueError(f"got conductances that overflow {self.dtype}; expected finite sums: rescale kappa")
         object.__setattr__(self, "diag", diag)
         object.__setattr__(self, "full", bool(self.unknown.all()))
@@ -357,13 +360,3 @@ class Poisson:
             f"Poisson(grid_shape={self.grid_shape}, unknowns={self.unknowns}, dtype={self.dtype}, "
             f"device={self.device}{known})"
         )
-
-
-def torch_dtype(dtype: Any) -> torch.dtype:
-    """Return float32 or float64 of torch for a NumPy or torch dtype, or refuse."""
-    if dtype in (torch.float32, torch.float64):
-        return dtype
-    try:
-        return TORCH_DTYPES[np.dtype(dtype)]
-    except (TypeError, KeyError):
-        raise TypeError(f"got dtype {dtype!r}; expected float64 or float32 (NumPy's or torch's)") from None

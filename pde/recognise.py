@@ -228,9 +228,11 @@ def _surplus(grid: Stencil, diag: Array, links: list[Array], unknown: Array, row
     wrong = surplus < -noise
     if wrong.any():
         k = np.flatnonzero(wrong)[0]
+        single = sums.flat[k] - diag.flat[k] < 64 * np.finfo(np.float32).eps * diag.flat[k]
+        remedy = "pass matrix.astype(numpy.float32) if it has single precision" if single else "check its assembly"
         raise ValueError(
             f"got diagonal {diag.flat[k]:.17g} in {grid.place(row_of[k])}, less than the sum {sums.flat[k]:.17g} "
-            "of its couplings; expected at least that sum, else A may be indefinite: check the assembly of this row"
+            f"of its couplings; expected at least that sum, else A may be indefinite: {remedy}"
         )
     return np.where(surplus > noise, surplus, 0.0)
 
@@ -262,4 +264,5 @@ def _kinds(ground: list[Array], periodic: list[bool], axes: tuple[int, ...]) -> 
 
 
 def _slab(a: Array, d: int, at: int) -> Array:
-    return np.take(a, [at], axis=d) if not a.flags.writeable else np.moveaxis(a, d, 0)[at]
+    """Return a view of one layer."""
+    return np.moveaxis(a, d, 0)[at]

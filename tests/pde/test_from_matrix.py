@@ -177,3 +177,11 @@ def test_what_is_no_real_matrix_is_refused(matrix):
 def test_the_right_hand_side_stays_with_the_code_that_made_the_matrix():
     with pytest.raises(ValueError, match="built from a matrix"):
         Poisson.from_matrix(DIRICHLET, (3, 4)).rhs(1.0)
+
+
+def test_a_matrix_of_single_precision_in_double_storage_gets_the_remedy():
+    known = Poisson.from_coefficients(np.random.default_rng(55677).uniform(0.1, 1, (6, 7)), boundary="neumann")
+    single = known.matrix().astype(np.float32)
+    with pytest.raises(ValueError, match=r"pass matrix.astype\(numpy.float32\)"):
+        Poisson.from_matrix(single.astype(np.float64), (6, 7))
+    assert Poisson.from_matrix(single, (6, 7)).nullspace.dimension == 1

@@ -177,7 +177,10 @@ def test_a_coefficient_of_any_size_neither_overflows_nor_vanishes():
         (lambda: Poisson.from_coefficients(np.ones((3, 2)), shift=np.ones(6)), r"shift of shape \(6,\)"),
         (lambda: Poisson.from_coefficients(np.ones((3, 2)), cells=np.ones((2, 3))), "cells of shape"),
         (lambda: Poisson.from_cells(np.zeros((3, 2))), "without FLUID"),
-        (lambda: Poisson.from_faces([np.ones((2, 1)), np.ones((1, 3))]), r"faces\[0\] of shape \(2, 1\); expected \(2, 2\)"),
+        (
+            lambda: Poisson.from_faces([np.ones((2, 1)), np.ones((1, 3))]),
+            r"faces\[0\] of shape \(2, 1\); expected \(2, 2\)",
+        ),
         (lambda: Poisson.from_faces([np.ones((2, 1))]), "got 1 arrays of faces"),
         (lambda: Poisson.from_faces([np.ones(3), np.ones(3)]), "axes; expected 2"),
         (lambda: Poisson.from_faces([np.zeros((2, 1)), np.zeros((1, 2))]), "all 0 and no extra"),
@@ -327,8 +330,8 @@ def manufactured_error(n):
 
 
 def test_a_manufactured_solution_converges_with_second_order():
-    errors = [manufactured_error(n) for n in (8, 16, 32)]
-    assert errors[-1] < 3e-4
+    errors = [manufactured_error(n) for n in (12, 24, 48)]
+    assert errors[-1] < 2e-4
     assert errors[0] / errors[1] > 3.5
     assert errors[1] / errors[2] > 3.5
 
