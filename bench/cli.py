@@ -1,7 +1,7 @@
 """The command line: `krylearn demo | solve | train | bench | report | warmup`.
 
-Each command imports what it needs when it runs, so that `krylearn --help` is quick. Exit codes: 0 done (a solve converged),
-1 done but not converged, or a check failed, 2 input that cannot be used.
+Each command imports what it needs when it runs, so that `krylearn --help` is quick. Exit codes: 0 done (a solve
+converged), 1 done but not converged, or a check failed, 2 input that cannot be used.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .console import UsageError
+
+WEIGHTS = "of the preconditioner: a file, geometric, resistor or tuned (default: the shipped network)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,9 +70,7 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     add("--steps", type=int, help="steps of the simulation (default: 60)")
     add("--output", type=Path, default=Path("demo-output"), help="folder for pictures and records")
     add("--quick", action="store_true", help="a small grid and few steps")
-    add(
-        "--weights", help="of the preconditioner: a file or geometric | resistor | tuned (default: the shipped network)"
-    )
+    add("--weights", help=WEIGHTS)
     add("--publish", action="store_true", help="also append to bench/records and renew docs/images (in a checkout)")
 
 
@@ -92,14 +92,10 @@ def _add_solve(commands: argparse._SubParsersAction) -> None:
     add("matrix", type=Path, help="Matrix Market .mtx or .mtx.gz, or scipy.sparse.save_npz's .npz")
     add("rhs", type=Path, help=".mtx, .npy, .npz (one array) or .txt")
     add("--shape", type=int, nargs="+", required=True, metavar="N", help="grid: NX NY or NX NY NZ")
-    add(
-        "--cells", type=Path, help=".npy with 0 SOLID, 1 FLUID, 2 OPEN or booleans, if rows number the FLUID cells only"
-    )
+    add("--cells", type=Path, help=".npy of 0 SOLID, 1 FLUID, 2 OPEN, or booleans; if rows number FLUID cells only")
     add("--order", choices=("C", "F"), default="C", help="C: last axis fastest; F: x fastest")
     add("--rtol", type=float, default=1e-6, help="tolerance on the true relative residual")
-    add(
-        "--weights", help="of the preconditioner: a file or geometric | resistor | tuned (default: the shipped network)"
-    )
+    add("--weights", help=WEIGHTS)
     add("-o", "--output", type=Path, help="write the solution: .npy, .txt or .mtx")
 
 
@@ -152,9 +148,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     add("--family", default="free_surface", help="scene family")
     add("--rtol", type=float, default=1e-8, help="tolerance on the true relative residual")
     add("--pairs", type=int, default=3, help="timed pairs, of which the median counts")
-    add(
-        "--weights", help="of the preconditioner: a file or geometric | resistor | tuned (default: the shipped network)"
-    )
+    add("--weights", help=WEIGHTS)
     add("--records", type=Path, help="file to append to (default: headline.jsonl in bench/records)")
 
 

@@ -94,7 +94,7 @@ def compare(frames: dict[int, Frame], *, weights: str | None, pairs: int) -> tup
         for number, name in jobs:
             bar.update(task, note=f"step {number}: {name}")
             A, b = frames[number].A, frames[number].b.numpy()
-            facts = {"problem": "smoke plume", "experiment": "demo"}
+            facts = {"problem": "smoke plume", "experiment": "demo", "seed": SmokePlume.seed}
             if name == "krylearn":
                 record, solve = ours(A, b, rtol=RTOL, repeats=3, weights=weights, **facts)
             else:
@@ -160,7 +160,7 @@ def run_demo(
     warmup(weights)
     projector = Projector(weights)
     images, frames = simulate(shape, steps, projector, keep=(max(1, steps // 2), steps))
-    records, curves = compare(frames, weights=weights, pairs=1)
+    records, curves = compare(frames, weights=weights, pairs=1 if quick else 3)
     run = new_run()
     for record in records:
         record.more |= {"run": run}

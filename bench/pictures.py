@@ -68,7 +68,7 @@ def render(smoke: np.ndarray, solid: np.ndarray, *, height: int = 320, density: 
     seen = np.arange(smoke.shape[1])[None, :, None] < hit[:, None, :]
     glow = (np.exp(-in_front) * (1 - np.exp(-depth)) * light * seen).sum(axis=1)
     through = np.exp(-(depth * seen).sum(axis=1))
-    glow, through = (ndimage.zoom(layer, zoom, order=3) for layer in (glow, through))
+    glow, through = (np.clip(ndimage.zoom(layer, zoom, order=3), 0, 1) for layer in (glow, through))
     surface, cover = _obstacle(hit, smoke.shape[1], zoom)
     backdrop = NIGHT * np.linspace(0.6, 1.8, glow.shape[1])[None, :, None]
     behind = backdrop * (1 - cover[..., None]) + STONE * (surface * cover)[..., None]
@@ -146,6 +146,7 @@ def _convergence(axes: Any, curves: Sequence[Curve]) -> None:
             curve.times, curve.residuals, style, color=colour, marker=marker, markevery=every, ms=5, lw=2,
             label=LABELS[curve.method],
         )  # fmt: skip
+    axes.set_xlim(left=0.2 * min(curve.times[-1] for curve in curves))
     axes.set(xlabel="seconds since the system arrived (set-up included)", ylabel="true relative residual")
     axes.set_title("one pressure projection", fontsize=11)
     axes.legend(fontsize=8)

@@ -1,7 +1,7 @@
 """`krylearn report`: the README's tables and the pictures of docs/images, generated from the committed records.
 
-A table stands in the README between `<!-- table:NAME -->` and `<!-- /table -->`; everything between is replaced. The last
-run of each record file counts. No number in between is typed by hand, and a test compares.
+A table stands in the README between `<!-- table:NAME -->` and `<!-- /table -->`; everything between is replaced. The
+last run of each record file counts. No number in between is typed by hand, and a test compares.
 """
 
 from __future__ import annotations
