@@ -107,21 +107,21 @@ class NeuralMultigrid:
         self.exponent = power_of_two(float(A.diag.max()))
         with torch.no_grad():
             self.hierarchy = quantise(build(stencil_of(A, self.exponent), self._rule), self.cycle_dtype)
-        self._fused = None
+        self.fused = None
         if self._kernels == "cpu" or (self._kernels == "auto" and A.device.type == "cpu"):
             from .kernels.cycle import FusedCycle
 
-            self._fused = FusedCycle(self.hierarchy)
+            self.fused = FusedCycle(self.hierarchy)
         self.setup_seconds = time.perf_counter() - start
         return self
 
     # --- application ----------------------------------------------------------------------------------------------------------
     def cycle(self, b: Tensor) -> Tensor:
         """One V-cycle on an internal grid of the cycle's dtype, already scaled to about 1; leading dimensions are batches."""
-        if self._fused is None:
+        if self.fused is None:
             return v_cycle(self.hierarchy, b)
         if b.dim() == 3:
-            return torch.from_numpy(self._fused(b.contiguous().numpy()).copy())
+            return torch.from_numpy(self.fused(b.contiguous().numpy()).copy())
         return torch.stack([self.cycle(v) for v in b.flatten(0, -4)]).view(b.shape)
 
     def apply(self, r: Tensor) -> Tensor:

@@ -35,12 +35,6 @@ row_kernel = kernel(parallel=False)
 
 
 @row_kernel
-def rows_of(w, i, j, ip, jp, im, jm):
-    """The four transverse link rows of row (i, j)."""
-    return w[0, i, j], w[0, im, j], w[1, i, j], w[1, i, jm]
-
-
-@row_kernel
 def product_row(y, diag, wxp, wxm, wyp, wym, wz, x, xxp, xxm, xyp, xym):
     """y = (A x) on one row; the ends wrap."""
     n = x.shape[0]
@@ -71,9 +65,9 @@ def around(index, ny, nx):
 
 @row_kernel
 def product_at(y, diag, w, x, i, j, ip, im, jp, jm):
-    """y = row (i, j) of A x."""
+    """y = row (i, j) of A x; w holds the links of the three axes."""
     product_row(
-        y, diag[i, j], w[0, i, j], w[0, im, j], w[1, i, j], w[1, i, jm], w[2, i, j], x[i, j], x[ip, j], x[im, j], x[i, jp], x[i, jm]
+        y, diag[i, j], w[0][i, j], w[0][im, j], w[1][i, j], w[1][i, jm], w[2][i, j], x[i, j], x[ip, j], x[im, j], x[i, jp], x[i, jm]
     )
 
 
@@ -122,7 +116,7 @@ def smooth_from_zero(diag, w, sd, b, y, omega1, omega2):
         scaled_row(t[3], sd[i, jp], b[i, jp], omega1)
         scaled_row(t[4], sd[i, jm], b[i, jm], omega1)
         yr, br, sr, x0 = y[i, j], b[i, j], sd[i, j], t[0]
-        product_row(yr, diag[i, j], w[0, i, j], w[0, im, j], w[1, i, j], w[1, i, jm], w[2, i, j], x0, t[1], t[2], t[3], t[4])
+        product_row(yr, diag[i, j], w[0][i, j], w[0][im, j], w[1][i, j], w[1][i, jm], w[2][i, j], x0, t[1], t[2], t[3], t[4])
         for k in range(nz):
             yr[k] = x0[k] + omega2 * sr[k] * (br[k] - yr[k])
 

@@ -41,7 +41,7 @@ class FusedLevel:
     def __init__(self, level: Level) -> None:
         op, t = level.op, level.transfer
         self.factors = np.array(t.factors)
-        self.w = torch.stack(list(op.links)).contiguous().numpy()
+        self.w = tuple(w.contiguous().numpy() for w in op.links)
         self.diag = op.diag.contiguous().numpy()
         self.sd = (level.s * op.inv).contiguous().numpy()
         self.a = np.zeros((3, *op.size), np.uint8)
@@ -56,7 +56,7 @@ class FusedLevel:
     @property
     def nbytes(self) -> int:
         """Bytes kept for this level."""
-        return sum(v.nbytes for v in (self.w, self.diag, self.sd, self.a, self.b, self.x, self.y, self.t))
+        return sum(v.nbytes for v in (*self.w, self.diag, self.sd, self.a, self.b, self.x, self.y, self.t))
 
 
 class FusedCycle:

@@ -1,0 +1,120 @@
+"""`cg_steps` over the fused CPU kernels: the same recurrence, its vector updates merged, in place.
+
+    q = A p with p.q | x += alpha p, r -= alpha q, r.r and the cycle's right-hand side | z = M r | r.z | p = z + beta p
+
+15 words of the outer dtype per unknown and step, the links apart. The cycle gets r divided by a power of two near its norm, so
+that fp32 never under- or overflows and a scaled system takes the same steps. Reductions do not depend on threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Step:
+    """Arrays that the kernels share, two-dimensional views (rows, nz) of internal grids."""
+
+    def __init__(self, operator: Any, b: Tensor) -> None:
+        self.links = tuple(w.to(b.dtype).contiguous().numpy() for w in operator.links)
+        self.diag = operator.diag.to(b.dtype).contiguous().numpy()
+        self.sums = np.empty(b.shape[0] * b.shape[1])
+        self.kind = np.dtype(str(b.dtype).removeprefix("torch.")).type
+
+    def rows(self, t: Tensor) -> Any:
+        """The memory of a contiguous grid as rows along z."""
+        return t.numpy().reshape(-1, t.shape[-1])
+
+    def total(self) -> float:
+        """The sum over rows, in a fixed order."""
+        return float(self.sums.sum())
+
+
+def fused_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tensor, Tensor, float, tuple[Any, ...]]]:
+    """Yield the states of `cg_steps` for a Poisson operator on the CPU.
+
+    Parameters
+    ----------
+    A : counted map whose `operator` is the Poisson operator
+    b, x : contiguous internal grids; x is updated in place
+    M : None or a map; its `operator` may be a NeuralMultigrid, whose cycle then runs without conversions
+    """
+    from . import cpu
+
+    r = b - A(x) if bool(x.any()) else b.clone()
+    p, q, s = torch.zeros_like(b), torch.empty_like(b), Step(A.operator, b)
+    kind, x_rows, r_rows, p_rows, q_rows = s.kind, s.rows(x), s.rows(r), s.rows(p), s.rows(q)
+    apply_m = preconditioner(M, b)
+    rr, rz = float((r.double() ** 2).sum()), math.inf
+    apply_m.load(r, rr)
+    yield x, r, rr, ()
+    while True:
+        z_rows, scale = apply_m(r, rr)
+        cpu.dot_rows(r_rows, z_rows, s.sums)
+        rz, rz_old = scale * s.total(), rz
+        cpu.update_direction(p_rows, z_rows, kind(scale), kind(rz / rz_old if rz_old else math.nan))
+        cpu.apply_dot(s.diag, s.links, p.numpy(), q.numpy(), s.sums)
+        A.calls += 1
+        pAp = s.total()
+        alpha = rz / pAp if pAp else math.nan
+        if math.isfinite(alpha):
+            cpu.update_solution(x_rows, r_rows, p_rows, q_rows, kind(alpha), kind(apply_m.factor(rr)), apply_m.rows, s.sums)
+            rr = s.total()
+        else:  # x stays the last finite iterate
+            r.fill_(math.nan)
+            rr = math.nan
+        yield x, r, rr, (rz, pAp)
+
+
+class Cycle:
+    """z = M r by a fused V-cycle: the update of r has already written the cycle's right-hand side."""
+
+    def __init__(self, operator: Any) -> None:
+        self.cycle, self.exponent = operator.fused, operator.exponent
+        self.rows = self.cycle.input.reshape(-1, self.cycle.input.shape[-1])
+        self.power = 0
+
+    def factor(self, rr: float) -> float:
+        """The power of two that brings r to about norm 1; set before r is written, so from the norm before."""
+        self.power = math.frexp(math.sqrt(rr))[1] if 0 < rr < math.inf else 0
+        return math.ldexp(1.0, -self.power)
+
+    def load(self, r: Tensor, rr: float) -> None:
+        """Write the first right-hand side."""
+        self.cycle.input[...] = (r * self.factor(rr)).numpy()
+
+    def __call__(self, r: Tensor, rr: float) -> tuple[Any, float]:
+        z = self.cycle(self.cycle.input)
+        return z.reshape(-1, z.shape[-1]), math.ldexp(1.0, self.power - self.exponent)
+
+
+class Map:
+    """z = M r by any map on internal grids; None is the identity."""
+
+    def __init__(self, M: Any, b: Tensor) -> None:
+        self.M = M
+        self.rows = np.empty((b.shape[0] * b.shape[1], b.shape[2]), np.float32)  # nobody reads it
+
+    def factor(self, rr: float) -> float:
+        """Nothing to scale."""
+        return 1.0
+
+    def load(self, r: Tensor, rr: float) -> None:
+        """Nothing to prepare."""
+
+    def __call__(self, r: Tensor, rr: float) -> tuple[Any, float]:
+        z = r if self.M is None else self.M(r).contiguous()
+        return z.numpy().reshape(-1, z.shape[-1]), 1.0
+
+
+def preconditioner(M: Any, b: Tensor) -> Cycle | Map:
+    """The fused cycle where M has one for these grids, else the map itself."""
+    operator = getattr(M, "operator", None)
+    if getattr(operator, "fused", None) is not None and operator.A.diag.shape == b.shape:
+        return Cycle(operator)
+    return Map(M, b)
