@@ -70,7 +70,7 @@ def from_coefficients(
     coefficient = non_negative(kappa, "kappa", dtype, remedy)
     shape = check_grid_shape(coefficient.shape)
     if cells is None:
-        extra = _shift(shift, shape, dtype, coefficient.device)
+        extra = _on_cells(shift, "shift", shape, dtype, coefficient.device)
         codes = ((coefficient > 0) | (extra > 0)).to(torch.uint8)
         if not bool(codes.any()):
             raise ValueError("got kappa = 0 everywhere; expected at least one cell with kappa > 0 or a shift > 0")
@@ -79,55 +79,54 @@ def from_coefficients(
     return _fields(codes, coefficient, spacing, parse_boundary(boundary, len(shape), "dirichlet"), shift, dtype)
 
 
-def _shift(shift: Any, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    values = non_negative(0 if shift is None else shift, "shift", dtype, "a negative shift makes A indefinite")
-    if values.ndim and tuple(values.shape) != shape:
-        raise ValueError(f"got shift of shape {tuple(values.shape)}; expected a number or one value per cell, {shape}")
-    return placed(values, shift, "shift", device).expand(shape)
-
-
 def _fields(
     codes: Tensor, kappa: Tensor | None, spacing: Any, kinds: Kinds, shift: Any, dtype: torch.dtype
 ) -> dict[str, Any]:
     """Apply the table; kappa = None stands for 1, where the harmonic mean is a logical and."""
     grid_shape = tuple(codes.shape)
     shape, h = internal_shape(grid_shape), parse_spacing(spacing, len(grid_shape))
-    extra = _shift(shift, grid_shape, dtype, codes.device).reshape(shape) * volume(h)
+    extra = _on_cells(shift, "shift", grid_shape, dtype, codes.device).reshape(shape) * volume(h)
     codes = codes.reshape(shape)
     fluid, is_open = codes == Cell.FLUID, codes == Cell.OPEN
     any_open = bool(is_open.any())
     own = fluid.to(dtype) if kappa is None else torch.where(fluid, kappa.reshape(shape), 0)
-    axes, sizes = internal_axes(len(grid_shape)), dict.fromkeys(range(3), 1.0)
-    sizes.update(zip(axes, h, strict=True))
-    links, ground, sides = [], [], []
-    for d, (low, high) in enumerate(internal_kinds(kinds)):
-        factor = volume(h) / sizes[d] ** 2  # area / distance between centres
-        wraps = low == "periodic"
-        mean = harmonic_mean(own, neighbour(own, d, wraps)) if kappa is not None else own * neighbour(own, d, wraps)
-        links.append(mean.mul_(factor))
-        side = tuple(
-            own.narrow(d, at, 1) * (2 * factor if kind == "dirichlet" else 0.0)
-            for at, kind in ((0, low), (shape[d] - 1, high))
-        )
-        total = torch.zeros_like(own)
-        if any_open:
-            opens = neighbour(is_open, d, wraps).to(dtype) + previous(is_open, d, wraps)
-            total = own * opens * factor
-        total.narrow(d, 0, 1).add_(side[0])
-        total.narrow(d, shape[d] - 1, 1).add_(side[1])
-        ground.append(total)
-        sides.append(side)
+    factors = {d: volume(h) / size**2 for d, size in zip(internal_axes(len(grid_shape)), h, strict=True)}
+    parts = [
+        _along(own, is_open if any_open else None, d, pair, factors.get(d, 1.0), kappa is not None)
+        for d, pair in enumerate(internal_kinds(kinds))
+    ]
+    links, ground, sides = zip(*parts, strict=True)
     return {
         "grid_shape": grid_shape,
         "spacing": h,
         "boundary": kinds,
-        "links": tuple(links),
-        "ground": tuple(ground),
+        "links": links,
+        "ground": ground,
         "shift": extra * fluid,
         "unknown": fluid,
         "open": is_open if any_open else None,
-        "sides": tuple(sides),
+        "sides": sides,
     }
+
+
+def _along(
+    own: Tensor, is_open: Tensor | None, d: int, kinds: tuple[str, str], factor: float, variable: bool
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Return links, ground and its part on the sides along one axis; factor = area / distance between centres."""
+    wraps, after = kinds[0] == "periodic", neighbour(own, d, kinds[0] == "periodic")
+    links = (harmonic_mean(own, after) if variable else own * after).mul_(factor)
+    ground = torch.zeros_like(own)
+    if is_open is not None:
+        opens = neighbour(is_open, d, wraps).to(own.dtype) + previous(is_open, d, wraps)
+        ground = own * opens * factor
+    ends = (0, own.shape[d] - 1)
+    low, high = (
+        own.narrow(d, at, 1) * (2 * factor if kind == "dirichlet" else 0.0)
+        for at, kind in zip(ends, kinds, strict=True)
+    )
+    for at, side in zip(ends, (low, high), strict=True):
+        ground.narrow(d, at, 1).add_(side)
+    return links, ground, (low, high)
 
 
 def from_faces(faces: Sequence[Any], extra: Any, spacing: Any, boundary: Any, dtype: torch.dtype) -> dict[str, Any]:
@@ -135,45 +134,53 @@ def from_faces(faces: Sequence[Any], extra: Any, spacing: Any, boundary: Any, dt
     given = [non_negative(w, f"faces[{d}]", dtype, "a conductance; 0 means wall") for d, w in enumerate(faces)]
     grid_shape = _shape_of_faces(given)
     shape, kinds = internal_shape(grid_shape), parse_boundary(boundary, len(grid_shape), "neumann")
-    device = given[0].device
-    none = torch.zeros(shape, dtype=dtype, device=device)
-    links, ground, sides = [none] * 3, [none] * 3, [(none.narrow(d, 0, 1), none.narrow(d, 0, 1)) for d in range(3)]
-    unknown = torch.zeros(shape, dtype=torch.bool, device=device)
-    for axis, (d, w) in enumerate(zip(internal_axes(len(grid_shape)), given, strict=True)):
-        w, n = w.reshape((*shape[:d], shape[d] + 1, *shape[d + 1 :])), shape[d]
-        low, high = w.narrow(d, 0, 1), w.narrow(d, n, 1)
-        links[d], ground[d] = w.narrow(d, 1, n).clone(), none.clone()
-        if kinds[axis][0] == "periodic":
-            _check_wrap(low, high, axis)
-            if n == 1:  # a cell does not couple to itself
-                links[d].zero_()
-        else:
-            links[d].narrow(d, n - 1, 1).zero_()
-            ground[d].narrow(d, 0, 1).add_(low)
-            ground[d].narrow(d, n - 1, 1).add_(high)
-            sides[d] = (low.clone(), high.clone())
+    none = torch.zeros(shape, dtype=dtype, device=given[0].device)
+    parts = [(none, none, (none.narrow(d, 0, 1), none.narrow(d, 0, 1))) for d in range(3)]
+    axes = internal_axes(len(grid_shape))
+    for axis, d in enumerate(axes):
+        w = given[axis].reshape((*shape[:d], shape[d] + 1, *shape[d + 1 :]))
+        parts[d] = _split_faces(w, d, axis, kinds[axis][0] == "periodic")
+    links, ground, sides = zip(*parts, strict=True)
+    shift = _on_cells(extra, "extra", grid_shape, dtype, none.device).reshape(shape).clone()
+    unknown = shift > 0
+    for d in axes:
         unknown |= (links[d] > 0) | (previous(links[d], d, True) > 0) | (ground[d] > 0)
-    shift = non_negative(0 if extra is None else extra, "extra", dtype, "extra adds to the diagonal")
-    shift = placed(shift, extra, "extra", device)
-    if shift.ndim and tuple(shift.shape) != grid_shape:
-        raise ValueError(
-            f"got extra of shape {tuple(shift.shape)}; expected a number or one value per cell, {grid_shape}"
-        )
-    shift = shift.expand(grid_shape).reshape(shape).clone()
-    unknown |= shift > 0
     if not bool(unknown.any()):
         raise ValueError("got faces that are all 0 and no extra; expected at least one positive conductance")
     return {
         "grid_shape": grid_shape,
         "spacing": parse_spacing(spacing, len(grid_shape)),
-        "boundary": tuple(_kind_of_ends(kinds[a], sides[d]) for a, d in enumerate(internal_axes(len(grid_shape)))),
-        "links": tuple(links),
-        "ground": tuple(ground),
+        "boundary": tuple(_kind_of_ends(kinds[axis], sides[d]) for axis, d in enumerate(axes)),
+        "links": links,
+        "ground": ground,
         "shift": shift,
         "unknown": unknown,
         "open": None,
-        "sides": tuple(sides),
+        "sides": sides,
     }
+
+
+def _split_faces(w: Tensor, d: int, axis: int, wraps: bool) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Return links, ground and its part on the sides from the n + 1 faces along one axis."""
+    n = w.shape[d] - 1
+    low, high = w.narrow(d, 0, 1).clone(), w.narrow(d, n, 1).clone()
+    links = w.narrow(d, 1, n).clone()
+    ground = torch.zeros_like(links)
+    if wraps:
+        _check_wrap(low, high, axis)
+        return (links if n > 1 else ground), ground, (low * 0, high * 0)  # a cell does not couple to itself
+    links.narrow(d, n - 1, 1).zero_()
+    ground.narrow(d, 0, 1).add_(low)
+    ground.narrow(d, n - 1, 1).add_(high)
+    return links, ground, (low, high)
+
+
+def _on_cells(given: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a shift or extra, given as None, number or array, on the grid."""
+    values = non_negative(0 if given is None else given, name, dtype, "a negative diagonal makes A indefinite")
+    if values.ndim and tuple(values.shape) != shape:
+        raise ValueError(f"got {name} of shape {tuple(values.shape)}; expected a number or one value per cell, {shape}")
+    return placed(values, given, name, device).expand(shape)
 
 
 def _kind_of_ends(kinds: tuple[str, str], sides: tuple[Tensor, Tensor]) -> tuple[str, str]:
