@@ -35,25 +35,34 @@ def neighbour(x: Tensor, d: int, step: int, periodic: bool = False) -> Tensor:
     return torch.cat([zero, x.narrow(ax, 0, n - 1)], ax)
 
 
+def ghosts(x: Tensor, d: int, periodic: bool) -> Tensor:
+    """One layer more at both ends of internal axis d: zeros, or the other end of a periodic axis."""
+    ax, n = d - 3, x.shape[d - 3]
+    first, last = x.narrow(ax, 0, 1), x.narrow(ax, n - 1, 1)
+    return torch.cat([last, x, first] if periodic else [torch.zeros_like(first), x, torch.zeros_like(last)], ax)
+
+
 @dataclass(frozen=True)
 class Stencil:
     """A 7-point operator of one level: conductances between cells, to p = 0, and a directionless shift.
 
     links, ground : three tensors each, see `krylearn.pde.Poisson`; shift : tensor; periodic : one flag per axis.
+    lower : the links of a cell with its lower neighbours; diag, mask and inv : the diagonal, where it is positive, its inverse
     """
 
     links: Sequence[Tensor]
     ground: Sequence[Tensor]
     shift: Tensor
     periodic: tuple[bool, bool, bool]
+    lower: Sequence[Tensor] = field(init=False)
     diag: Tensor = field(init=False)
     mask: Tensor = field(init=False)
     inv: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        diag = self.shift + sum(self.ground)
-        for d, w in enumerate(self.links):
-            diag = diag + w + neighbour(w, d, -1, self.periodic[d])
+        lower = [neighbour(w, d, -1, self.periodic[d]) for d, w in enumerate(self.links)]
+        diag = self.shift + sum(self.ground) + sum(self.links) + sum(lower)
+        object.__setattr__(self, "lower", lower)
         object.__setattr__(self, "diag", diag)
         object.__setattr__(self, "mask", (diag > 0).to(diag.dtype))
         object.__setattr__(self, "inv", torch.where(diag > 0, 1 / torch.where(diag > 0, diag, 1), 0))
@@ -72,8 +81,12 @@ class Stencil:
 def apply(op: Stencil, x: Tensor) -> Tensor:
     """A x; 2 words per cell and link."""
     y = op.diag * x
-    for d, w in enumerate(op.links):
-        y = y - w * neighbour(x, d, 1, op.periodic[d]) - neighbour(w * x, d, -1, op.periodic[d])
+    for d in range(3):
+        if x.shape[d - 3] > 1:
+            around = ghosts(x, d, op.periodic[d])
+            n = x.shape[d - 3]
+            y = torch.addcmul(y, op.links[d], around.narrow(d - 3, 2, n), value=-1)
+            y = torch.addcmul(y, op.lower[d], around.narrow(d - 3, 0, n), value=-1)
     return y
 
 
@@ -99,8 +112,9 @@ def position(x: Tensor, d: int) -> Tensor:
 
 def outer(x: Tensor, d: int, periodic: bool) -> Tensor:
     """Value of the outer neighbour along a coarsened axis d: k - 1 for even k, k + 1 for odd k."""
+    around, n = ghosts(x, d, periodic), x.shape[d - 3]
     even = position(x, d) % 2 == 0
-    return torch.where(even, neighbour(x, d, -1, periodic), neighbour(x, d, 1, periodic))
+    return torch.where(even, around.narrow(d - 3, 0, n), around.narrow(d - 3, 2, n))
 
 
 def block_sum(x: Tensor, factors: Sequence[int]) -> Tensor:
@@ -137,7 +151,7 @@ def prolong(t: Transfer, c: Tensor) -> Tensor:
     x = block_expand(c, t.factors, t.mask.shape[-3:]) * t.mask
     for d in range(3):
         if t.factors[d] == 2:
-            x = x + t.weights[d] * (outer(x, d, t.periodic[d]) - x)
+            x = torch.lerp(x, outer(x, d, t.periodic[d]), t.weights[d])
     return x
 
 
@@ -146,10 +160,11 @@ def restrict(t: Transfer, r: Tensor) -> Tensor:
     y = r * t.mask
     for d in reversed(range(3)):
         if t.factors[d] == 2:
-            q = t.weights[d] * y
-            even = position(y, d) % 2 == 0
-            zero = torch.zeros_like(q)
-            from_upper = neighbour(torch.where(even, q, zero), d, 1, t.periodic[d])  # even k gave to k - 1
-            from_lower = neighbour(torch.where(even, zero, q), d, -1, t.periodic[d])  # odd k gave to k + 1
-            y = y - q + from_upper + from_lower
+            q, n = t.weights[d] * y, y.shape[d - 3]
+            around = ghosts(q, d, t.periodic[d])
+            gives_down = (position(y, d) % 2 == 0).to(y.dtype)  # even k gives to k - 1, odd k to k + 1
+            flags = ghosts(gives_down, d, t.periodic[d])
+            y = y - q
+            y = torch.addcmul(y, around.narrow(d - 3, 2, n), flags.narrow(d - 3, 2, n))
+            y = torch.addcmul(y, around.narrow(d - 3, 0, n), 1 - flags.narrow(d - 3, 0, n))
     return block_sum(y, t.factors)
