@@ -173,7 +173,7 @@ def train(
     lightning = import_lightning()
     began, output = time.perf_counter(), Path(output)
     sizes = tuple(sizes) if sizes else ((16, 32, 48) if dimension == 3 else (32, 64, 128))
-    systems = Systems(builders(families), dimension, sizes, seed, cells=4 * 32**3 if dimension == 3 else 4 * 128**2)
+    systems = Systems(builders(families), dimension, sizes, seed, cells=2 * 32**3 if dimension == 3 else 2 * 128**2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = load_weights(start) if start else CoefficientNetwork(hidden if architecture == "network" else 0)

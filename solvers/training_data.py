@@ -49,7 +49,7 @@ class Systems:
     sizes: tuple[int, ...]
     seed: int
     pool: int = 64
-    cells: int = 4 * 32**3
+    cells: int = 2 * 32**3
 
     def batch(self, step: int) -> tuple[str, Stencil, Tensor]:
         """Family, stacked operators and right-hand sides of one step; every family once in each sweep over all."""
