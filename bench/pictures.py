@@ -85,7 +85,7 @@ def _obstacle(hit: np.ndarray, far: int, zoom: float) -> tuple[np.ndarray, np.nd
     smooth = ndimage.gaussian_filter(ndimage.zoom(front, zoom, order=1), 1.5 * zoom)
     across, up = (zoom * g for g in np.gradient(smooth))
     shade = (1.0 + 0.7 * up - 0.25 * across) / np.sqrt(1 + across**2 + up**2)
-    return np.clip(shade, 0.12, 1.15), np.clip(ndimage.gaussian_filter(cover, 0.35 * zoom) * 2 - 0.5, 0, 1)
+    return np.clip(shade, 0.12, 1.15), np.clip(ndimage.gaussian_filter(cover, 0.6 * zoom) * 2 - 0.5, 0, 1)
 
 
 def animate(path: Path, images: Sequence[np.ndarray], *, milliseconds: int = 60) -> None:
@@ -149,7 +149,8 @@ def _convergence(axes: Any, curves: Sequence[Curve]) -> None:
     axes.set_xlim(left=0.2 * min(curve.times[-1] for curve in curves))
     axes.set(xlabel="seconds since the system arrived (set-up included)", ylabel="true relative residual")
     axes.set_title("one pressure projection", fontsize=11)
-    axes.legend(fontsize=8)
+    axes.set_ylim(bottom=1e-3 * min(curve.residuals.min() for curve in curves))  # room for the legend
+    axes.legend(fontsize=8, ncols=2, loc="lower center")
     _quiet(axes)
 
 
@@ -181,9 +182,10 @@ def _through_time(axes: Any, steps: dict[str, np.ndarray], lines: Sequence[dict[
         total = [x["setup_s"] + x["solve_s"] for x in found]
         axes.plot(at, total, LOOKS[name][1], color=LOOKS[name][0], ms=8, label=f"{LABELS[name]}, compared frames")
     axes.set_yscale("log")
+    axes.set_ylim(top=30 * axes.get_ylim()[1])  # room for the legend
     axes.set(xlabel="step of the simulation", ylabel="seconds per projection")
     axes.set_title("through the simulation", fontsize=11)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left")
     _quiet(axes)
 
 

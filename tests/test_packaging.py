@@ -1,0 +1,104 @@
+"""What is installed is what stands in the tree, and the wheel is complete."""
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS = PROJECT["tool"]["setuptools"]
+TOP = ("pde", "solvers", "optim", "bench")
+
+
+def test_the_package_list_equals_the_tree():
+    folders = {init.parent for top in TOP for init in (ROOT / top).rglob("__init__.py")}
+    in_tree = {"krylearn." + ".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert set(SETUPTOOLS["packages"]) == in_tree
+    assert SETUPTOOLS["package-dir"] == {name: name.removeprefix("krylearn.").replace(".", "/") for name in in_tree}
+
+
+@pytest.mark.parametrize("package", SETUPTOOLS["packages"])
+def test_every_package_is_typed(package):
+    assert (ROOT / SETUPTOOLS["package-dir"][package] / "py.typed").exists()
+    assert "py.typed" in SETUPTOOLS["package-data"][package]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy: a build folder of this tree could add files that are no longer in it."""
+    copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    listing = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard"], capture_output=True, text=True
+    )
+    if listing.returncode:
+        pytest.skip("the source is no git checkout")
+    for name in listing.stdout.split("\n"):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", out, copy]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (file,) = out.glob("krylearn-*.whl")
+    return zipfile.ZipFile(file)
+
+
+def test_the_wheel_holds_all_modules_and_nothing_outside_our_name(wheel):
+    names = set(wheel.namelist())
+    modules = {f"krylearn/{path.relative_to(ROOT)}" for top in TOP for path in (ROOT / top).rglob("*.py")}
+    assert modules <= names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"krylearn"}
+
+
+def test_the_wheel_holds_weights_cards_and_markers(wheel):
+    names = wheel.namelist()
+    assert {f"krylearn/{top}/py.typed" for top in TOP} <= set(names)
+    weights = [name for name in names if name.endswith(".safetensors")]
+    assert any("2d" in name for name in weights)
+    assert any("3d" in name for name in weights)
+    assert {name.replace(".safetensors", ".json") for name in weights} <= set(names)
+
+
+def test_the_wheel_states_licence_entry_point_and_extras(wheel):
+    (info,) = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
+    metadata = wheel.read(f"{info}/METADATA").decode()
+    assert "License-Expression: BSD-3-Clause" in metadata
+    for extra in ("train", "bench", "cuda", "test", "check"):
+        assert f"Provides-Extra: {extra}" in metadata
+    assert "krylearn = krylearn.bench.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
+
+
+def test_torch_is_pinned_by_the_constraints_and_not_by_the_metadata():
+    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()
+    assert any(line.startswith("torch>=") for line in PROJECT["project"]["dependencies"])
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "test-slow", "check", "bench", "report", "clean"])
+def test_make_help_lists_the_target(target):
+    shown = subprocess.run(["make", "--no-print-directory", "-C", ROOT, "help"], capture_output=True, text=True)
+    assert any(line.split()[:2] == ["make", target] for line in shown.stdout.splitlines())
+
+
+def test_make_says_which_python_it_needs(tmp_path):
+    old = tmp_path / "python"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.8.1" && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    command = ["make", "-C", tmp_path, "test", f"PYTHON={old}"]
+    tried = subprocess.run(command, capture_output=True, text=True)
+    assert tried.returncode != 0
+    assert "krylearn needs Python >= 3.11" in tried.stderr
+    assert "Python 3.8.1" in tried.stderr
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    script = ROOT / ".ci" / "run"
+    assert "make test" in script.read_text()
+    assert script.stat().st_mode & 0o111
+    assert "make test" in (ROOT / "README.md").read_text()
