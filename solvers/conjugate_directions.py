@@ -37,11 +37,12 @@ def direction_steps(window: int) -> Steps:
                 d -= (dot(Ad_j, g) / dAd_j) * d_j
             Ad = A(d)  # the one product of the step
             dAd = dot(d, Ad)
-            alpha = dot(d, r) / dAd
+            dr = dot(d, r)
+            alpha = dr / dAd
             move(x, alpha, d)
             move(r, -alpha, Ad)
             past.append((d, Ad, dAd))
-            yield x, r, dot(r, r), (None, dAd)
+            yield x, r, dot(r, r), (None, dAd, dr)
 
     return steps
 

@@ -1,8 +1,9 @@
 """The driver of all Krylov methods here: the only place that decides "converged".
 
 A method is a generator of states ``(x, r, rr, curvatures)``: the iterate, the residual that its recurrence carries, the
-squared norm of that residual, and ``(r·Mr, p·Ap)`` of the step just made (``()`` at the start; None for a quantity the
-method says nothing about). It holds no tolerance, no history and no clock. The driver holds those, and this rule:
+squared norm of that residual, and ``(r·Mr, p·Ap)`` of the step just made; ``()`` at the start. A method for which r·Mr
+may have any sign says ``(None, p·Ap, p·r)``: there p·r = 0 means that no descent was proposed. A method holds no
+tolerance, no history and no clock. The driver holds those, and this rule:
 
     converged  <=>  ‖b - A x‖ <= max(rtol ‖b‖, atol)          with b - A x computed, in float64 wherever A allows it
 
@@ -17,93 +18,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from .outcome import ConvergenceError, Reason, SolveInfo
+
 if TYPE_CHECKING:
     from .systems import System
 
+__all__ = ["Attempt", "ConvergenceError", "Reason", "SolveInfo", "State", "Steps", "dot", "drive", "move", "start"]
+
 State = tuple[torch.Tensor, torch.Tensor, Any, tuple[Any, ...]]
 Steps = Callable[[Any, torch.Tensor, torch.Tensor, Any], Iterator[State]]
-
-
-class Reason(Enum):
-    """Why a solve ended; the value is the sentence to print.
-
-    Examples
-    --------
-    >>> Reason.MAXITER.value
-    'iteration limit reached: raise maxiter, loosen rtol or strengthen M'
-    """
-
-    CONVERGED = "‖b - Ax‖ <= max(rtol·‖b‖, atol), checked on the true residual"
-    MAXITER = "iteration limit reached: raise maxiter, loosen rtol or strengthen M"
-    STAGNATED = "b - Ax stopped falling: the tolerance is below what this dtype can reach, or M proposes no descent"
-    NON_FINITE = "NaN or infinity in A, M, b or x0 (or an overflow): look there first"
-    INDEFINITE_A = "p·Ap is zero or changed sign: A is indefinite or singular; use MINRES, or declare the null space"
-    INDEFINITE_M = "r·Mr is zero or changed sign: M is not definite; dcdm accepts any map"
-    INCOMPATIBLE_RHS = "b has a part in the null space of A: no solution exists, x is the least-squares one"
-
-
-class SolveInfo(int):
-    """SciPy's info (0 = converged, else the iteration limit) that also carries what happened.
-
-    Attributes
-    ----------
-    reason : Reason
-    iterations, matvecs : int
-    residuals : tuple of float; recurrence's ‖r‖ per iteration, the initial one first, checked ones replaced by ‖b - Ax‖
-    true_residual : float; ‖b - Ax‖ of the x returned
-    setup_seconds : float; what this solve had to prepare and found in no cache
-    nullspace : int; dimension of the null space that was projected out
-    notes : tuple of str; what was noticed on the way, for example that A is negative definite
-
-    Examples
-    --------
-    >>> info = SolveInfo(0, reason=Reason.CONVERGED, iterations=7, true_residual=2e-9)
-    >>> info == 0, info.iterations
-    (True, 7)
-    >>> info
-    SolveInfo(0, CONVERGED after 7 iterations, ‖b - Ax‖ = 2e-09)
-    """
-
-    reason: Reason
-    iterations: int
-    matvecs: int
-    residuals: tuple[float, ...]
-    true_residual: float
-    setup_seconds: float
-    nullspace: int
-    notes: tuple[str, ...]
-
-    def __new__(cls, value: int = 0, **facts: Any) -> SolveInfo:
-        """Make the integer, then attach the facts."""
-        info = super().__new__(cls, value)
-        defaults: dict[str, Any] = {
-            "reason": Reason.MAXITER if value else Reason.CONVERGED, "iterations": 0, "matvecs": 0, "residuals": (),
-            "true_residual": math.nan, "setup_seconds": 0.0, "nullspace": 0, "notes": (),
-        }  # fmt: skip
-        info.__dict__.update(defaults | facts)
-        return info
-
-    def __repr__(self) -> str:
-        text = f"{int(self)}, {self.reason.name} after {self.iterations} iterations"
-        return f"SolveInfo({', '.join([text, f'‖b - Ax‖ = {self.true_residual:.3g}', *self.notes])})"
-
-    __str__ = __repr__
-
-
-class ConvergenceError(RuntimeError):
-    """A solve that was asked to raise did not converge; ``.info`` tells why, ``.x`` is the last iterate."""
-
-    def __init__(self, info: SolveInfo, x: Any = None):
-        super().__init__(f"{info.reason.name}: {info.reason.value} ({info!r})")
-        self.info, self.x = info, x
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ConvergenceError, (self.info, self.x)
 
 
 def dot(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -137,59 +64,81 @@ class _Run:
     """What the driver knows about one solve while it runs."""
 
     system: System
-    limit: float
-    floor: float
+    tolerance: float
+    limit: float  # the tolerance for the part of b that A can reach
+    floor: float  # rounding of b
     residuals: list[float] = field(default_factory=list)
     iterations: int = 0
-    last_true: float = math.inf
+    true: float = math.nan
+    last_reachable: float = math.inf
     best: float = math.inf
     best_at: int = 0
+    next_probe: int = 30  # plateaus are normal for CG: only after one this long are two applications of M spent
+    checked_at: int = -1
     a_sign: float = 0.0
     m_sign: float = 0.0
     notes: list[str] = field(default_factory=list)
 
+    def read(self, pending: list[tuple[Any, tuple[Any, ...]]]) -> Reason | None:
+        """Bring ‖r‖² and the curvatures of the last steps to the host, all at one synchronisation."""
+        verdict = None
+        for rr, curvatures in pending:
+            rr = float(rr)
+            self.residuals.append(math.sqrt(rr) if rr >= 0 else math.nan)
+            if curvatures and verdict is None:
+                verdict = self.curvature(*(None if c is None else float(c) for c in curvatures))
+        return verdict
+
     def check(self, x: torch.Tensor) -> Reason | None:
         """Judge x by b - A x. None: not there, but a restart from here is still worth while."""
         self.system.gauge(x)
-        true = self.system.residual(x)
-        self.residuals[-1] = true
-        if true <= self.limit:
+        self.true, reachable = self.system.residual(x)
+        self.residuals[-1], self.checked_at = reachable, self.iterations
+        if self.true <= self.tolerance:
             return Reason.CONVERGED
-        if not math.isfinite(true):
+        if not math.isfinite(self.true):
             return Reason.NON_FINITE
-        if true <= self.floor or true > 0.8 * self.last_true:
+        if reachable <= self.limit:
+            if self.incompatible:
+                return Reason.INCOMPATIBLE_RHS
+            self.limit /= 2  # the two norms differ by rounding only: aim lower
+        if reachable <= self.floor or reachable > 0.8 * self.last_reachable:
             return Reason.STAGNATED
-        self.last_true = true
+        self.last_reachable = reachable
         return None
 
-    def curvature(self, rz: float | None, pAp: float | None) -> Reason | None:
+    @property
+    def incompatible(self) -> bool:
+        """Whether b lies outside the range of A by more than tolerance and rounding."""
+        return self.system.lost > max(self.tolerance, 64 * self.floor)
+
+    def curvature(self, rz: float | None, pAp: float, descent: float | None = None) -> Reason | None:
         """Free checks of a step: finite, and of constant sign (SPD: both positive; both negative converge as well)."""
-        if any(c is not None and not math.isfinite(c) for c in (rz, pAp)):
+        if any(c is not None and not math.isfinite(c) for c in (rz, pAp, descent)):
             return Reason.NON_FINITE
+        if descent == 0:
+            return Reason.STAGNATED
         if rz is not None:
             self.m_sign = self.m_sign or math.copysign(1.0, rz)
             if rz * self.m_sign <= 0:
                 return Reason.INDEFINITE_M
-        if pAp is not None:
-            self.a_sign = self.a_sign or math.copysign(1.0, pAp)
-            if pAp * self.a_sign <= 0:
-                return Reason.INDEFINITE_A
-        return None
+        self.a_sign = self.a_sign or math.copysign(1.0, pAp)
+        return Reason.INDEFINITE_A if pAp * self.a_sign <= 0 else None
 
     def watch(self, value: float, r: torch.Tensor, M: Callable | None) -> Reason | None:
         """Look for a residual that no longer falls: frozen, or held up by an M that is not symmetric."""
+        if not math.isfinite(value):
+            return Reason.NON_FINITE
         if value < self.best:
             self.best, self.best_at = value, self.iterations
         waited = self.iterations - self.best_at
         if waited >= 4 and len(set(self.residuals[-4:])) == 1:
             return Reason.STAGNATED
-        if M is not None and waited in _PROBES and not _is_symmetric(M, r, self.system.b):
-            return Reason.INDEFINITE_M
+        if M is not None and waited >= self.next_probe:
+            self.next_probe *= 2
+            if not _is_symmetric(M, r, self.system.b):
+                return Reason.INDEFINITE_M
         return None
-
-
-# Plateaus are normal for CG; only after one of these lengths two applications of M are spent to test its symmetry.
-_PROBES = frozenset(30 * 2**i for i in range(24))
 
 
 def _is_symmetric(M: Callable, u: torch.Tensor, v: torch.Tensor) -> bool:
@@ -236,24 +185,32 @@ def drive(
     (True, 2)
     """
     maxiter = _validated(rtol, atol, maxiter, check_every, system)
-    norm_b = system.norm_b
-    tolerance = max(rtol * norm_b, atol) if norm_b else atol
-    eps = torch.finfo(system.b.dtype).eps
-    run = _Run(system, limit=_inner_limit(system, tolerance, rtol, atol), floor=eps * norm_b)
-    if norm_b == 0.0:
+    run = _open_run(system, rtol, atol / system.scale)
+    if system.norm_b == 0.0:
         system.x.zero_()
         run.residuals.append(0.0)
-        reason = Reason.CONVERGED
-    elif not (math.isfinite(norm_b) and bool(torch.isfinite(system.x).all())):
+        run.true, reason = 0.0, Reason.CONVERGED
+    elif not (math.isfinite(system.norm_b) and bool(torch.isfinite(system.x).all())):
         run.residuals.append(math.nan)
         reason = Reason.NON_FINITE
     else:
         reason = _iterate(run, attempts, maxiter, system.watcher(callback), check_every)
-    info = _conclude(run, reason, tolerance, maxiter, eps, setup_seconds)
+    info = _conclude(run, reason, maxiter, setup_seconds)
     x = system.finish(system.x)
     if strict and info:
         raise ConvergenceError(info, x)
     return x, info
+
+
+def _open_run(system: System, rtol: float, atol: float) -> _Run:
+    """Set the tolerances: for b as given, and for its part in the range of A, ‖b - Ax‖² = ‖Pb - Ax‖² + ‖b - Pb‖²."""
+    norm_b, lost = system.norm_b, system.lost
+    tolerance = limit = max(rtol * norm_b, atol) if norm_b else atol
+    if lost >= tolerance:
+        limit = max(rtol * system.norm_reachable, atol) if system.norm_reachable else atol
+    elif lost:
+        limit = math.sqrt(tolerance - lost) * math.sqrt(tolerance + lost)
+    return _Run(system, tolerance, limit, floor=torch.finfo(system.b.dtype).eps * norm_b)
 
 
 def _iterate(run: _Run, attempts: list[Attempt], maxiter: int, watcher: Callable | None, check_every: int) -> Reason:
@@ -263,40 +220,34 @@ def _iterate(run: _Run, attempts: list[Attempt], maxiter: int, watcher: Callable
         reason = _round(run, queue[0], maxiter, watcher, check_every)
         if reason is None:
             continue
-        if reason in (Reason.INDEFINITE_M, Reason.STAGNATED) and len(queue) > 1 and run.iterations < maxiter:
-            if reason is Reason.INDEFINITE_M:
-                queue.pop(0)
-                run.m_sign, run.best_at = 0.0, run.iterations
-                run.notes.append(queue[0].note)
-                continue
-        if reason in (Reason.CONVERGED, Reason.NON_FINITE):
-            return reason
-        verdict = run.check(run.system.x)  # the failure may have come too late to matter
-        return verdict if verdict in (Reason.CONVERGED, Reason.NON_FINITE) else reason
+        if reason is Reason.INDEFINITE_M and len(queue) > 1 and run.iterations < maxiter:
+            queue.pop(0)
+            run.m_sign, run.best_at = 0.0, run.iterations
+            run.notes.append(queue[0].note)
+            continue
+        if reason is not Reason.NON_FINITE and run.checked_at != run.iterations:
+            if run.check(run.system.x) is Reason.CONVERGED:  # the failure came too late to matter
+                return Reason.CONVERGED
+        return reason
 
 
 def _round(run: _Run, attempt: Attempt, maxiter: int, watcher: Callable | None, check_every: int) -> Reason | None:
-    """One uninterrupted recurrence. None: it asks for a restart from the true residual."""
+    """Follow one uninterrupted recurrence. None: it asks for a restart from the true residual."""
     system, pending = run.system, []
     for step, (x, r, rr, curvatures) in enumerate(attempt.steps(system.A, system.b, system.x, attempt.M)):
         run.iterations += step > 0
         if step and watcher:
             watcher(x)
-        pending.append((rr, curvatures))
+        if step or not run.residuals:
+            pending.append((rr, curvatures))
         if step and run.iterations % check_every and run.iterations < maxiter:
             continue
-        verdict = None
-        for rr, curvatures in pending:  # read back together: one synchronisation
-            value = math.sqrt(float(rr)) if rr >= 0 else math.nan
-            if step or not run.residuals:
-                run.residuals.append(value)
-            verdict = verdict or (
-                run.curvature(*(None if c is None else float(c) for c in curvatures)) if curvatures else None
-            )
-        pending.clear()
+        verdict = run.read(pending)
+        pending = []
+        value = run.residuals[-1]
         if value <= max(run.limit, run.floor):
             return run.check(x)
-        verdict = verdict or (None if math.isfinite(value) else Reason.NON_FINITE) or run.watch(value, r, attempt.M)
+        verdict = verdict or run.watch(value, r, attempt.M)
         if verdict or run.iterations >= maxiter:
             return verdict or Reason.MAXITER
     raise AssertionError("a method must not end by itself")
@@ -317,32 +268,20 @@ def _validated(rtol: float, atol: float, maxiter: int | None, check_every: int, 
     return int(limit)
 
 
-def _inner_limit(system: System, tolerance: float, rtol: float, atol: float) -> float:
-    """Tolerance for the part of b that A can reach: ‖b - Ax‖² = ‖Pb - Ax‖² + ‖b - Pb‖²."""
-    lost = system.incompatible
-    if lost < tolerance:
-        return math.sqrt(tolerance - lost) * math.sqrt(tolerance + lost) if lost else tolerance
-    return max(rtol * math.sqrt(max(system.norm_b - lost, 0.0)) * math.sqrt(system.norm_b + lost), atol)
-
-
-def _conclude(run: _Run, reason: Reason, tolerance: float, maxiter: int, eps: float, setup_seconds: float) -> SolveInfo:
-    """Assemble the facts; the residual of the system as given decides between success and failure."""
+def _conclude(run: _Run, reason: Reason, maxiter: int, setup_seconds: float) -> SolveInfo:
+    """Assemble the facts."""
     system, scale = run.system, run.system.scale
-    true = math.hypot(run.residuals[-1], system.incompatible)
     notes = [note for note in run.notes if note]
-    if run.a_sign < 0:
-        notes.append("A is negative definite")
-    if run.m_sign < 0:
-        notes.append("M is negative definite")
-    if reason is Reason.CONVERGED and not true <= tolerance:
-        reason = Reason.INCOMPATIBLE_RHS if system.incompatible > 64 * eps * system.norm_b else Reason.STAGNATED
+    notes += ["A is negative definite"] if run.a_sign < 0 else []
+    notes += ["M is negative definite"] if run.m_sign < 0 else []
+    notes += [f"part of b in the null space: {scale * system.lost:.3g}"] if run.incompatible else []
     return SolveInfo(
         0 if reason is Reason.CONVERGED else max(maxiter, 1),
         reason=reason,
         iterations=run.iterations,
         matvecs=system.A.calls,
         residuals=tuple(scale * value for value in run.residuals),
-        true_residual=scale * true,
+        true_residual=scale * run.true,
         setup_seconds=setup_seconds,
         nullspace=system.nullspace,
         notes=tuple(notes),

@@ -63,38 +63,48 @@ class Preconditioner:
 
 @dataclass
 class System:
-    """A x = b inside. Vectors are tensors of one dtype and device; b and the incompatible part are apart.
+    """A x = b inside. Vectors are tensors of one dtype and device; b is the part of `given` that A can reach.
 
     Attributes
     ----------
     A : CountedMap;  b, x : tensors, x is the initial guess and belongs to the system
     double : dtype for b - A x;  project : removes the null space, or None
-    incompatible : norm of the part of b that was projected out;  nullspace : its dimension
+    lost : norm of the part of `given` that was projected out;  nullspace : its dimension
+    norm_b, norm_reachable : norms of `given` and of b
     scale : power of two that b was divided by;  export : tensor -> the caller's array
     """
 
     A: CountedMap
-    b: torch.Tensor
+    given: torch.Tensor
     x: torch.Tensor
     double: torch.dtype
     export: Callable[[torch.Tensor], Any]
     unknowns: int
     project: Map | None = None
     nullspace: int = 0
-    incompatible: float = 0.0
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        self.norm_b = math.hypot(float(torch.linalg.vector_norm(self.b.to(self.double))), self.incompatible)
+        self.b, self.lost = self.given, 0.0
+        self.norm_b = self.norm_reachable = self._norm(self.given)
+        if self.project:
+            self.b = self.project(self.given)
+            reachable = self.project(self.given.to(self.double))
+            self.lost, self.norm_reachable = self._norm(self.given - reachable), self._norm(reachable)
+
+    def _norm(self, v: torch.Tensor) -> float:
+        return float(torch.linalg.vector_norm(v.to(self.double)))
 
     def gauge(self, x: torch.Tensor) -> None:
         """Remove from x, in place, its part in the null space."""
         if self.project:
             x.copy_(self.project(x))
 
-    def residual(self, x: torch.Tensor) -> float:
-        """Return ‖b - A x‖, computed in double precision where A allows it."""
-        return float(torch.linalg.vector_norm(self.b.to(self.double) - self.A(x.to(self.double))))
+    def residual(self, x: torch.Tensor) -> tuple[float, float]:
+        """Return ‖b - A x‖ for b as given, and for what A can reach; in double precision where A allows it."""
+        r = self.given.to(self.double) - self.A(x.to(self.double))
+        true = self._norm(r)
+        return true, self._norm(self.project(r)) if self.project else true
 
     def finish(self, x: torch.Tensor) -> Any:
         """Return x to the caller."""
@@ -189,18 +199,14 @@ def poisson_system(A: Poisson, b: Any, *, nullspace: Any = "auto") -> System:
     )  # fmt: skip
 
 
-def _scaled(*, b: torch.Tensor, double: torch.dtype, project: Map | None, **facts: Any) -> System:
-    """Split b into the part A can reach and the rest, after scaling it by a power of two if its norm needs that."""
+def _scaled(*, b: torch.Tensor, **facts: Any) -> System:
+    """Make the system, after scaling b by a power of two if its norm needs that."""
     exponent = math.frexp(float(b.abs().max()))[1] if b.numel() else 0
     far = 400 if b.dtype in (torch.float64, torch.complex128) else 50
     scale = math.ldexp(1.0, exponent) if abs(exponent) > far and bool(torch.isfinite(b).all()) else 1.0
     if scale != 1.0:
-        b = b * (1 / scale) if exponent < 900 else b / scale
-    lost = 0.0
-    if project:
-        full, b = b, project(b)
-        lost = float(torch.linalg.vector_norm((full - b).to(double)))
-    return System(b=b, x=torch.zeros_like(b), double=double, project=project, scale=scale, incompatible=lost, **facts)
+        b = b * (1 / scale) if exponent < 0 else b / scale
+    return System(given=b, x=torch.zeros_like(b), scale=scale, **facts)
 
 
 def _preconditioner(A: Any, b: Any, M: Any, system: System) -> Preconditioner:
