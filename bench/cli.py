@@ -108,13 +108,21 @@ def _solve(options: argparse.Namespace) -> int:
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
     add = _command(commands, "train", _train, "train weights; needs krylearn[train]").add_argument
-    add("--dim", type=int, choices=(2, 3), default=3, help="dimension of the grids")
+    add("--dim", dest="dimension", type=int, choices=(2, 3), default=3, help="dimension of the grids")
     add("--families", nargs="+", metavar="FAMILY", help="scene families (default: all)")
-    add("--grid", type=int, help="cells per axis of the training grids")
+    add(
+        "--grid",
+        dest="sizes",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="cells per axis of the training grids, one or more",
+    )
     add("--steps", type=int, help="optimiser steps")
-    add("--seed", type=int, default=0, help="of initialisation and of the stream of scenes")
+    add("--seed", type=int, help="of initialisation and of the stream of scenes")
     add("--output", type=Path, default=Path("checkpoints"), help="folder for checkpoints, weights and their card")
-    add("--resume", type=Path, help="checkpoint to continue from")
+    add("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
+    add("--start", type=Path, help="weights to fine-tune from (.safetensors)")
     add("--device", default="cpu", help="torch device")
     add("--architecture", choices=("network", "constants"), default="network", help="a CNN, or the best constants")
 
@@ -122,12 +130,13 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 def _train(options: argparse.Namespace) -> int:
     from krylearn.solvers.training import train
 
-    names = ("dim", "families", "grid", "steps", "seed", "output", "resume", "device", "architecture")
+    names = ("dimension", "families", "sizes", "steps", "seed", "output", "resume", "device", "architecture", "start")
     given = {name: getattr(options, name) for name in names}
     try:
-        train(**{name: value for name, value in given.items() if value is not None})
+        path = train(**{name: value for name, value in given.items() if value is not None})
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
+    print(f"weights: {path}")
     return 0
 
 

@@ -66,7 +66,8 @@ def simulate(
 
     Examples
     --------
-    >>> images, frames = simulate((8, 8, 8), 2, Projector("geometric"), keep=[2])
+    >>> images, frames = simulate((8, 8, 8), 2, Projector("geometric"), keep=[2])       # doctest: +ELLIPSIS
+    simulation ...
     >>> len(images), list(frames)
     (2, [2])
     """

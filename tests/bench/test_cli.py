@@ -1,6 +1,7 @@
 """The commands, as a user types them."""
 
 import gzip
+import inspect
 
 import numpy as np
 import pytest
@@ -151,13 +152,26 @@ def test_train_passes_on_what_was_given(monkeypatch):
 
     given = {}
     stand_in = types.ModuleType("krylearn.solvers.training")
-    stand_in.train = lambda **options: given.update(options)
+    stand_in.train = lambda **options: given.update(options) or "weights.safetensors"
     monkeypatch.setitem(sys.modules, "krylearn.solvers.training", stand_in)
-    assert main(["train", "--dim", "2", "--grid", "16", "--steps", "3", "--families", "mazes", "porous"]) == 0
-    assert given["dim"] == 2
+    assert main(["train", "--dim", "2", "--grid", "16", "24", "--steps", "3", "--families", "mazes", "porous"]) == 0
+    assert given["dimension"] == 2
     assert given["families"] == ["mazes", "porous"]
-    assert given["grid"] == 16
-    assert "resume" not in given
+    assert given["sizes"] == [16, 24]
+    assert given["resume"] is False
+    assert "seed" not in given  # the default is the trainer's
+
+
+def test_every_option_of_train_is_an_argument_of_the_trainer():
+    from krylearn.solvers.training import train
+
+    options = vars(parser().parse_args(["train"]))
+    assert set(options) - {"run", "command"} <= set(inspect.signature(train).parameters)
+
+
+def test_train_refuses_what_the_trainer_refuses(tmp_path, capsys):
+    assert main(["train", "--resume", "--output", str(tmp_path), "--grid", "8", "--steps", "1"]) == 2
+    assert "expected the checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["demo", "solve", "train", "bench families", "bench headline", "report", "warmup"])
