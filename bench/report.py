@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from . import contest, families
@@ -32,7 +32,7 @@ def records_of(experiment: str) -> Path:
     return records_folder() / f"{experiment}.jsonl"
 
 
-def rendered(text: str, records: dict[str, Lines]) -> str:
+def rendered(text: str, records: Mapping[str, Lines]) -> str:
     r"""Fill the table blocks of a page with the given records (experiment -> lines, the last run counts).
 
     Examples
