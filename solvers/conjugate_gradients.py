@@ -137,16 +137,15 @@ def _recurrence(system: System) -> Steps:
 
 
 def _resolve(A: Any, M: Any) -> tuple[Any, float]:
-    """Replace None or a name by the preconditioner it stands for; second: the seconds spent, 0 if it was cached."""
-    if isinstance(M, str) and M == "none":
-        return None, 0.0
+    """Replace None or a name by the preconditioner it stands for; second: seconds for what A had not cached yet."""
     if not isinstance(A, Poisson):
-        if isinstance(M, str):
+        if isinstance(M, str) and M != "none":
             raise ValueError(f'M is {M!r}; expected "none" or an operator: only a Poisson A has named preconditioners')
-        return M, 0.0
-    if M is not None and not isinstance(M, str):
-        return M, 0.0
-    begin = time.perf_counter()
-    cached = {id(value) for value in A.cache.values()}
-    M = default_preconditioner(A, M)
-    return M, 0.0 if id(M) in cached else time.perf_counter() - begin
+        return (None if isinstance(M, str) else M), 0.0
+    begin, known = time.perf_counter(), len(A.cache)
+    _ = A.nullspace  # found here, so that its time is counted
+    if isinstance(M, str) and M == "none":
+        M = None
+    elif M is None or isinstance(M, str):
+        M = default_preconditioner(A, M)
+    return M, time.perf_counter() - begin if len(A.cache) > known else 0.0

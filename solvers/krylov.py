@@ -86,7 +86,8 @@ class _Run:
             rr = float(rr)
             self.residuals.append(math.sqrt(rr) if rr >= 0 else math.nan)
             if curvatures and verdict is None:
-                verdict = self.curvature(*(None if c is None else float(c) for c in curvatures))
+                values: list[Any] = [None if c is None else float(c) for c in curvatures]
+                verdict = self.curvature(*values)
         return verdict
 
     def check(self, x: torch.Tensor) -> Reason | None:

@@ -158,3 +158,19 @@ def test_our_preconditioner_in_scipys_cg():
     assert info == 0
     assert abs(len(count) - ours.iterations) <= 1
     np.testing.assert_allclose(A @ x, b, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("check_every", [1, 7])
+def test_same_on_a_gpu(check_every):
+    A = Poisson.from_cells(np.ones((9, 8, 7)))
+    b = torch.from_numpy(np.random.default_rng(80071).standard_normal((9, 8, 7)))
+    b -= b.mean()
+    x, info = cg(A, b, M="none", rtol=1e-9)
+    y, on_gpu = cg(A.to("cuda"), b.cuda(), M="none", rtol=1e-9, check_every=check_every)
+    assert info == on_gpu == 0
+    assert y.is_cuda
+    torch.testing.assert_close(y.cpu(), x, rtol=0, atol=1e-7)
+    with pytest.raises(ValueError, match="cpu"):
+        cg(A, b.cuda(), M="none")
