@@ -12,12 +12,29 @@ Reductions sum rows first and then the rows in a fixed order: results do not dep
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
 import numpy as np
 
 FAST = {"contract", "reassoc", "nsz"}  # no nnan, no ninf: a NaN has to reach the stopping rule
+SERIAL = 20_000  # cells up to which one thread is faster than waking the others (ours, two cores)
+
+
+@contextmanager
+def threads_for(cells: int) -> Iterator[None]:
+    """One thread for a small grid, all that numba has for a large one."""
+    threads = numba.get_num_threads()
+    if cells > SERIAL or threads == 1:
+        yield
+        return
+    numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(threads)
 
 
 def kernel(function: Any = None, *, parallel: bool = True) -> Any:
@@ -44,7 +61,9 @@ def product_row(y, diag, wxp, wxm, wyp, wym, wz, x, xxp, xxm, xyp, xym):
         a, b, c, d = wxp[1:-1], wxm[1:-1], wyp[1:-1], wym[1:-1]
         e, f, g, h = xxp[1:-1], xxm[1:-1], xyp[1:-1], xym[1:-1]
         for k in range(n - 2):
-            yc[k] = dc[k] * xc[k] - (a[k] * e[k] + b[k] * f[k] + c[k] * g[k] + d[k] * h[k] + wl[k] * xl[k] + wr[k] * xr[k])
+            yc[k] = dc[k] * xc[k] - (
+                a[k] * e[k] + b[k] * f[k] + c[k] * g[k] + d[k] * h[k] + wl[k] * xl[k] + wr[k] * xr[k]
+            )
     for end in range(2):
         k = 0 if end == 0 else n - 1
         if end == 1 and n == 1:
@@ -60,14 +79,32 @@ def product_row(y, diag, wxp, wxm, wyp, wym, wz, x, xxp, xxm, xyp, xym):
 def around(index, ny, nx):
     """Row (i, j) of a flat index and its four neighbours, wrapped."""
     i, j = index // ny, index % ny
-    return i, j, (i + 1 if i + 1 < nx else 0), (i - 1 if i > 0 else nx - 1), (j + 1 if j + 1 < ny else 0), (j - 1 if j > 0 else ny - 1)
+    return (
+        i,
+        j,
+        (i + 1 if i + 1 < nx else 0),
+        (i - 1 if i > 0 else nx - 1),
+        (j + 1 if j + 1 < ny else 0),
+        (j - 1 if j > 0 else ny - 1),
+    )
 
 
 @row_kernel
 def product_at(y, diag, w, x, i, j, ip, im, jp, jm):
     """y = row (i, j) of A x; w holds the links of the three axes."""
     product_row(
-        y, diag[i, j], w[0][i, j], w[0][im, j], w[1][i, j], w[1][i, jm], w[2][i, j], x[i, j], x[ip, j], x[im, j], x[i, jp], x[i, jm]
+        y,
+        diag[i, j],
+        w[0][i, j],
+        w[0][im, j],
+        w[1][i, j],
+        w[1][i, jm],
+        w[2][i, j],
+        x[i, j],
+        x[ip, j],
+        x[im, j],
+        x[i, jp],
+        x[i, jm],
     )
 
 
@@ -116,7 +153,9 @@ def smooth_from_zero(diag, w, sd, b, y, omega1, omega2):
         scaled_row(t[3], sd[i, jp], b[i, jp], omega1)
         scaled_row(t[4], sd[i, jm], b[i, jm], omega1)
         yr, br, sr, x0 = y[i, j], b[i, j], sd[i, j], t[0]
-        product_row(yr, diag[i, j], w[0][i, j], w[0][im, j], w[1][i, j], w[1][i, jm], w[2][i, j], x0, t[1], t[2], t[3], t[4])
+        product_row(
+            yr, diag[i, j], w[0][i, j], w[0][im, j], w[1][i, j], w[1][i, jm], w[2][i, j], x0, t[1], t[2], t[3], t[4]
+        )
         for k in range(nz):
             yr[k] = x0[k] + omega2 * sr[k] * (br[k] - yr[k])
 
@@ -151,7 +190,9 @@ def residual_rows(diag, w, x, b, a, factors, periodic_z, t):
         r = np.empty(nz, x.dtype)
         product_at(r, diag, w, x, i, j, ip, im, jp, jm)
         br, tr, dr = b[i, j], t[i, j], diag[i, j]
-        for k in range(nz):  # a coarse cell without an unknown may receive a b: it must not come back to the finer level
+        for k in range(
+            nz
+        ):  # a coarse cell without an unknown may receive a b: it must not come back to the finer level
             r[k] = br[k] - r[k] if dr[k] > 0 else br.dtype.type(0)
         if factors[2] == 2:
             transpose_z(tr, a[2, i, j], r, periodic_z)

@@ -75,6 +75,11 @@ class FusedCycle:
         return self.levels[0].b if self.levels else self.bottom_b
 
     def __call__(self, b: Array, l: int = 0) -> Array:
+        with cpu.threads_for(b.size):
+            return self.descend(b, l)
+
+    def descend(self, b: Array, l: int) -> Array:
+        """The cycle from level l on."""
         if l == len(self.levels):
             return (self.inverse @ b.ravel()).reshape(b.shape)
         v = self.levels[l]

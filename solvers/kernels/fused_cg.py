@@ -54,20 +54,23 @@ def fused_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tenso
     apply_m.load(r, rr)
     yield x, r, rr, ()
     while True:
-        z_rows, scale = apply_m(r, rr)
-        cpu.dot_rows(r_rows, z_rows, s.sums)
-        rz, rz_old = scale * s.total(), rz
-        cpu.update_direction(p_rows, z_rows, kind(scale), kind(rz / rz_old if rz_old else math.nan))
-        cpu.apply_dot(s.diag, s.links, p.numpy(), q.numpy(), s.sums)
-        A.calls += 1
-        pAp = s.total()
-        alpha = rz / pAp if pAp else math.nan
-        if math.isfinite(alpha):
-            cpu.update_solution(x_rows, r_rows, p_rows, q_rows, kind(alpha), kind(apply_m.factor(rr)), apply_m.rows, s.sums)
-            rr = s.total()
-        else:  # x stays the last finite iterate
-            r.fill_(math.nan)
-            rr = math.nan
+        with cpu.threads_for(b.numel()):
+            z_rows, scale = apply_m(r, rr)
+            cpu.dot_rows(r_rows, z_rows, s.sums)
+            rz, rz_old = scale * s.total(), rz
+            cpu.update_direction(p_rows, z_rows, kind(scale), kind(rz / rz_old if rz_old else math.nan))
+            cpu.apply_dot(s.diag, s.links, p.numpy(), q.numpy(), s.sums)
+            A.calls += 1
+            pAp = s.total()
+            alpha = rz / pAp if pAp else math.nan
+            if math.isfinite(alpha):
+                cpu.update_solution(
+                    x_rows, r_rows, p_rows, q_rows, kind(alpha), kind(apply_m.factor(rr)), apply_m.rows, s.sums
+                )
+                rr = s.total()
+            else:  # x stays the last finite iterate
+                r.fill_(math.nan)
+                rr = math.nan
         yield x, r, rr, (rz, pAp)
 
 

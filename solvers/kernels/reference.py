@@ -67,7 +67,6 @@ class Stencil:
         object.__setattr__(self, "mask", (diag > 0).to(diag.dtype))
         object.__setattr__(self, "inv", torch.where(diag > 0, 1 / torch.where(diag > 0, diag, 1), 0))
 
-
     @property
     def size(self) -> tuple[int, int, int]:
         """Cells per axis."""
@@ -75,7 +74,9 @@ class Stencil:
 
     def to(self, dtype: torch.dtype) -> Stencil:
         """The same conductances in another precision; the diagonal is summed there."""
-        return Stencil([w.to(dtype) for w in self.links], [g.to(dtype) for g in self.ground], self.shift.to(dtype), self.periodic)
+        return Stencil(
+            [w.to(dtype) for w in self.links], [g.to(dtype) for g in self.ground], self.shift.to(dtype), self.periodic
+        )
 
 
 def apply(op: Stencil, x: Tensor) -> Tensor:
