@@ -41,7 +41,7 @@ def direction_steps(window: int) -> Steps:
             alpha = dr / dAd
             move(x, alpha, d)
             move(r, -alpha, Ad)
-            past.append((d, Ad, dAd))
+            past.append((d, Ad.clone(), dAd))  # A may give the same memory again
             yield x, r, dot(r, r), (None, dAd, dr)
 
     return steps

@@ -124,7 +124,7 @@ def torch_map(op: Any, library: str, what: str) -> Callable[[torch.Tensor], torc
     A torch operator or module gets tensors, SciPy's and NumPy's get NumPy arrays, CuPy's get CuPy's; a callable or an
     object of no known library gets what the caller's b is.
     """
-    apply = as_map(op)
+    apply = (lambda v: op.to(v.dtype) @ v) if isinstance(op, torch.Tensor) else as_map(op)  # torch does not promote
     wanted = _library_of_operator(op) or library
 
     def apply_torch(v: torch.Tensor) -> torch.Tensor:

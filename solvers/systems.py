@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from krylearn.pde import Poisson
 
@@ -158,8 +159,7 @@ def matrix_system(A: Any, b: Any, *, nullspace: Any = None) -> System:
         raise ValueError(f"A is on {A.device}, b on {v.device}; expected one device: move one of them with .to()")
     dtype = common_dtype(*([A] if dtype_char(A) else []), v)
     apply = torch_map(_torch_operator(A, dtype), library, "A")
-    in_double = isinstance(A, torch.Tensor) or dtype_char(A) == ""
-    double = dtype if in_double else torch.promote_types(dtype, torch.float64)
+    double = torch.promote_types(dtype, torch.float64) if dtype_char(A) else dtype  # bare callables may want b's dtype
     project, dimension = _span_projection(nullspace, v, dtype)
     return _scaled(
         A=CountedMap(apply, A), b=v.reshape(-1).to(dtype, copy=True), double=double, unknowns=shape[0],
@@ -186,12 +186,13 @@ def poisson_system(A: Poisson, b: Any, *, nullspace: Any = "auto") -> System:
             'got vectors for nullspace; a Poisson operator knows its own: pass "auto", or None to ignore it'
         )
     project = A.nullspace.project if nullspace == "auto" and A.nullspace else None
-    shape = b.shape if isinstance(b, torch.Tensor) else torch.Size(_shape(b))
-    flat = shape if tuple(shape) != (A.shape[0], 1) or tuple(shape) == A.grid_shape else shape[:1]
+    shape = tuple(b.shape if isinstance(b, torch.Tensor) else np.shape(b))
+    if shape == (A.shape[0], 1) != A.grid_shape:
+        shape = shape[:1]  # SciPy's x is (n,) for a b of one column
     library = library_of(b)
 
     def export(x: torch.Tensor) -> Any:
-        return from_torch(A.from_grid(x, x.new_empty(()).expand(flat)), library)
+        return from_torch(A.from_grid(x, x.new_empty(()).expand(shape)), library)
 
     return _scaled(
         A=CountedMap(A.apply, A), b=grid.to(dtype, copy=True), double=torch.float64, unknowns=A.unknowns,
@@ -202,10 +203,11 @@ def poisson_system(A: Poisson, b: Any, *, nullspace: Any = "auto") -> System:
 def _scaled(*, b: torch.Tensor, **facts: Any) -> System:
     """Make the system, after scaling b by a power of two if its norm needs that."""
     exponent = math.frexp(float(b.abs().max()))[1] if b.numel() else 0
-    far = 400 if b.dtype in (torch.float64, torch.complex128) else 50
-    scale = math.ldexp(1.0, exponent) if abs(exponent) > far and bool(torch.isfinite(b).all()) else 1.0
-    if scale != 1.0:
-        b = b * (1 / scale) if exponent < 0 else b / scale
+    far, limit = (200, 1000) if b.dtype in (torch.float64, torch.complex128) else (20, 120)
+    scale = 1.0
+    if abs(exponent) > far and bool(torch.isfinite(b).all()):
+        scale = math.ldexp(1.0, max(-limit, min(exponent, limit)))
+        b = b * (1 / scale)
     return System(given=b, x=torch.zeros_like(b), scale=scale, **facts)
 
 
@@ -272,18 +274,12 @@ def _span_projection(nullspace: Any, b: torch.Tensor, dtype: torch.dtype) -> tup
     """Return the orthogonal projection away from the given vectors, and their number."""
     if nullspace is None or isinstance(nullspace, str):
         return None, 0
-    N = to_torch(nullspace).to(b.device, dtype)
+    N = to_torch(nullspace).to(b.device, torch.promote_types(dtype, torch.float64))
     N = N.reshape(-1, 1) if N.dim() == 1 else N
     if N.dim() != 2 or N.shape[0] != b.numel():
         raise ValueError(f"nullspace has shape {tuple(N.shape)}; expected ({b.numel()},) or ({b.numel()}, k)")
     basis = torch.linalg.qr(N).Q
-    return (lambda v: v - basis @ (basis.mH @ v)), basis.shape[1]
-
-
-def _shape(b: Any) -> tuple[int, ...]:
-    import numpy as np
-
-    return np.shape(b)
+    return (lambda v: v - (basis @ (basis.mH @ v.to(basis.dtype))).to(v.dtype)), basis.shape[1]
 
 
 def _same_memory(array: Any, x: torch.Tensor) -> bool:

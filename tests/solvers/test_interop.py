@@ -5,7 +5,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 import torch
 from krylearn.pde import Poisson
-from krylearn.solvers import NeuralMultigrid, cg
+from krylearn.solvers import NeuralMultigrid, cg, dcdm
 from krylearn.solvers.interop import as_map, common_dtype, from_torch, pyamg_accel, to_torch
 
 DENSE = np.diag([1.0, 2.0, 3.0]) + 0.1
@@ -68,6 +68,30 @@ def test_mixed_precision_of_torch_operands_is_promoted_not_refused():
     x, info = cg(A, b, rtol=1e-12)
     assert info == 0
     assert x.dtype == torch.float64
+
+
+@pytest.mark.parametrize("seed", range(80100, 80110))
+def test_true_residual_of_single_precision_torch_is_judged_in_double(seed):
+    rng = np.random.default_rng(seed)
+    G = rng.standard_normal((20, 20))
+    A, b = torch.from_numpy(G @ G.T + np.eye(20)).float(), torch.from_numpy(rng.standard_normal(20)).float()
+    x, info = cg(A, b, rtol=1e-6)
+    true = float(torch.linalg.vector_norm(b.double() - A.double() @ x.double()))
+    assert info.true_residual == pytest.approx(true, rel=1e-9)
+    assert (info == 0) == (true <= 1e-6 * float(torch.linalg.vector_norm(b.double())))
+
+
+@pytest.mark.parametrize("solve", [cg, lambda A, b, **o: dcdm(A, b, None, **o)])
+def test_operators_may_reuse_their_output(solve):
+    out = np.empty(3)
+
+    def A(v):
+        np.dot(DENSE, v, out=out)
+        return out
+
+    x, info = solve(A, np.ones(3), rtol=1e-10)
+    assert info == 0
+    np.testing.assert_allclose(DENSE @ x, 1)
 
 
 def test_mixed_devices_are_refused():

@@ -61,12 +61,24 @@ def test_si_units_change_no_digit(M, factor):
     np.testing.assert_array_equal(x / factor, y)
 
 
-@pytest.mark.parametrize("size", [1e-200, 1e-150, 1e150, 1e300])
-def test_norms_neither_overflow_nor_underflow(size):
-    A = np.diag([1.0, 2.0, 3.0])
-    x, info = cg(A, size * np.ones(3), rtol=1e-12)
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [(1e-300, "d"), (1e-200, "d"), (1e300, "d"), (1.7e308, "d"), (1e-36, "f"), (1e-15, "f"),
+     (1e15, "f"), (3e38, "f")],
+)  # fmt: skip
+def test_norms_neither_overflow_nor_underflow(size, dtype):
+    A, b = np.diag([1, 2, 3]).astype(dtype), np.full(3, size, dtype)
+    rtol = 100 * np.finfo(dtype).eps
+    x, info = cg(A, b, rtol=rtol)
     assert info == 0
-    np.testing.assert_allclose(x / size, [1, 1 / 2, 1 / 3], rtol=1e-12)
+    np.testing.assert_allclose(x / b, [1, 1 / 2, 1 / 3], rtol=2 * rtol)
+
+
+def test_absolute_tolerance_of_a_rescaled_system():
+    _, info = cg(np.diag([1.0, 2.0, 3.0]), np.full(3, 1e200), rtol=0, atol=1e195)
+    assert info == 0
+    assert info.residuals[0] == pytest.approx(np.sqrt(3) * 1e200)
+    assert info.true_residual <= 1e195
 
 
 def test_check_every_looks_less_often_but_decides_the_same():
