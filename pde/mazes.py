@@ -76,6 +76,6 @@ def maze(
         return cells
     cells[..., -1] = SOLID
     exit_room = [min(int(u * m), m - 1) for u, m in zip(exit_draw, counts[:-1], strict=True)]
-    window = [slice(e[k] + (k > 0), e[k + 1]) for e, k in zip(edges[:-1], exit_room, strict=True)]
-    cells[(*window, -1)] = OPEN
+    exit_window = [slice(e[k] + (k > 0), e[k + 1]) for e, k in zip(edges[:-1], exit_room, strict=True)]
+    cells[..., -1][tuple(exit_window)] = OPEN
     return cells

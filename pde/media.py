@@ -23,8 +23,8 @@ def extents(shape: tuple[int, ...]) -> Array:
 
     Examples
     --------
-    >>> extents((8, 8, 8)).tolist()
-    [1.0, 1.0, 1.0]
+    >>> extents((4, 16)).round(12).tolist()
+    [0.5, 2.0]
     """
     return np.array(shape) / math.exp(sum(math.log(n) for n in shape) / len(shape))
 
