@@ -150,7 +150,9 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     add("--seeds", type=int, default=5, help="scenes per family, of the test stream")
     add("--families", nargs="+", metavar="FAMILY", help="scene families (default: all)")
     add("--rhs", choices=("white", "divergence", "points"), default="white", help="right-hand side")
-    add("--records", type=Path, help="file to append to (default: families.jsonl in bench/records)")
+    add(
+        "--records", type=Path, help="file to append to (default: families.jsonl or families_2d.jsonl in bench/records)"
+    )
     text = "one large system: ours against SciPy's cg with PyAMG, solves paired"
     add = _command(experiments, "headline", _headline, text).add_argument
     add("--size", type=int, default=128, help="cells per axis")
@@ -165,7 +167,7 @@ def _families(options: argparse.Namespace) -> int:
     from .families import run_families
     from .report import records_of
 
-    output = options.records or records_of("families")
+    output = options.records or records_of("families" if options.dim == 3 else "families_2d")
     facts = {"dim": options.dim, "families": options.families, "kind": options.rhs, "output": output}
     run_families(options.size, options.seeds, **facts)
     return 0

@@ -69,7 +69,7 @@ def theirs(peer: Peer, A: Poisson, b: Any, solve: Any, *, rtol: float, pairs: in
     record = Record(
         method=peer.name, unknowns=A.unknowns, tolerance=rtol, status=outcome.status, shape=A.grid_shape,
         version=version_of(peer.distribution) or "", config=peer.config, setup_s=outcome.setup_s,
-        iterations=iterations_to(outcome.residuals, rtol), true_relres=outcome.true_relres,
+        iterations=iterations_to(outcome.residuals, rtol), products=outcome.iterations, true_relres=outcome.true_relres,
         more={"residuals": relative(outcome.residuals)}, **facts,
     )  # fmt: skip
     if outcome.solve:
