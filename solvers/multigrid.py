@@ -1,7 +1,8 @@
 """`NeuralMultigrid`: a symmetric V-cycle whose every weight is a learned function of the local conductances.
 
-Set-up evaluates a rule level by level (`hierarchy.build`), stores damping and prolongation weights in eight bits, and keeps the
-result as plain arrays for the kernels. Applying it is linear in r: scale by a power of two, one cycle, scale back.
+Set-up evaluates a rule level by level (`hierarchy.build`), rounds damping and prolongation weights to eight bits, and
+keeps the result as plain arrays for the kernels. Applying it is linear in r: scale by a power of two, run one cycle,
+scale back.
 """
 
 from __future__ import annotations
@@ -11,11 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-
 from krylearn.pde import Poisson
+from torch import Tensor, nn
 
 from . import storage
 from .hierarchy import Hierarchy, Level, Rule, build, generalised_inverse, geometric, resistor, v_cycle
@@ -35,8 +34,9 @@ class NeuralMultigrid:
     A : Poisson
         2D or 3D, any boundary, any size; singular components are allowed.
     weights : None, str, path or torch.nn.Module
-        None: the shipped network of this dimension. ``"tuned"``: the best constants, ``"geometric"`` and ``"resistor"``: the
-        classical rules, all in the same kernels. A path: a safetensors file of `krylearn train`. A module: a rule.
+        None: the shipped network of this dimension. ``"tuned"``: the best constants, ``"geometric"`` and
+        ``"resistor"``: the classical rules, all in the same kernels. A path: a safetensors file of `krylearn train`.
+        A module: a rule.
     dtype : torch.float32 or torch.float64
         Of the cycle, whatever the dtype of r; fp32 inside an fp64 CG costs no iterations and half the bytes.
     kernels : "auto", "cpu" or "reference"
@@ -46,28 +46,32 @@ class NeuralMultigrid:
     ----------
     shape, dtype : what SciPy asks for
     setup_seconds : float, wall time of the last set-up
-    levels : one line of facts per level: size, factors, bytes
+    levels : one line per level: its size and by which factors it is coarsened
 
     Raises
     ------
     TypeError, ValueError
-        for an operator that is not a `Poisson`, unknown names, and files that are pickles, truncated, altered or foreign
+        for an operator that is no `Poisson`, unknown names, and files that are pickles, truncated, altered or foreign
 
     Notes
     -----
-    **Linear** in r, since no coefficient depends on r. **Symmetric**: the steps after the coarse correction repeat those before
-    it in reverse order with the same diagonal matrices, restriction is the transpose of prolongation with the same eight-bit
-    weights, and the coarsest inverse is symmetric. **Positive definite**, for *any* network weights: with D = diag and
-    0 < s <= 1 the spectrum of (s/D) A lies in (0, 2] (Gershgorin after a similarity), where |(1 - 0.57 t)(1 - 1.4 t)| < 1.
-    So the smoother's error operator E = (I - 1.4 (s/D) A)(I - 0.57 (s/D) A) is a contraction in the energy norm, and
-    M = (I - E* E) A⁻¹ + E* P B Pᵀ (E*)ᵀ, with E* the energy adjoint and B the coarse level's cycle: the first part is SPD, the
-    second a congruence of B, which is positive by induction (the coarsest inverse is semidefinite). Nothing is asked of P,
-    or of how well the coarse operator fits: whatever the network says there costs iterations, never definiteness.
+    **Linear** in r, since no coefficient depends on r. **Symmetric**: the steps after the coarse correction repeat
+    those before it in reverse order with the same diagonal matrices, restriction is the transpose of prolongation with
+    the same eight-bit weights, and the coarsest inverse is symmetric. **Positive definite**, for *any* network weights:
+    with D = diag and 0 < s <= 1 the spectrum of (s/D) A lies in (0, 2] (Gershgorin after a similarity), where
+    |(1 - 0.57 t)(1 - 1.4 t)| < 1. So the smoother's error operator E = (I - 1.4 (s/D) A)(I - 0.57 (s/D) A) is a
+    contraction in the energy norm, and M = (I - E* E) A⁻¹ + E* P B Pᵀ (E*)ᵀ, with E* the energy adjoint and B the
+    coarse level's cycle: the first part is SPD, the second a congruence of B, which is positive by induction (the
+    coarsest inverse is semidefinite). Nothing is asked of P, or of how well the coarse operator fits: whatever the
+    network says there costs iterations, never definiteness. Where A is singular, the first part is still a positive
+    polynomial in (s/D) A times s/D, since (1 - p(t)²)/t > 0 at t = 0 too; so M is definite there as well.
 
-    Memory: 4 (links 3, diag 1) + 1 (damping) + 4 (work) words and 3 bytes per cell and level, 45 B in fp32 with all levels.
+    Memory of the fused kernels: 4 (links 3, diag 1) + 1 (damping) + 4 (work) words and 3 bytes per cell and level, 45 B
+    per cell in fp32 with all levels of a box coarsened along every axis.
 
     Examples
     --------
+    >>> import numpy as np
     >>> A = Poisson.from_coefficients(np.ones((20, 20)))
     >>> M = NeuralMultigrid(A, weights="geometric")
     >>> r = np.ones(400)
@@ -91,15 +95,20 @@ class NeuralMultigrid:
         if kernels not in ("auto", "cpu", "reference"):
             raise ValueError(f"got kernels={kernels!r}; expected 'auto', 'cpu' or 'reference'")
         if kernels == "cpu" and A.device.type != "cpu":
-            raise ValueError(f"got kernels='cpu' for an operator on {A.device}; expected 'auto', or move A with A.to('cpu')")
+            raise ValueError(
+                f"got kernels='cpu' for an operator on {A.device}; expected 'auto', or move A with A.to('cpu')"
+            )
         self.weights, self.cycle_dtype, self._kernels = weights, dtype, kernels
-        self._rule = find_rule(weights, len(A.grid_shape))
+        self._dimension = len(A.grid_shape)
+        self._rule = find_rule(weights, self._dimension)
         self.update(A)
 
     def update(self, A: Poisson) -> NeuralMultigrid:
         """Set up again for another operator of the same dimension (moved obstacle, new coefficients); returns self."""
-        if isinstance(getattr(self, "A", None), Poisson) and len(A.grid_shape) != len(self.A.grid_shape):
-            raise ValueError(f"got a grid of {len(A.grid_shape)} dimensions; expected {len(self.A.grid_shape)}: make a new NeuralMultigrid")
+        if len(A.grid_shape) != self._dimension:
+            raise ValueError(
+                f"got a grid of {len(A.grid_shape)} dimensions; expected {self._dimension}: make a new NeuralMultigrid"
+            )
         start = time.perf_counter()
         self.A, self.shape, self.dtype = A, A.shape, A.dtype
         self._double: NeuralMultigrid | None = None
@@ -115,9 +124,9 @@ class NeuralMultigrid:
         self.setup_seconds = time.perf_counter() - start
         return self
 
-    # --- application ----------------------------------------------------------------------------------------------------------
+    # --- application --------------------------------------------------------------------------------------------------
     def cycle(self, b: Tensor) -> Tensor:
-        """One V-cycle on an internal grid of the cycle's dtype, already scaled to about 1; leading dimensions are batches."""
+        """Run one V-cycle on an internal grid of the cycle's dtype, scaled to about 1; leading axes are batches."""
         if self.fused is None:
             return v_cycle(self.hierarchy, b)
         if b.dim() == 3:
@@ -149,7 +158,7 @@ class NeuralMultigrid:
     rmatmat = matmat
 
     def exact(self, r: Tensor) -> Tensor:
-        """The same cycle in fp64 on an internal grid: asked once when rounding in fp32 made r.z <= 0."""
+        """Apply the same cycle in fp64 to an internal grid: asked for when rounding in fp32 made r.z <= 0."""
         if self.cycle_dtype == torch.float64:
             return self.apply(r)
         if self._double is None:
@@ -164,16 +173,17 @@ class NeuralMultigrid:
 
     def __repr__(self) -> str:
         name = self.weights if isinstance(self.weights, str | Path) else "shipped" if self.weights is None else "module"
-        return f"NeuralMultigrid({self.A!r}, weights={name!s}, levels={len(self.levels)}, setup={self.setup_seconds:.3g} s)"
+        facts = f"weights={name!s}, levels={len(self.levels)}, setup={self.setup_seconds:.3g} s"
+        return f"NeuralMultigrid({self.A!r}, {facts})"
 
 
 def power_of_two(value: float) -> int:
-    """The exponent e with 2^e just above a positive finite value; 0 for anything else."""
+    """Return e with 2^(e-1) <= value < 2^e for a positive finite value; 0 for anything else."""
     return math.frexp(value)[1] if math.isfinite(value) and value > 0 else 0
 
 
 def find_rule(weights: str | Path | nn.Module | None, dimension: int) -> Rule:
-    """The rule that a `weights` argument means."""
+    """Return the rule that a `weights` argument means."""
     if weights is None:
         return storage.shipped(storage.DEFAULT[dimension])
     if isinstance(weights, nn.Module):
@@ -191,7 +201,7 @@ def find_rule(weights: str | Path | nn.Module | None, dimension: int) -> Rule:
 
 
 def stencil_of(A: Poisson, exponent: int) -> Stencil:
-    """The operator in fp32, divided by 2^exponent."""
+    """Return the operator in fp32, divided by 2^exponent."""
 
     def scaled(t: Tensor) -> Tensor:
         return torch.ldexp(t, torch.tensor(-exponent)).float()
@@ -200,7 +210,7 @@ def stencil_of(A: Poisson, exponent: int) -> Stencil:
 
 
 def quantise(h: Hierarchy, dtype: torch.dtype) -> Hierarchy:
-    """Round damping and prolongation weights to multiples of 1/255 (damping at least 1/255) and set the dtype of the cycle."""
+    """Round damping (to at least 1/255) and prolongation weights to multiples of 1/255; set the dtype of the cycle."""
 
     def rounded(t: Tensor) -> Tensor:
         return torch.round(t.to(dtype) * BITS) / BITS
@@ -215,8 +225,9 @@ def quantise(h: Hierarchy, dtype: torch.dtype) -> Hierarchy:
 
 
 def default_preconditioner(A: Poisson, weights: Any = None) -> NeuralMultigrid:
-    """The preconditioner that `cg` uses for A, cached on A by weights; the cache makes a second set-up free."""
-    key = ("NeuralMultigrid", weights if isinstance(weights, str | Path | None) else id(weights), A.device, torch.float32)
+    """Return the preconditioner that `cg` uses for A, cached on A by weights: a second set-up is free."""
+    name = weights if isinstance(weights, str | Path | None) else id(weights)
+    key = ("NeuralMultigrid", name, A.device, torch.float32)
     if key not in A.cache:
         A.cache[key] = NeuralMultigrid(A, weights)
     return A.cache[key]
