@@ -15,6 +15,7 @@ geometric multigrid on voxels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,19 +23,25 @@ from torch import Tensor
 
 from .kernels.reference import Stencil, Transfer, block_sum, neighbour, outer, position
 
-SEMI = 0.3  # an axis is coarsened if its mean link is at least this fraction of the strongest one (ours; 4:1 is the break-even of Jacobi)
+# an axis is coarsened if its mean link is at least this fraction of the strongest one; halving an axis changes ratios by 4,
+# so anything between 1/4 and 1 comes back to balance (ours)
+SEMI = 0.3
 
 
-def choose_factors(op: Stencil, smallest: int = 1) -> tuple[int, int, int]:
-    """1 or 2 per axis: coarsen the strongly coupled axes only, until the grid is isotropic (semi-coarsening)."""
-    means = []
-    for d, w in enumerate(op.links):
-        count = int((w > 0).sum())
-        means.append(float(w.detach().sum()) / count if count and op.size[d] > smallest else 0.0)
-    strongest = max(means)
-    if strongest == 0:  # nothing couples any more: halve whatever is long
-        return tuple(2 if n > smallest else 1 for n in op.size)  # type: ignore[return-value]
-    return tuple(2 if m >= SEMI * strongest else 1 for m in means)  # type: ignore[return-value]
+def choose_factors(op: Stencil) -> tuple[int, int, int]:
+    """Return 1 or 2 per axis: coarsen the strongly coupled axes only, until the grid is isotropic (semi-coarsening)."""
+    counts = [int((w > 0).sum()) for w in op.links]
+    means = [float(w.detach().sum()) / c if c else 0.0 for w, c in zip(op.links, counts, strict=True)]
+    return balanced_factors(means, op.size)
+
+
+def balanced_factors(means: Sequence[float], size: Sequence[int]) -> tuple[int, int, int]:
+    """Return 2 for the axes whose mean link comes near the strongest one; for all long axes if nothing couples."""
+    candidates = [m if n > 1 else 0.0 for m, n in zip(means, size, strict=True)]
+    strongest = max(candidates)
+    if strongest == 0:
+        return tuple(2 if n > 1 else 1 for n in size)  # type: ignore[return-value]
+    return tuple(2 if m >= SEMI * strongest else 1 for m in candidates)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

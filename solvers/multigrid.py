@@ -10,15 +10,19 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from krylearn.pde import Poisson
 from torch import Tensor, nn
 
 from . import storage
-from .hierarchy import Hierarchy, Level, Rule, build, generalised_inverse, geometric, resistor, v_cycle
+from .coefficients import CoefficientNetwork
+from .hierarchy import COARSEST, Hierarchy, Level, Rule, build, generalised_inverse, geometric, resistor, v_cycle
 from .kernels.reference import Stencil, Transfer
+
+if TYPE_CHECKING:
+    from .kernels.cycle import FusedCycle
 
 CLASSICAL: dict[str, Rule] = {"geometric": geometric, "resistor": resistor}
 BITS = 255.0  # damping and prolongation weights are multiples of 1/255
@@ -114,15 +118,33 @@ class NeuralMultigrid:
         self._double: NeuralMultigrid | None = None
         # a power of two, so that SI units and cg(8A, 8b) change no digit of the cycle
         self.exponent = power_of_two(float(A.diag.max()))
-        with torch.no_grad():
-            self.hierarchy = quantise(build(stencil_of(A, self.exponent), self._rule), self.cycle_dtype)
+        self._hierarchy: Hierarchy | None = None
         self.fused = None
         if self._kernels == "cpu" or (self._kernels == "auto" and A.device.type == "cpu"):
-            from .kernels.cycle import FusedCycle
-
-            self.fused = FusedCycle(self.hierarchy)
+            self.fused = self._fused_cycle()
+        else:
+            self._hierarchy = self.hierarchy
         self.setup_seconds = time.perf_counter() - start
         return self
+
+    def _fused_cycle(self) -> FusedCycle:
+        """Set up by fused kernels where the rule is the network and the cycle fp32, else from the torch hierarchy."""
+        if isinstance(self._rule, CoefficientNetwork) and self.cycle_dtype == torch.float32:
+            from .kernels.learned import learned_cycle
+
+            return learned_cycle(self.A, self.exponent, self._rule, COARSEST)
+        from .kernels.cycle import FusedCycle
+
+        return FusedCycle.from_hierarchy(self.hierarchy)
+
+    @property
+    def hierarchy(self) -> Hierarchy:
+        """The levels as torch tensors, built on demand where the fused kernels did without."""
+        if self._hierarchy is None:
+            with torch.no_grad():
+                levels = build(stencil_of(self.A, self.exponent), self._rule)
+                self._hierarchy = quantise(levels, self.cycle_dtype)
+        return self._hierarchy
 
     # --- application --------------------------------------------------------------------------------------------------
     def cycle(self, b: Tensor) -> Tensor:
@@ -168,8 +190,14 @@ class NeuralMultigrid:
     @property
     def levels(self) -> list[str]:
         """One line per level, fine to coarse."""
-        lines = [f"{' x '.join(map(str, v.op.size))}, coarsened by {v.transfer.factors}" for v in self.hierarchy.levels]
-        return [*lines, f"{' x '.join(map(str, self.hierarchy.bottom.size))}, inverted"]
+        if self.fused is not None:
+            parts = [(v.diag.shape, tuple(v.factors.tolist())) for v in self.fused.levels]
+            bottom = self.fused.bottom_b.shape
+        else:
+            parts = [(v.op.size, v.transfer.factors) for v in self.hierarchy.levels]
+            bottom = self.hierarchy.bottom.size
+        lines = [f"{' x '.join(map(str, size))}, coarsened by {factors}" for size, factors in parts]
+        return [*lines, f"{' x '.join(map(str, bottom))}, inverted"]
 
     def __repr__(self) -> str:
         name = self.weights if isinstance(self.weights, str | Path) else "shipped" if self.weights is None else "module"

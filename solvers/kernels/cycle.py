@@ -38,20 +38,26 @@ def sources(n: int, periodic: bool) -> Array:
 class FusedLevel:
     """Contiguous arrays of one level and its work space."""
 
-    def __init__(self, level: Level) -> None:
+    def __init__(
+        self, factors: Any, periodic: Any, w: tuple[Array, ...], diag: Array, sd: Array, a: Array
+    ) -> None:
+        self.factors, self.w, self.diag, self.sd, self.a = np.array(factors), w, diag, sd, a
+        self.outer = [outer_index(n, p) for n, p in zip(diag.shape, periodic, strict=True)]
+        self.sources = [sources(n, p) for n, p in zip(diag.shape, periodic, strict=True)]
+        self.periodic_z = bool(periodic[2])
+        self.b, self.x, self.y, self.t = (np.zeros_like(diag) for _ in range(4))
+
+    @classmethod
+    def from_level(cls, level: Level) -> FusedLevel:
+        """Take over a level whose damping and weights are multiples of 1/255."""
         op, t = level.op, level.transfer
-        self.factors = np.array(t.factors)
-        self.w = tuple(w.contiguous().numpy() for w in op.links)
-        self.diag = op.diag.contiguous().numpy()
-        self.sd = (level.s * op.inv).contiguous().numpy()
-        self.a = np.zeros((3, *op.size), np.uint8)
+        a = np.zeros((3, *op.size), np.uint8)
         for d, weight in enumerate(t.weights):
             if weight is not None:
-                self.a[d] = torch.round(weight * 255).to(torch.uint8).numpy()
-        self.outer = [outer_index(n, p) for n, p in zip(op.size, op.periodic, strict=True)]
-        self.sources = [sources(n, p) for n, p in zip(op.size, op.periodic, strict=True)]
-        self.periodic_z = bool(op.periodic[2])
-        self.b, self.x, self.y, self.t = (np.zeros_like(self.diag) for _ in range(4))
+                a[d] = torch.round(weight * 255).to(torch.uint8).numpy()
+        w = tuple(w.contiguous().numpy() for w in op.links)
+        sd = (level.s * op.inv).contiguous().numpy()
+        return cls(t.factors, op.periodic, w, op.diag.contiguous().numpy(), sd, a)
 
     @property
     def nbytes(self) -> int:
@@ -62,12 +68,16 @@ class FusedLevel:
 class FusedCycle:
     """z = M b over a hierarchy; the result lives in work space and is overwritten by the next call."""
 
-    def __init__(self, h: Hierarchy) -> None:
-        self.levels = [FusedLevel(level) for level in h.levels]
-        self.inverse = h.inverse.contiguous().numpy()
-        self.bottom_b = np.zeros(h.bottom.size, self.inverse.dtype)
+    def __init__(self, levels: list[FusedLevel], bottom: tuple[int, ...], inverse: torch.Tensor) -> None:
+        self.levels, self.inverse = levels, inverse.contiguous().numpy()
+        self.bottom_b = np.zeros(bottom, self.inverse.dtype)
         kind = self.inverse.dtype.type
         self.omega = kind(OMEGA[0]), kind(OMEGA[1])
+
+    @classmethod
+    def from_hierarchy(cls, h: Hierarchy) -> FusedCycle:
+        """Take over a quantised hierarchy of torch tensors."""
+        return cls([FusedLevel.from_level(level) for level in h.levels], h.bottom.size, h.inverse)
 
     @property
     def input(self) -> Array:

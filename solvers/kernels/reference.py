@@ -1,11 +1,11 @@
-"""The kernels of the V-cycle in plain torch: slow, obvious, differentiable, on any device. The truth for `cpu` and `cuda`.
+"""The kernels of the V-cycle in plain torch: slow, obvious, differentiable, on any device. The truth for `cpu`.
 
-Every array is an internal grid ``(..., nx, ny, nz)`` (2D systems have ny = 1) and leading dimensions are batches. One level
-holds a `Stencil` and, towards the next level, a `Transfer`:
+Every array is an internal grid ``(..., nx, ny, nz)`` (2D systems have ny = 1) and leading dimensions are batches. One
+level holds a `Stencil` and, towards the next level, a `Transfer`:
 
-    A x        = diag x - Σ_d ( w_d x₊ + w₋ x₋ )                 w_d: link of a cell with its upper neighbour along axis d
-    smoothing    x ← x + ω (s/diag) (b - A x)                     ω = ω₁, ω₂ before and ω₂, ω₁ after the correction
-    P            = L_z L_y L_x E,      (L_d v)ₖ = (1 - a_d,k) vₖ + a_d,k v_outer(k)
+    A x          = diag x - Σ_d ( w_d x₊ + w₋ x₋ )              w_d, w₋: links with the upper and lower neighbour
+    smoothing    x ← x + ω (s/diag) (b - A x)                   ω = ω₁, ω₂ before, ω₂, ω₁ after the correction
+    P            = L_z L_y L_x E,     (L_d v)ₖ = (1 - a_d,k) vₖ + a_d,k v_outer(k)
     restriction  = Pᵀ exactly
 
 E copies a coarse value to the (up to eight) cells of its block. The *outer* neighbour of a cell along an axis is the one
@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 OMEGA = (0.57, 1.4)
-"""Damping of the two Jacobi steps: |(1 - 0.57 t)(1 - 1.4 t)| < 1 on (0, 2], where s/diag A has its spectrum (Gershgorin)."""
+"""Damping of the two Jacobi steps: |(1 - 0.57 t)(1 - 1.4 t)| < 1 on (0, 2], where (s/diag) A has its spectrum."""
 
 
 def neighbour(x: Tensor, d: int, step: int, periodic: bool = False) -> Tensor:
-    """Value at index + step along internal axis d; zero outside the box, wrapped on a periodic axis."""
+    """Return the value at index + step (1 or -1) along internal axis d; zero outside the box, wrapped if periodic."""
     ax, n = d - 3, x.shape[d - 3]
     if periodic:
         return torch.roll(x, -step, ax)
@@ -36,7 +36,7 @@ def neighbour(x: Tensor, d: int, step: int, periodic: bool = False) -> Tensor:
 
 
 def ghosts(x: Tensor, d: int, periodic: bool) -> Tensor:
-    """One layer more at both ends of internal axis d: zeros, or the other end of a periodic axis."""
+    """Add one layer at both ends of internal axis d: zeros, or the other end of a periodic axis."""
     ax, n = d - 3, x.shape[d - 3]
     first, last = x.narrow(ax, 0, 1), x.narrow(ax, n - 1, 1)
     return torch.cat([last, x, first] if periodic else [torch.zeros_like(first), x, torch.zeros_like(last)], ax)
@@ -47,7 +47,7 @@ class Stencil:
     """A 7-point operator of one level: conductances between cells, to p = 0, and a directionless shift.
 
     links, ground : three tensors each, see `krylearn.pde.Poisson`; shift : tensor; periodic : one flag per axis.
-    lower : the links of a cell with its lower neighbours; diag, mask and inv : the diagonal, where it is positive, its inverse
+    lower : links of a cell with its lower neighbours; diag, mask, inv : the diagonal, where it is positive, its inverse
     """
 
     links: Sequence[Tensor]
@@ -73,14 +73,14 @@ class Stencil:
         return tuple(self.shift.shape[-3:])  # type: ignore[return-value]
 
     def to(self, dtype: torch.dtype) -> Stencil:
-        """The same conductances in another precision; the diagonal is summed there."""
+        """Convert the conductances to another precision; the diagonal is summed there."""
         return Stencil(
             [w.to(dtype) for w in self.links], [g.to(dtype) for g in self.ground], self.shift.to(dtype), self.periodic
         )
 
 
 def apply(op: Stencil, x: Tensor) -> Tensor:
-    """A x; 2 words per cell and link."""
+    """Compute A x."""
     y = op.diag * x
     for d in range(3):
         if x.shape[d - 3] > 1:
@@ -92,27 +92,27 @@ def apply(op: Stencil, x: Tensor) -> Tensor:
 
 
 def smooth(op: Stencil, s: Tensor, x: Tensor, b: Tensor, omega: float) -> Tensor:
-    """One damped Jacobi step with the learned damping s in (0, 1]."""
+    """Take one Jacobi step with the learned damping s in (0, 1] times omega."""
     return x + omega * s * op.inv * (b - apply(op, x))
 
 
 def smooth_from_zero(op: Stencil, s: Tensor, b: Tensor) -> Tensor:
-    """The two steps before the coarse correction, from x = 0."""
+    """Take the two steps before the coarse correction, from x = 0."""
     return smooth(op, s, OMEGA[0] * s * op.inv * b, b, OMEGA[1])
 
 
-# --- blocks of two cells per coarsened axis -------------------------------------------------------------------------------
+# --- blocks of two cells per coarsened axis ---------------------------------------------------------------------------
 
 
 def position(x: Tensor, d: int) -> Tensor:
-    """Index along internal axis d, shaped for broadcasting."""
+    """Return the index along internal axis d, shaped for broadcasting."""
     shape = [1, 1, 1]
     shape[d] = x.shape[d - 3]
     return torch.arange(shape[d], device=x.device).view(shape)
 
 
 def outer(x: Tensor, d: int, periodic: bool) -> Tensor:
-    """Value of the outer neighbour along a coarsened axis d: k - 1 for even k, k + 1 for odd k."""
+    """Return the value of the outer neighbour along a coarsened axis d: of k - 1 for even k, of k + 1 for odd k."""
     around, n = ghosts(x, d, periodic), x.shape[d - 3]
     even = position(x, d) % 2 == 0
     return torch.where(even, around.narrow(d - 3, 0, n), around.narrow(d - 3, 2, n))
@@ -139,7 +139,10 @@ def block_expand(c: Tensor, factors: Sequence[int], size: Sequence[int]) -> Tens
 
 @dataclass(frozen=True)
 class Transfer:
-    """Prolongation weights a_d in [0, 1] towards the outer neighbour, and which axes are coarsened."""
+    """Prolongation weights a_d in [0, 1] towards the outer neighbour per coarsened axis, and which axes those are.
+
+    weights : None along an axis that is not coarsened; factors : 1 or 2 per axis; mask : 1 where an unknown is
+    """
 
     weights: Sequence[Tensor | None]
     factors: tuple[int, int, int]
@@ -148,20 +151,21 @@ class Transfer:
 
 
 def prolong(t: Transfer, c: Tensor) -> Tensor:
-    """P c: copy to the blocks, then mix with the outer neighbour, axis by axis."""
+    """Compute P c: copy to the blocks, then mix with the outer neighbour, axis by axis."""
     x = block_expand(c, t.factors, t.mask.shape[-3:]) * t.mask
-    for d in range(3):
-        if t.factors[d] == 2:
-            x = torch.lerp(x, outer(x, d, t.periodic[d]), t.weights[d])
+    for d, a in enumerate(t.weights):
+        if a is not None:
+            x = torch.lerp(x, outer(x, d, t.periodic[d]), a)
     return x
 
 
 def restrict(t: Transfer, r: Tensor) -> Tensor:
-    """Pᵀ r."""
+    """Compute Pᵀ r: every cell gives its share a to the outer neighbour, then blocks are summed."""
     y = r * t.mask
     for d in reversed(range(3)):
-        if t.factors[d] == 2:
-            q, n = t.weights[d] * y, y.shape[d - 3]
+        a = t.weights[d]
+        if a is not None:
+            q, n = a * y, y.shape[d - 3]
             around = ghosts(q, d, t.periodic[d])
             gives_down = (position(y, d) % 2 == 0).to(y.dtype)  # even k gives to k - 1, odd k to k + 1
             flags = ghosts(gives_down, d, t.periodic[d])
