@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .console import UsageError
 
+NAMES = ("geometric", "resistor", "tuned")
 WEIGHTS = "of the preconditioner: a file, geometric, resistor or tuned (default: the shipped network)"
 
 
@@ -64,13 +65,26 @@ def _command(commands: argparse._SubParsersAction, name: str, run: object, text:
     return made
 
 
+def _weights(value: str) -> str:
+    """Accept a name, or a file that can be read: found out before any work is done."""
+    if value in NAMES:
+        return value
+    from krylearn.solvers.storage import load_weights
+
+    try:
+        load_weights(value)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{error}; or one of {', '.join(NAMES)}") from error
+    return value
+
+
 def _add_demo(commands: argparse._SubParsersAction) -> None:
     add = _command(commands, "demo", _demo, "simulate smoke past a moving obstacle, compare solvers").add_argument
     add("--shape", type=int, nargs=3, metavar=("NX", "NY", "NZ"), help="grid, z up (default: over 500,000 unknowns)")
     add("--steps", type=int, help="steps of the simulation (default: 60)")
     add("--output", type=Path, default=Path("demo-output"), help="folder for pictures and records")
     add("--quick", action="store_true", help="a small grid and few steps")
-    add("--weights", help=WEIGHTS)
+    add("--weights", type=_weights, help=WEIGHTS)
     add("--publish", action="store_true", help="also append to bench/records and renew docs/images (in a checkout)")
 
 
@@ -95,7 +109,7 @@ def _add_solve(commands: argparse._SubParsersAction) -> None:
     add("--cells", type=Path, help=".npy of 0 SOLID, 1 FLUID, 2 OPEN, or booleans; if rows number FLUID cells only")
     add("--order", choices=("C", "F"), default="C", help="C: last axis fastest; F: x fastest")
     add("--rtol", type=float, default=1e-6, help="tolerance on the true relative residual")
-    add("--weights", help=WEIGHTS)
+    add("--weights", type=_weights, help=WEIGHTS)
     add("-o", "--output", type=Path, help="write the solution: .npy, .txt or .mtx")
 
 
@@ -159,7 +173,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     add("--family", default="free_surface", help="scene family")
     add("--rtol", type=float, default=1e-8, help="tolerance on the true relative residual")
     add("--pairs", type=int, default=3, help="timed pairs, of which the median counts")
-    add("--weights", help=WEIGHTS)
+    add("--weights", type=_weights, help=WEIGHTS)
     add("--records", type=Path, help="file to append to (default: headline.jsonl in bench/records)")
 
 

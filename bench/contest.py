@@ -61,7 +61,16 @@ def ours(
 
 
 def theirs(peer: Peer, A: Poisson, b: Any, solve: Any, *, rtol: float, pairs: int, **facts: Any) -> Record:
-    """Time one rival on the same system, and the ratio of its solve to ours in pairs."""
+    """Time one rival on the same system, and the ratio of its solve to ours in pairs.
+
+    Examples
+    --------
+    >>> A = Poisson.from_coefficients(np.ones((8, 8)))
+    >>> from krylearn.bench.peers import PEERS
+    >>> solve = partial(cg, A, np.ones(64), M="none")
+    >>> theirs(PEERS["scipy-cg"], A, np.ones(64), solve, rtol=1e-8, pairs=1, problem="box").status
+    'CONVERGED'
+    """
     if peer.absent:
         return Record(peer.name, unknowns=A.unknowns, tolerance=rtol, status="ABSENT", config=peer.absent, **facts)
     matrix, rhs, _ = compressed(A, b)

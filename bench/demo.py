@@ -85,11 +85,10 @@ def simulate(
 
 
 def compare(frames: dict[int, Frame], *, weights: str | None, pairs: int) -> tuple[list[Record], list[Curve]]:
-    """Give the kept frames to everybody; plain CG gets the first only. Curves are of the last frame that all have."""
-    records, curves = [], []
-    jobs = [(number, name) for number in frames for name in ("krylearn", "pyamg-sa", "pyamg-rs", "scipy-cg")]
-    first = min(frames)
-    jobs = [(number, name) for number, name in jobs if name != "scipy-cg" or number == first]
+    """Give the kept frames to everybody, but plain CG the first only; the curves are of that one."""
+    records, curves, first = [], [], min(frames)
+    everybody, fast = ("krylearn", "pyamg-sa", "pyamg-rs", "scipy-cg"), ("krylearn", "pyamg-sa", "pyamg-rs")
+    jobs = [(number, name) for number in frames for name in (everybody if number == first else fast)]
     with progress() as bar:
         task = bar.add_task("comparison", total=len(jobs), note="")
         for number, name in jobs:

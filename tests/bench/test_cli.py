@@ -114,6 +114,17 @@ def test_files_that_cannot_be_used_are_refused(system, capsys):
     assert "outside the class" in refused(capsys, A, rhs, "--shape", 5, 6, 5)
 
 
+def test_weights_that_cannot_be_read_are_refused_at_once(system, capsys):
+    matrix, b, folder = system
+    files = write(matrix, b, folder, "A.npz", "b.npy")
+    (folder / "broken.safetensors").write_bytes(b"no weights")
+    for weights in ("no-such-name", str(folder / "no-such.safetensors"), str(folder / "broken.safetensors")):
+        with pytest.raises(SystemExit) as stop:
+            main(["solve", *files, *GRID, "--weights", weights])
+        assert stop.value.code == 2
+        assert "geometric, resistor, tuned" in capsys.readouterr().err
+
+
 def test_nothing_is_unpickled(system, capsys):
     matrix, b, folder = system
     A, _ = write(matrix, b, folder, "A.npz", "b.npy")
