@@ -8,8 +8,8 @@ level holds a `Stencil` and, towards the next level, a `Transfer`:
     P            = L_z L_y L_x E,     (L_d v)ₖ = (1 - a_d,k) vₖ + a_d,k v_outer(k)
     restriction  = Pᵀ exactly
 
-E copies a coarse value to the (up to eight) cells of its block. The *outer* neighbour of a cell along an axis is the one
-that belongs to the next block; the *partner* is the other cell of its own block.
+E copies a coarse value to the (up to eight) cells of its block. The *outer* neighbour of a cell along an axis is the
+one that belongs to the next block; the *partner* is the other cell of its own block.
 """
 
 from __future__ import annotations
