@@ -1,7 +1,8 @@
 """The hierarchy of levels that a rule builds, and the symmetric V-cycle over it, in plain torch (differentiable).
 
-A *rule* is a callable ``rule(stencil, factors) -> (s, transfer, coarse stencil)``: the classical ones of `coarsening`, or the
-network of `coefficients`. Every rule gives a symmetric positive definite cycle; `krylearn.solvers.NeuralMultigrid` has the proof.
+A *rule* is a callable ``rule(stencil, factors) -> (s, transfer, coarse stencil)``: the classical ones of `coarsening`,
+or the network of `coefficients`. Every rule gives a symmetric positive definite cycle;
+`krylearn.solvers.NeuralMultigrid` has the proof.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Hierarchy:
 
 
 def dense(op: Stencil) -> Tensor:
-    """The coarsest operator as a matrix (..., m, m): apply it to every unit vector."""
+    """Assemble an operator as a matrix (..., m, m): apply it to every unit vector."""
     m = op.shift.shape[-3:].numel()
     eye = torch.eye(m, dtype=op.shift.dtype, device=op.shift.device).view(m, *([1] * (op.shift.dim() - 3)), *op.size)
     columns = kernels.apply(op, eye.expand(m, *op.shift.shape))
@@ -76,7 +77,7 @@ def build(op: Stencil, rule: Rule, coarsest: int = COARSEST) -> Hierarchy:
 
 
 def v_cycle(h: Hierarchy, b: Tensor, l: int = 0) -> Tensor:
-    """z = M b: two Jacobi steps, coarse correction, the two steps in reverse order. Linear, symmetric, positive definite."""
+    """Compute z = M b: two Jacobi steps, coarse correction, the two steps in reverse order; symmetric, definite."""
     if l == len(h.levels):
         return (h.inverse @ b.flatten(-3)[..., None])[..., 0].unflatten(-1, h.bottom.size)
     level = h.levels[l]

@@ -1,7 +1,8 @@
 """Weights on disk: safetensors with an architecture id, a version and a checksum. Nothing is ever unpickled.
 
-A file carries the tensors of one `CoefficientNetwork`; beside it stands a card (``*.json``) that says what it saw in training.
-Shipped names carry a version, so that the results of a release never change: ``<dimension>d-<kind>-v<version>.safetensors``.
+A file carries the tensors of one `CoefficientNetwork`; beside it stands a card (``*.json``) that says what it saw in
+training. Shipped names carry a version, so that the results of a release never change:
+``<dimension>d-<kind>-v<version>.safetensors``.
 """
 
 from __future__ import annotations
@@ -82,13 +83,17 @@ def load_weights(path: str | Path) -> CoefficientNetwork:
     with path.open("rb") as file:
         head = file.read(2)
     if head[:2] == b"PK" or head[:1] == b"\x80":
-        raise ValueError(f"{path.name} is a pickle (torch.save); expected safetensors, and nothing is unpickled here; {REMEDY}")
+        raise ValueError(
+            f"{path.name} is a pickle (torch.save); expected safetensors, and nothing is unpickled here; {REMEDY}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path.name} is truncated or no safetensors file ({error}); copy it again, or {REMEDY}") from None
+        raise ValueError(
+            f"{path.name} is truncated or no safetensors file ({error}); copy it again, or {REMEDY}"
+        ) from None
     if facts.get("architecture") != ARCHITECTURE:
         got = facts.get("architecture", "none")
         raise ValueError(f"{path.name} has architecture {got!r}; expected {ARCHITECTURE!r}; {REMEDY}")

@@ -2,8 +2,9 @@
 
     q = A p with p.q | x += alpha p, r -= alpha q, r.r and the cycle's right-hand side | z = M r | r.z | p = z + beta p
 
-15 words of the outer dtype per unknown and step, the links apart. The cycle gets r divided by a power of two near its norm, so
-that fp32 never under- or overflows and a scaled system takes the same steps. Reductions do not depend on threads.
+Per unknown and step 15 words of the outer dtype (and 3 of the cycle's), the four words of A included. The cycle gets r
+divided by a power of two near its norm, so that fp32 never under- or overflows and a scaled system takes the same
+steps. Reductions do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 
 class Step:
-    """Arrays that the kernels share, two-dimensional views (rows, nz) of internal grids."""
+    """What the kernels need of A, and one partial sum per row."""
 
     def __init__(self, operator: Any, b: Tensor) -> None:
         self.links = tuple(w.to(b.dtype).contiguous().numpy() for w in operator.links)
@@ -27,11 +28,11 @@ class Step:
         self.kind = np.dtype(str(b.dtype).removeprefix("torch.")).type
 
     def rows(self, t: Tensor) -> Any:
-        """The memory of a contiguous grid as rows along z."""
+        """View a contiguous grid as rows along z."""
         return t.numpy().reshape(-1, t.shape[-1])
 
     def total(self) -> float:
-        """The sum over rows, in a fixed order."""
+        """Sum over rows, in a fixed order."""
         return float(self.sums.sum())
 
 
@@ -83,7 +84,7 @@ class Cycle:
         self.power = 0
 
     def factor(self, rr: float) -> float:
-        """The power of two that brings r to about norm 1; set before r is written, so from the norm before."""
+        """Return the power of two that brings r to about norm 1; asked before r is written, so from the norm before."""
         self.power = math.frexp(math.sqrt(rr))[1] if 0 < rr < math.inf else 0
         return math.ldexp(1.0, -self.power)
 
@@ -92,6 +93,7 @@ class Cycle:
         self.cycle.input[...] = (r * self.factor(rr)).numpy()
 
     def __call__(self, r: Tensor, rr: float) -> tuple[Any, float]:
+        """Return z as rows along z, and its scale."""
         z = self.cycle(self.cycle.input)
         return z.reshape(-1, z.shape[-1]), math.ldexp(1.0, self.power - self.exponent)
 
@@ -104,20 +106,21 @@ class Map:
         self.rows = np.empty((b.shape[0] * b.shape[1], b.shape[2]), np.float32)  # nobody reads it
 
     def factor(self, rr: float) -> float:
-        """Nothing to scale."""
+        """Return 1: nothing to scale."""
         return 1.0
 
     def load(self, r: Tensor, rr: float) -> None:
-        """Nothing to prepare."""
+        """Do nothing: r is read when the map is applied."""
 
     def __call__(self, r: Tensor, rr: float) -> tuple[Any, float]:
+        """Return z as rows along z, and its scale."""
         z = r if self.M is None else self.M(r).contiguous()
         return z.numpy().reshape(-1, z.shape[-1]), 1.0
 
 
 def preconditioner(M: Any, b: Tensor) -> Cycle | Map:
-    """The fused cycle where M has one for these grids, else the map itself."""
-    operator = getattr(M, "operator", None)
+    """Take the fused cycle where M has one for these grids, else the map itself."""
+    operator: Any = getattr(M, "operator", None)
     if getattr(operator, "fused", None) is not None and operator.A.diag.shape == b.shape:
         return Cycle(operator)
     return Map(M, b)
