@@ -1,11 +1,11 @@
-"""The kernels of `reference` fused and parallel for the CPU (numba); same results to rounding, tested against each other.
+"""The kernels of `reference` fused and parallel for the CPU (numba); the same results to rounding.
 
 Arrays are C-contiguous internal grids (nx, ny, nz) of one dtype (fp32 or fp64); a work item is a row along z. Transfer
-weights and damping are stored in eight bits (`quantise`): prolongation and restriction use the same numbers, so symmetry and
-definiteness do not notice. Links wrap around every axis (the wrap link is 0 where an axis is not periodic), so no row is special.
+weights are stored in eight bits; prolongation and restriction use the same numbers, so symmetry and definiteness do not
+notice. Links wrap around every axis (the wrap link is 0 where an axis is not periodic), so no row is special.
 
-Bytes per cell of one level in fp32, neighbours in cache: from zero 28, residual 29, restriction 6.5, prolongation 11,
-two smoothing steps 64; sum 139, times 8/7 for all levels = 158.
+Bytes per cell of one level in fp32, neighbours in cache, without write-allocation: from zero 28, residual 29,
+restriction 6.5, prolongation 15.5, two smoothing steps 64; sum 143, times 8/7 for all levels = 163.
 
 Reductions sum rows first and then the rows in a fixed order: results do not depend on the number of threads.
 """
@@ -53,7 +53,7 @@ row_kernel = kernel(parallel=False)
 
 @row_kernel
 def product_row(y, diag, wxp, wxm, wyp, wym, wz, x, xxp, xxm, xyp, xym):
-    """y = (A x) on one row; the ends wrap."""
+    """Compute y = A x on one row; the ends wrap."""
     n = x.shape[0]
     if n > 2:
         yc, dc, xc, xl, xr = y[1:-1], diag[1:-1], x[1:-1], x[:-2], x[2:]
@@ -77,7 +77,7 @@ def product_row(y, diag, wxp, wxm, wyp, wym, wz, x, xxp, xxm, xyp, xym):
 
 @row_kernel
 def around(index, ny, nx):
-    """Row (i, j) of a flat index and its four neighbours, wrapped."""
+    """Return row (i, j) of a flat index and its four neighbours, wrapped."""
     i, j = index // ny, index % ny
     return (
         i,
@@ -91,7 +91,7 @@ def around(index, ny, nx):
 
 @row_kernel
 def product_at(y, diag, w, x, i, j, ip, im, jp, jm):
-    """y = row (i, j) of A x; w holds the links of the three axes."""
+    """Compute y = row (i, j) of A x; w holds the links of the three axes."""
     product_row(
         y,
         diag[i, j],
@@ -110,7 +110,7 @@ def product_at(y, diag, w, x, i, j, ip, im, jp, jm):
 
 @kernel
 def apply_dot(diag, w, x, y, sums):
-    """y = A x; sums[row] = x.y of that row in fp64."""
+    """Compute y = A x; sums[row] = x.y of that row in fp64."""
     nx, ny, nz = x.shape
     for row in numba.prange(nx * ny):
         i, j, ip, im, jp, jm = around(row, ny, nx)
@@ -123,7 +123,7 @@ def apply_dot(diag, w, x, y, sums):
 
 @kernel
 def smooth(diag, w, sd, x, b, y, omega):
-    """y = x + omega sd (b - A x), sd = s/diag."""
+    """Compute y = x + omega sd (b - A x), sd = s/diag."""
     nx, ny, nz = x.shape
     for row in numba.prange(nx * ny):
         i, j, ip, im, jp, jm = around(row, ny, nx)
@@ -135,14 +135,14 @@ def smooth(diag, w, sd, x, b, y, omega):
 
 @row_kernel
 def scaled_row(out, sd, b, omega):
-    """The first step from zero: omega sd b."""
+    """Take the first step from zero: omega sd b."""
     for k in range(out.shape[0]):
         out[k] = omega * sd[k] * b[k]
 
 
 @kernel
 def smooth_from_zero(diag, w, sd, b, y, omega1, omega2):
-    """Both steps from x = 0; the first is recomputed on the four neighbouring rows instead of being stored."""
+    """Take both steps from x = 0; the first is recomputed on the four neighbouring rows instead of being stored."""
     nx, ny, nz = b.shape
     for row in numba.prange(nx * ny):
         i, j, ip, im, jp, jm = around(row, ny, nx)
@@ -160,12 +160,12 @@ def smooth_from_zero(diag, w, sd, b, y, omega1, omega2):
             yr[k] = x0[k] + omega2 * sr[k] * (br[k] - yr[k])
 
 
-# --- transfer -------------------------------------------------------------------------------------------------------------
+# --- transfer ---------------------------------------------------------------------------------------------------------
 
 
 @row_kernel
 def transpose_z(t, a, r, periodic):
-    """t = L_zᵀ r on one row: every cell gives the share a to its outer neighbour."""
+    """Compute t = L_zᵀ r on one row: every cell gives the share a to its outer neighbour."""
     n = r.shape[0]
     unit = r.dtype.type(1 / 255)
     for k in range(n):
@@ -183,16 +183,15 @@ def transpose_z(t, a, r, periodic):
 
 @kernel
 def residual_rows(diag, w, x, b, a, factors, periodic_z, t):
-    """t = L_zᵀ (b - A x): the residual and the part of the restriction that stays in a row."""
+    """Compute t = L_zᵀ (b - A x): the residual and the part of the restriction that stays in a row."""
     nx, ny, nz = x.shape
     for row in numba.prange(nx * ny):
         i, j, ip, im, jp, jm = around(row, ny, nx)
         r = np.empty(nz, x.dtype)
         product_at(r, diag, w, x, i, j, ip, im, jp, jm)
         br, tr, dr = b[i, j], t[i, j], diag[i, j]
-        for k in range(
-            nz
-        ):  # a coarse cell without an unknown may receive a b: it must not come back to the finer level
+        # cells without an unknown may hold a coarse-grid b: it must not come back to the finer level
+        for k in range(nz):
             r[k] = br[k] - r[k] if dr[k] > 0 else br.dtype.type(0)
         if factors[2] == 2:
             transpose_z(tr, a[2, i, j], r, periodic_z)
@@ -203,7 +202,7 @@ def residual_rows(diag, w, x, b, a, factors, periodic_z, t):
 
 @row_kernel
 def gather_y(u, t, ay, i, j, fy, sources):
-    """u = row j of L_yᵀ t in plane i."""
+    """Compute u = row j of L_yᵀ t in plane i."""
     n = u.shape[0]
     unit = u.dtype.type(1 / 255)
     tr = t[i, j]
@@ -224,7 +223,7 @@ def gather_y(u, t, ay, i, j, fy, sources):
 
 @row_kernel
 def add_to_blocks(out, v, fz):
-    """out[K] += sum of v over block K."""
+    """Add to out[K] the sum of v over block K."""
     n = v.shape[0]
     if fz == 1:
         for k in range(n):
@@ -239,9 +238,9 @@ def add_to_blocks(out, v, fz):
 
 @kernel
 def restrict_rows(t, a, factors, sources_x, sources_y, coarse):
-    """coarse = Eᵀ L_xᵀ L_yᵀ t."""
+    """Compute coarse = Eᵀ L_xᵀ L_yᵀ t."""
     nx, ny, nz = t.shape
-    cx, cy, cz = coarse.shape
+    cx, cy = coarse.shape[0], coarse.shape[1]
     fx, fy, fz = factors[0], factors[1], factors[2]
     unit = t.dtype.type(1 / 255)
     for row in numba.prange(cx * cy):
@@ -267,7 +266,7 @@ def restrict_rows(t, a, factors, sources_x, sources_y, coarse):
 
 @row_kernel
 def mix_x(e, c, ax, own, other, fz):
-    """e = row of L_x E c: coarse rows `own` and `other`, mixed by this fine row's weights."""
+    """Compute e = row of L_x E c: coarse rows `own` and `other`, mixed by this fine row's weights."""
     n = e.shape[0]
     unit = e.dtype.type(1 / 255)
     if fz == 1:
@@ -286,7 +285,7 @@ def mix_x(e, c, ax, own, other, fz):
 
 @row_kernel
 def add_mixed_z(x, e, az, sd, fz, periodic):
-    """x += L_z e where the cell holds an unknown."""
+    """Add L_z e to x where the cell holds an unknown."""
     n = x.shape[0]
     unit = x.dtype.type(1 / 255)
     for k in range(n):
@@ -306,7 +305,7 @@ def add_mixed_z(x, e, az, sd, fz, periodic):
 
 @kernel
 def prolong_add(c, a, sd, factors, outer_x, outer_y, periodic_z, x):
-    """x += P c."""
+    """Add P c to x."""
     nx, ny, nz = x.shape
     fx, fy, fz = factors[0], factors[1], factors[2]
     unit = x.dtype.type(1 / 255)
@@ -324,12 +323,12 @@ def prolong_add(c, a, sd, factors, outer_x, outer_y, periodic_z, x):
         add_mixed_z(x[i, j], e, a[2, i, j], sd[i, j], fz, periodic_z)
 
 
-# --- conjugate gradients ----------------------------------------------------------------------------------------------------
+# --- conjugate gradients ----------------------------------------------------------------------------------------------
 
 
 @kernel
 def update_solution(x, r, p, q, alpha, scale, b, sums):
-    """x += alpha p, r -= alpha q, b = scale r (the cycle's dtype); sums[row] = r.r."""
+    """Step x += alpha p, r -= alpha q; set b = scale r (the cycle's dtype) and sums[row] = r.r."""
     rows, n = x.shape
     for row in numba.prange(rows):
         xr, rr, pr, qr, br, total = x[row], r[row], p[row], q[row], b[row], 0.0
@@ -344,7 +343,7 @@ def update_solution(x, r, p, q, alpha, scale, b, sums):
 
 @kernel
 def dot_rows(r, z, sums):
-    """sums[row] = r.z in the dtype of r."""
+    """Compute sums[row] = r.z in fp64."""
     rows, n = r.shape
     for row in numba.prange(rows):
         rr, zr, total = r[row], z[row], 0.0
@@ -355,7 +354,7 @@ def dot_rows(r, z, sums):
 
 @kernel
 def update_direction(p, z, scale, beta):
-    """p = scale z + beta p."""
+    """Compute p = scale z + beta p."""
     rows, n = p.shape
     for row in numba.prange(rows):
         pr, zr = p[row], z[row]

@@ -1,4 +1,4 @@
-"""The V-cycle over the fused CPU kernels: arrays of all levels, allocated once, no allocation per application."""
+"""The V-cycle over the fused CPU kernels: the grids of all levels are allocated once, at set-up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = np.ndarray[Any, Any]
 
 
 def outer_index(n: int, periodic: bool) -> Array:
-    """The outer neighbour of every index along a coarsened axis, -1 where there is none."""
+    """Return the outer neighbour of every index along a coarsened axis, -1 where there is none."""
     k = np.arange(n)
     index = np.where(k % 2 == 0, k - 1, k + 1)
     if periodic:
@@ -27,7 +27,7 @@ def outer_index(n: int, periodic: bool) -> Array:
 
 
 def sources(n: int, periodic: bool) -> Array:
-    """The (at most two) indices whose outer neighbour an index is, -1 where there is none."""
+    """Return the (at most two) indices whose outer neighbour an index is, -1 where there is none."""
     table = np.full((n, 2), -1)
     for k, target in enumerate(outer_index(n, periodic)):
         if target >= 0 and target != k:
@@ -38,9 +38,7 @@ def sources(n: int, periodic: bool) -> Array:
 class FusedLevel:
     """Contiguous arrays of one level and its work space."""
 
-    def __init__(
-        self, factors: Any, periodic: Any, w: tuple[Array, ...], diag: Array, sd: Array, a: Array
-    ) -> None:
+    def __init__(self, factors: Any, periodic: Any, w: tuple[Array, ...], diag: Array, sd: Array, a: Array) -> None:
         self.factors, self.w, self.diag, self.sd, self.a = np.array(factors), w, diag, sd, a
         self.outer = [outer_index(n, p) for n, p in zip(diag.shape, periodic, strict=True)]
         self.sources = [sources(n, p) for n, p in zip(diag.shape, periodic, strict=True)]
@@ -66,7 +64,7 @@ class FusedLevel:
 
 
 class FusedCycle:
-    """z = M b over a hierarchy; the result lives in work space and is overwritten by the next call."""
+    """The map b -> M b over all levels; the result lives in work space and is overwritten by the next call."""
 
     def __init__(self, levels: list[FusedLevel], bottom: tuple[int, ...], inverse: torch.Tensor) -> None:
         self.levels, self.inverse = levels, inverse.contiguous().numpy()
@@ -85,11 +83,12 @@ class FusedCycle:
         return self.levels[0].b if self.levels else self.bottom_b
 
     def __call__(self, b: Array, l: int = 0) -> Array:
+        """Apply the cycle from level l on, small grids on one thread."""
         with cpu.threads_for(b.size):
             return self.descend(b, l)
 
     def descend(self, b: Array, l: int) -> Array:
-        """The cycle from level l on."""
+        """Apply the cycle from level l on, with the threads there are."""
         if l == len(self.levels):
             return (self.inverse @ b.ravel()).reshape(b.shape)
         v = self.levels[l]
