@@ -128,7 +128,7 @@ def summary(lines: Sequence[dict]) -> list[list[str]]:
             rows.append([line["method"], "absent", "-", "-", "-", "-"])
             continue
         ratio = line["more"].get("ratio")
-        versus = "{:.1f} ({:.1f} to {:.1f})".format(*ratio) if ratio else "1" if line["method"] == "krylearn" else "-"
+        versus = "{:.1f} ({:.1f}-{:.1f})".format(*ratio) if ratio else "1" if line["method"] == "krylearn" else "-"
         solve = seconds(line["solve_s"]) if line["status"] == "CONVERGED" else line["status"].lower()
         found = [count(line["iterations"]), f"{line['true_relres']:.1e}", versus]
         rows.append([line["method"], seconds(line["setup_s"]), solve, *found])

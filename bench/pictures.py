@@ -149,6 +149,7 @@ def _convergence(axes: Any, curves: Sequence[Curve]) -> None:
     axes.set_xlim(left=0.2 * min(curve.times[-1] for curve in curves))
     axes.set(xlabel="seconds since the system arrived (set-up included)", ylabel="true relative residual")
     axes.set_title("one pressure projection", fontsize=11)
+    _plain_ticks(axes.xaxis)
     axes.set_ylim(bottom=1e-3 * min(curve.residuals.min() for curve in curves))  # room for the legend
     axes.legend(fontsize=8, ncols=2, loc="lower center")
     _quiet(axes)
@@ -183,6 +184,7 @@ def _through_time(axes: Any, steps: dict[str, np.ndarray], lines: Sequence[dict[
         axes.plot(at, total, LOOKS[name][1], color=LOOKS[name][0], ms=8, label=f"{LABELS[name]}, compared frames")
     axes.set_yscale("log")
     axes.set_ylim(top=30 * axes.get_ylim()[1])  # room for the legend
+    _plain_ticks(axes.yaxis)
     axes.set(xlabel="step of the simulation", ylabel="seconds per projection")
     axes.set_title("through the simulation", fontsize=11)
     axes.legend(fontsize=8, loc="upper left")
@@ -210,15 +212,21 @@ def families_figure(path: Path, means: dict[str, dict[str, float | None]], capti
     axes.set_yticks(range(len(means)), list(means))
     axes.invert_yaxis()
     axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.set_xticks([t for t in (2, 5, 10, 20, 50, 100, 200, 500) if low <= t <= high], minor=False)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("")
+    _plain_ticks(axes.xaxis)
     axes.set(xlabel=caption)
     axes.legend(fontsize=8, ncols=4, loc="lower right", bbox_to_anchor=(1, 1))
     _quiet(axes)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Ticks at 1, 2, 5 per decade of a logarithmic axis, written as plain numbers."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
 
 
 def _quiet(axes: Any) -> None:
