@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from .coefficients import CoefficientNetwork
 
@@ -59,10 +59,10 @@ def save_weights(network: CoefficientNetwork, path: str | Path, card: dict[str, 
         "sha256": checksum(tensors),
     }
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata)
+    partial.write_bytes(save(tensors, metadata))
     partial.replace(path)
     partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps({**card, **metadata}, indent=2) + "\n")
+    partial.write_text(json.dumps({**card, **metadata, "dimension": card.get("dimension")}, indent=2) + "\n")
     partial.replace(path.with_suffix(".json"))
     return path
 

@@ -2,16 +2,15 @@
 
     loss = log( k / decades ),   decades = log10 ‖b‖ / ‖r_k‖ in the norm of D^(-1/2)
 
-that is, the logarithm of the number of steps that one decade costs: a tenth fewer iterations counts the same on an easy and on a hard
-family. No Lanczos basis, no solutions, no labels. One command (``krylearn train``), one seed, resumable, CPU or CUDA.
+that is, the logarithm of the number of steps that one decade costs: a tenth fewer iterations counts the same on an
+easy and on a hard family. Taken after half of the steps and after all of them. No Lanczos basis, no solutions, no
+labels. One command (``krylearn train``), one seed, resumable, CPU or CUDA.
 """
 
 from __future__ import annotations
 
-import math
 import platform
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,10 @@ from .hierarchy import Rule, build, v_cycle
 from .kernels.reference import Stencil, apply
 from .storage import load_weights, save_weights
 from .training_data import VALIDATION, Builder, Systems, builders
+from .training_loop import fit, keep_curves, make_trainer, quiet, require_lightning, training_module
 
 LICENCE = "BSD-3-Clause"
+Measure = Callable[[int, torch.device], tuple[str, Tensor]]
 
 
 def grid_dot(u: Tensor, v: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ def grid_dot(u: Tensor, v: Tensor) -> Tensor:
 
 
 def decades(op: Stencil, rule: Rule, b: Tensor, steps: int) -> Tensor:
-    """log10 of the reduction of the scaled residual per system after k = steps/2 and k = steps steps of PCG, as rows."""
+    """Return the decades, per system, that PCG gained after steps/2 and after all steps, as rows."""
     h = build(op, rule)
     x_dot = grid_dot(b * op.inv, b)
     r, z = b, v_cycle(h, b)
@@ -54,60 +55,18 @@ def decades(op: Stencil, rule: Rule, b: Tensor, steps: int) -> Tensor:
 
 
 def cost(reduction: Tensor, steps: int) -> Tensor:
-    """log of the steps per decade, finite also where the residual grew."""
+    """Return the mean log of the steps per decade, finite also where the residual grew."""
     rate = reduction / torch.tensor([[steps // 2], [steps]], device=reduction.device)
     return -torch.log(torch.nn.functional.softplus(rate * 20) / 20).mean()
 
 
-def training_module(network: CoefficientNetwork, systems: Systems, steps: int, lr: float, cg_steps: int):  # noqa: ANN201
-    """A LightningModule around the network (Lightning is an extra, hence the local class)."""
-    lightning = import_lightning()
-
-    class CoefficientTraining(lightning.LightningModule):
-        """Adam with one cycle; the batch of a step is a function of the global step, so that resuming is exact."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def training_step(self, _batch: Any, _index: int) -> Tensor:
-            name, op, b = systems.batch(self.global_step)
-            op, b = to_device(op, self.device), b.to(self.device)
-            loss = cost(decades(op, self.network, b, cg_steps), cg_steps)
-            self.log("loss", loss, prog_bar=True)
-            self.log(f"loss/{name}", loss)
-            return loss
-
-        def validation_step(self, _batch: Any, index: int) -> None:
-            name = list(systems.builds)[index % len(systems.builds)]
-            shape = (32,) * systems.dimension if systems.dimension == 3 else (96, 96)
-            op, b = systems.assemble(name, shape, [VALIDATION + index], np.random.default_rng((5, index)))
-            value = decades(to_device(op, self.device), self.network, b.to(self.device), 8)[-1].mean()
-            self.log(f"validation/{name}", 8 / value.clamp_min(1e-3), batch_size=1)
-            self.log("steps_per_decade", 8 / value.clamp_min(1e-3), prog_bar=True, batch_size=1)
-
-        def configure_optimizers(self) -> dict[str, Any]:
-            optimizer = torch.optim.Adam(self.parameters(), lr)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.15)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    return CoefficientTraining()
-
-
 def to_device(op: Stencil, device: torch.device) -> Stencil:
-    """The stencil on the device of the module."""
+    """Move a stencil to the device of the module."""
     if op.shift.device == device:
         return op
-    return Stencil([w.to(device) for w in op.links], [g.to(device) for g in op.ground], op.shift.to(device), op.periodic)
-
-
-def import_lightning() -> Any:
-    """Lightning, or an ImportError that names the extra."""
-    try:
-        import lightning.pytorch as lightning
-    except ImportError as error:
-        raise ImportError('training needs Lightning: pip install "krylearn[train]"') from error
-    return lightning
+    return Stencil(
+        [w.to(device) for w in op.links], [g.to(device) for g in op.ground], op.shift.to(device), op.periodic
+    )
 
 
 def train(
@@ -137,13 +96,15 @@ def train(
     steps : optimiser steps; 4000 take about half an hour on two cores in 3D
     seed : of initial weights and of the stream of systems
     output : directory for checkpoints, curves (``metrics.csv``) and the result
-    resume : continue from the last checkpoint in `output`; bit for bit the same result as an uninterrupted run on a CPU
+    resume : continue from the last checkpoint in `output`, with the same settings; on a CPU the result is bit for bit
+        that of an uninterrupted run
     device : "cpu" or "cuda"
     architecture : "network", or "constants" for the best tuned constants (six numbers)
     hidden : width of the perceptrons
     start : safetensors file to fine-tune from
     lr : peak learning rate of Adam's one-cycle schedule; default 5e-3 (constants 3e-2)
-    cg_steps : steps of PCG that are differentiated through
+    cg_steps : steps of PCG that are differentiated through, at least 2
+    progress : show a progress bar
 
     Returns
     -------
@@ -155,7 +116,9 @@ def train(
     ImportError
         without Lightning: ``pip install "krylearn[train]"``
     ValueError
-        for unknown names or values
+        for unknown names or values, and for a checkpoint of other settings
+    KeyboardInterrupt
+        after Ctrl-C, naming the last checkpoint
 
     Examples
     --------
@@ -165,73 +128,77 @@ def train(
     ...     path.name
     '2d-network.safetensors'
     """
-    if dimension not in (2, 3) or architecture not in ("network", "constants") or steps < 1:
+    if dimension not in (2, 3) or architecture not in ("network", "constants") or steps < 1 or cg_steps < 2:
         raise ValueError(
-            f"got dimension={dimension}, architecture={architecture!r}, steps={steps}; "
-            "expected 2 or 3, 'network' or 'constants', steps >= 1"
+            f"got dimension={dimension}, architecture={architecture!r}, steps={steps}, cg_steps={cg_steps}; "
+            "expected 2 or 3, 'network' or 'constants', steps >= 1, cg_steps >= 2"
         )
-    lightning = import_lightning()
-    began, output = time.perf_counter(), Path(output)
+    require_lightning()
+    output = Path(output)
     sizes = tuple(sizes) if sizes else ((16, 32, 48) if dimension == 3 else (32, 64, 128))
     systems = Systems(builders(families), dimension, sizes, seed, cells=2 * 32**3 if dimension == 3 else 2 * 128**2)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = load_weights(start) if start else CoefficientNetwork(hidden if architecture == "network" else 0)
-    network.train().requires_grad_(True)
-    lr = lr or (5e-3 if architecture == "network" else 3e-2)
-    trainer, last = make_trainer(lightning, output, steps, device, progress, len(systems.builds))
-    if resume and not last.exists():
-        raise ValueError(f"got resume=True, but there is no {last}; expected the checkpoint of an earlier run: check output")
-    module = training_module(network, systems, steps, lr, cg_steps)
-    rounds = torch.utils.data.DataLoader(range(steps), batch_size=1)
-    checks = torch.utils.data.DataLoader(range(len(systems.builds)), batch_size=1)
-    trainer.fit(module, rounds, checks, ckpt_path=str(last) if resume else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt(f"training stopped; the last checkpoint is {last}: continue with resume=True")
-    card = {
-        "name": f"{dimension}d-{architecture}",
+    network = start_network(start, seed, hidden if architecture == "network" else 0)
+    settings = {
         "dimension": dimension,
         "families": list(systems.builds),
         "sizes": list(sizes),
         "steps": steps,
         "seed": seed,
         "cg_steps": cg_steps,
-        "learning_rate": lr,
+        "learning_rate": lr or (5e-3 if architecture == "network" else 3e-2),
         "parameters": sum(p.numel() for p in network.parameters()),
-        "scenes": f"train stream, seeds 0 to {systems.pool - 1} per family and size; validation from {VALIDATION}",
-        "hours": round((time.perf_counter() - began) / 3600, 3),
-        "hardware": f"{device}, {torch.get_num_threads()} threads, {platform.machine()}",
-        "torch": torch.__version__,
-        "final_steps_per_decade": {
-            k.split("/")[1]: round(float(v), 3) for k, v in trainer.callback_metrics.items() if k.startswith("validation/")
-        },
         "started_from": Path(start).name if start else None,
-        "licence": LICENCE,
     }
+    with quiet():
+        trainer, last = make_trainer(output, steps, device, progress, len(systems.builds))
+        if resume and not last.exists():
+            raise ValueError(
+                f"got resume=True, but there is no {last}; expected the checkpoint of an earlier run: check output"
+            )
+        keep_curves(output)
+        module = training_module(network, *measures(network, systems, cg_steps), settings)
+        try:
+            fit(trainer, module, steps, len(systems.builds), last if resume else None)
+        except KeyboardInterrupt:
+            kept = f"the last checkpoint is {last}: continue with resume=True" if last.exists() else "no checkpoint yet"
+            raise KeyboardInterrupt(f"training stopped; {kept}") from None
+    card = {"name": f"{dimension}d-{architecture}", **settings, **facts(trainer, module, systems, device)}
     return save_weights(network, output / f"{dimension}d-{architecture}", card)
 
 
-def make_trainer(lightning: Any, output: Path, steps: int, device: str, progress: bool, checks: int) -> tuple[Any, Path]:
-    """A Trainer with a checkpoint every 250 steps (written aside, then moved into place) and curves in a CSV file."""
-    from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-    from lightning.pytorch.loggers import CSVLogger
+def start_network(start: str | Path | None, seed: int, hidden: int) -> CoefficientNetwork:
+    """Load or initialise the network to train, without touching the global random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = load_weights(start) if start else CoefficientNetwork(hidden)
+    return network.train().requires_grad_(True)
 
-    every = max(1, min(250, steps // 4))
-    keep = ModelCheckpoint(output, filename="{step}", every_n_train_steps=every, save_top_k=1, save_last=True, monitor=None)
-    trainer = lightning.Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        accelerator="gpu" if device.startswith("cuda") else device,
-        devices=1,
-        logger=CSVLogger(output, name="", version=""),
-        callbacks=[keep, *([RichProgressBar()] if progress else [])],
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        gradient_clip_val=0.5,
-        log_every_n_steps=max(1, min(10, steps)),
-        val_check_interval=every,
-        num_sanity_val_steps=0,
-        limit_val_batches=checks,
-        default_root_dir=output,
-    )
-    return trainer, output / "last.ckpt"
+
+def measures(network: CoefficientNetwork, systems: Systems, cg_steps: int) -> tuple[Measure, Measure]:
+    """Return the loss of a training step and the steps per decade on held-out systems, one family per index."""
+
+    def loss_of(step: int, device: torch.device) -> tuple[str, Tensor]:
+        name, op, b = systems.batch(step)
+        return name, cost(decades(to_device(op, device), network, b.to(device), cg_steps), cg_steps)
+
+    def check(index: int, device: torch.device) -> tuple[str, Tensor]:
+        name = list(systems.builds)[index % len(systems.builds)]
+        shape = (32, 32, 32) if systems.dimension == 3 else (96, 96)
+        op, b = systems.assemble(name, shape, [VALIDATION + index], np.random.default_rng((5, index)))
+        value = decades(to_device(op, device), network, b.to(device), 8)[-1].mean()
+        return name, 8 / value.clamp_min(1e-3)
+
+    return loss_of, check
+
+
+def facts(trainer: Any, module: Any, systems: Systems, device: str) -> dict[str, Any]:
+    """Collect what the card says beside the settings."""
+    scores = {k.split("/")[1]: round(float(v), 3) for k, v in trainer.callback_metrics.items() if "validation/" in k}
+    return {
+        "scenes": f"train stream, seeds 0 to {systems.pool - 1} per family and size; validation from {VALIDATION}",
+        "hours": round(module.seconds / 3600, 3),
+        "hardware": f"{device}, {torch.get_num_threads()} threads, {platform.machine()}",
+        "torch": torch.__version__,
+        "final_steps_per_decade": scores,
+        "licence": LICENCE,
+    }

@@ -1,7 +1,7 @@
 """Batches of systems for training: a pure function of (seed, step), so that a killed run resumes where it was.
 
-Systems come from the *train* stream of the scene families, or from the user's own builders. A batch holds systems of one
-family on one grid (they must coarsen alike), with right-hand sides from white noise to smooth loads.
+Systems come from the *train* stream of the scene families, or from the user's own builders. A batch holds systems of
+one family on one grid (they must coarsen alike), with right-hand sides from white noise to smooth loads.
 """
 
 from __future__ import annotations
@@ -9,31 +9,36 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from krylearn.pde import FAMILIES, Poisson, scene
+from torch import Tensor
 
 from .coarsening import choose_factors
 from .kernels.reference import Stencil
 from .multigrid import power_of_two, stencil_of
 
+Prepared = tuple[Stencil, Callable[[Tensor], Tensor] | None, tuple[bool, bool, bool], tuple[int, int, int]]
 Builder = Callable[[tuple[int, ...], int], Poisson]
 VALIDATION = 1_000_000  # seeds of the train stream from here on are held out for validation
 
 
 def builders(families: Sequence[str] | Mapping[str, Builder] | None) -> dict[str, Builder]:
-    """Name to ``build(shape, seed)``: all shipped families, some of them, or the user's own functions."""
+    """Map names to ``build(shape, seed)``: all shipped families, some of them, or the user's own functions."""
     if isinstance(families, Mapping):
         return dict(families)
     names = list(FAMILIES) if families is None else list(families)
     unknown = [name for name in names if name not in FAMILIES]
     if unknown or not names:
         raise ValueError(f"got families {unknown or names}; expected names out of {', '.join(FAMILIES)}")
-    return {name: (lambda shape, seed, name=name: scene(name, shape, seed, stream="train")) for name in names}
+    return {name: partial(train_scene, name) for name in names}
+
+
+def train_scene(name: str, shape: tuple[int, ...], seed: int) -> Poisson:
+    """Build a scene of the train stream."""
+    return scene(name, shape, seed, stream="train")
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Systems:
     cells: int = 2 * 32**3
 
     def batch(self, step: int) -> tuple[str, Stencil, Tensor]:
-        """Family, stacked operators and right-hand sides of one step; every family once in each sweep over all."""
+        """Make family, stacked operators and right-hand sides of one step; every family once in each sweep over all."""
         names = list(self.builds)
         sweep, place = divmod(step, len(names))
         name = names[np.random.default_rng((self.seed, 1, sweep)).permutation(len(names))[place]]
@@ -62,7 +67,9 @@ class Systems:
         count = int(np.clip(self.cells // math.prod(shape), 1, 8))
         return (name, *self.assemble(name, shape, rng.integers(0, self.pool, count).tolist(), rng))
 
-    def assemble(self, name: str, shape: tuple[int, ...], seeds: list[int], rng: np.random.Generator) -> tuple[Stencil, Tensor]:
+    def assemble(
+        self, name: str, shape: tuple[int, ...], seeds: list[int], rng: np.random.Generator
+    ) -> tuple[Stencil, Tensor]:
         """Stack those scenes that coarsen like the first one, each with a right-hand side."""
         scenes = [self.prepared(name, shape, seed) for seed in seeds]
         alike = [s for s in scenes if s[2:4] == scenes[0][2:4]]
@@ -76,13 +83,13 @@ class Systems:
         loads = [load(op, project, rng) for op, project, *_ in alike]
         return stack, torch.stack(loads)
 
-    def prepared(self, name: str, shape: tuple[int, ...], seed: int):  # noqa: ANN201
-        """One scene in fp32, its null-space projection, periodicity and first coarsening; kept for the next time."""
+    def prepared(self, name: str, shape: tuple[int, ...], seed: int) -> Prepared:
+        """Build a scene in fp32, its null-space projection, periodicity, first coarsening; kept for the next time."""
         return _prepared(self.builds[name], shape, seed)
 
 
 @lru_cache(maxsize=4096)
-def _prepared(build: Builder, shape: tuple[int, ...], seed: int):  # noqa: ANN202
+def _prepared(build: Builder, shape: tuple[int, ...], seed: int) -> Prepared:
     A = build(shape, seed)
     op = stencil_of(A, power_of_two(float(A.diag.max())))
     project = A.nullspace.project if A.nullspace else None
@@ -90,7 +97,7 @@ def _prepared(build: Builder, shape: tuple[int, ...], seed: int):  # noqa: ANN20
 
 
 def load(op: Stencil, project: Callable[[Tensor], Tensor] | None, rng: np.random.Generator) -> Tensor:
-    """A right-hand side: white noise, noise in the energy's scale, or noise on patches of 4 cells (smooth error)."""
+    """Draw a right-hand side: white noise, noise in the energy's scale, or noise on patches of 4 cells (smooth)."""
     noise = torch.from_numpy(rng.standard_normal(op.size, dtype=np.float32))
     kind = rng.integers(3)
     if kind == 1:
