@@ -11,7 +11,7 @@ from torch import nn
 
 from ..coarsening import balanced_factors
 from ..hierarchy import generalised_inverse
-from . import setup
+from . import setup, setup_coarse, setup_fine
 from .cpu import threads_for
 from .cycle import FusedCycle, FusedLevel
 from .reference import Stencil
@@ -33,12 +33,12 @@ def packed(perceptron: nn.Module) -> Weights:
 
 @dataclass
 class Grid:
-    """A stencil of one level as flat fp32 arrays."""
+    """A stencil of one level as flat fp32 arrays; links w and ground have one row per axis."""
 
     size: tuple[int, int, int]
     periodic: tuple[bool, bool, bool]
-    w: tuple[Array, Array, Array]
-    ground: tuple[Array, Array, Array]
+    w: Array
+    ground: Array
     shift: Array
     diag: Array
 
@@ -56,11 +56,13 @@ class Grid:
     def empty(cls, size: tuple[int, int, int], periodic: tuple[bool, bool, bool]) -> Grid:
         """Room for a stencil."""
         n = size[0] * size[1] * size[2]
-        new = [np.empty(n, np.float32) for _ in range(8)]
-        return cls(size, periodic, tuple(new[:3]), tuple(new[3:6]), new[6], new[7])  # type: ignore[arg-type]
+        axes, cells = (3, n), (n,)
+        w, ground, shift, diag = (np.empty(shape, np.float32) for shape in (axes, axes, cells, cells))
+        return cls(size, periodic, w, ground, shift, diag)
 
     def stencil(self) -> Stencil:
         """The same as torch tensors on a grid."""
+
         def grid(v: Array) -> torch.Tensor:
             return torch.from_numpy(v).view(self.size)
 
@@ -71,7 +73,9 @@ def first_grid(A: Any, exponent: int) -> Grid:
     """The operator in fp32, divided by 2^exponent."""
     grid = Grid.empty(tuple(A.shift.shape), A.periodic)
     rows = (-1, grid.size[2])
-    for source, target in zip((*A.links, *A.ground, A.shift, A.diag), (*grid.w, *grid.ground, grid.shift, grid.diag), strict=True):
+    for source, target in zip(
+        (*A.links, *A.ground, A.shift, A.diag), (*grid.w, *grid.ground, grid.shift, grid.diag), strict=True
+    ):
         setup.scale_into(source.contiguous().numpy().reshape(rows), 2.0**-exponent, target.reshape(rows))
     return grid
 
@@ -83,8 +87,9 @@ def learned_cycle(A: Any, exponent: int, network: Any, coarsest: int) -> FusedCy
     while grid.diag.size > coarsest:
         with threads_for(grid.diag.size):
             factors = balanced_factors(link_means(grid), grid.size)
-            levels.append(fine(grid, factors, damping, weight))
-            grid = coarse(grid, factors, link, earth)
+            paths, flags = circuits(grid, factors)
+            levels.append(fine(grid, factors, paths, flags, damping, weight))
+            grid = coarse(grid, factors, paths, link, earth)
     return FusedCycle(levels, grid.size, generalised_inverse(grid.stencil()).float())
 
 
@@ -94,11 +99,54 @@ def link_means(grid: Grid) -> list[float]:
     return [float(w.sum(dtype=np.float64)) / c if c else 0.0 for w, c in zip(grid.w, counts, strict=True)]
 
 
-def fine(grid: Grid, factors: tuple[int, int, int], damping: Weights, weight: Weights) -> FusedLevel:
+def usual_links(w: Array) -> Array:
+    """The largest link of each axis: that of the bulk of a cell-type problem."""
+    return w.max(1)
+
+
+def coarse_size(grid: Grid, factors: tuple[int, int, int]) -> Any:
+    """Cells per axis of the next level."""
+    return tuple(-(-n // f) for n, f in zip(grid.size, factors, strict=True))
+
+
+def circuits(grid: Grid, factors: tuple[int, int, int]) -> tuple[Array, Array]:
+    """Conductance through the outer link of every cell, and which cells look like the bulk."""
+    paths, flags = np.empty_like(grid.w), np.empty(grid.diag.size, np.uint8)
+    setup_fine.outer_paths(
+        grid.w,
+        grid.ground,
+        grid.shift,
+        grid.diag,
+        grid.sizes,
+        grid.strides,
+        np.array(factors),
+        usual_links(grid.w),
+        paths,
+        flags,
+    )
+    return paths, flags
+
+
+def quiet_cells(flags: Array, size: Array, stride: Array, periodic: Array) -> tuple[Array, int]:
+    """Cells that are flagged with all their neighbours, and one of them (-1 if there is none)."""
+    quiet = np.empty_like(flags)
+    setup.flag_quiet(flags, size, stride, periodic, quiet)
+    first = int(quiet.argmax())
+    return quiet, first if quiet[first] else -1
+
+
+def fine(
+    grid: Grid, factors: tuple[int, int, int], paths: Array, flags: Array, damping: Weights, weight: Weights
+) -> FusedLevel:
     """Damping and prolongation weights of one level."""
+    f, periodic, size = np.array(factors), np.array(grid.periodic), coarse_size(grid, factors)
+    blocks, strides = np.empty(int(np.prod(size)), np.uint8), np.array([size[1] * size[2], size[2], 1])
+    setup_fine.flag_blocks(flags, grid.sizes, grid.strides, f, np.array(size), blocks)
+    quiet, block = quiet_cells(blocks, np.array(size), strides, periodic)
+    example = int(np.array(np.unravel_index(block, size)) * f @ grid.strides) if block >= 0 else -1
     sd, a = np.empty_like(grid.diag), np.empty((3, grid.diag.size), np.uint8)
-    setup.fine_level(
-        grid.w, grid.ground, grid.shift, grid.diag, grid.sizes, grid.strides, np.array(factors), np.array(grid.periodic),
+    setup_fine.fine_level(
+        grid.w, grid.ground, grid.shift, grid.diag, paths, quiet, example, grid.sizes, grid.strides, f, np.array(size), periodic,
         damping, weight, sd, a,
     )  # fmt: skip
     shape = grid.size
@@ -106,23 +154,29 @@ def fine(grid: Grid, factors: tuple[int, int, int], damping: Weights, weight: We
     return FusedLevel(factors, grid.periodic, links, grid.diag.reshape(shape), sd.reshape(shape), a.reshape(3, *shape))
 
 
-def coarse(grid: Grid, factors: tuple[int, int, int], link: Weights, earth: Weights) -> Grid:
+def coarse(grid: Grid, factors: tuple[int, int, int], paths: Array, link: Weights, earth: Weights) -> Grid:
     """The learned operator of the next level."""
-    size: Any = tuple(-(-n // f) for n, f in zip(grid.size, factors, strict=True))
-    classical, uniform = Grid.empty(size, grid.periodic), tuple(np.empty(np.prod(size), np.float32) for _ in range(3))
+    size = coarse_size(grid, factors)
+    classical = Grid.empty(size, grid.periodic)
+    uniform = np.empty_like(classical.w)
     facts = np.empty((7, classical.diag.size), np.float32)
     f, periodic = np.array(factors), np.array(grid.periodic)
-    setup.coarse_sums(
-        grid.w, grid.ground, grid.shift, grid.diag, grid.sizes, grid.strides, f, periodic, classical.sizes,
+    setup_coarse.coarse_sums(
+        grid.w, grid.ground, grid.shift, grid.diag, paths, grid.sizes, grid.strides, f, periodic, classical.sizes,
         uniform, classical.w, classical.ground, classical.shift, facts,
     )  # fmt: skip
     setup.sum_diagonal(
         classical.w, classical.ground, classical.shift, classical.sizes, classical.strides, classical.diag
     )
+    flags = np.empty(classical.diag.size, np.uint8)
+    setup_coarse.flag_usual(
+        uniform, classical.w, classical.ground, classical.shift, facts, classical.sizes, usual_links(uniform), flags
+    )
+    quiet, example = quiet_cells(flags, classical.sizes, classical.strides, periodic)
     new = Grid.empty(size, grid.periodic)
-    setup.coarse_level(
-        uniform, classical.w, classical.ground, classical.shift, classical.diag, facts, classical.sizes, classical.strides,
-        f, periodic, link, earth, new.w, new.ground, new.shift,
+    setup_coarse.coarse_level(
+        uniform, classical.w, classical.ground, classical.shift, classical.diag, facts, quiet, example, classical.sizes,
+        classical.strides, f, periodic, link, earth, new.w, new.ground, new.shift,
     )  # fmt: skip
     setup.sum_diagonal(new.w, new.ground, new.shift, new.sizes, new.strides, new.diag)
     return new
