@@ -30,6 +30,7 @@ from .kernels.reference import Stencil, Transfer, block_expand, block_sum, neigh
 Circuits = list[Circuit | None]
 
 BOUND = 3.0  # |log correction| of a coarse conductance
+CUT = 0.01  # below this fraction of the geometric link a blocked face stays closed: a thread would strain fp32
 DAMPING_FEATURES, WEIGHT_FEATURES, LINK_FEATURES, GROUND_FEATURES = 9, 16, 16, 9
 
 
@@ -117,7 +118,8 @@ class CoefficientNetwork(nn.Module):
             y = self.link(link_features(d, uniform, series, children, faces, factors))
             g = torch.sigmoid(y[0])
             blend = g * uniform.links[d] + (1 - g) * series.links[d]
-            links.append(blend * torch.exp(y[1].clamp(-BOUND, BOUND)))
+            link = blend * torch.exp(y[1].clamp(-BOUND, BOUND))
+            links.append(torch.where((series.links[d] == 0) & (link < CUT * uniform.links[d]), 0, link))
         e = torch.exp(self.ground(ground_features(series, children))[0].clamp(-BOUND, BOUND))
         return Stencil(links, [g * e for g in series.ground], series.shift * e, op.periodic)
 

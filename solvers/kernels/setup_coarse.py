@@ -14,7 +14,7 @@ from .cpu import kernel, row_kernel
 from .setup import CHUNK, above, below, half_resistance, inner_link, locate, perceptron, quotient, ratios, sigmoid
 from .setup_fine import STRIP
 
-BOUND = 3.0  # as in `coefficients`
+BOUND, CUT = 3.0, 0.01  # as in `coefficients`
 
 
 @kernel
@@ -222,7 +222,8 @@ def evaluate(
         for m in range(count):
             c, g = cells[m], sigmoid(y[0, m])
             blend = g * uniform[d, c] + (1.0 - g) * path[d, c]
-            w[d, c] = blend * math.exp(min(max(np.float64(y[1, m]), -BOUND), BOUND))
+            value = blend * math.exp(min(max(np.float64(y[1, m]), -BOUND), BOUND))
+            w[d, c] = 0.0 if path[d, c] == 0 and value < CUT * uniform[d, c] else value
 
 
 @row_kernel
