@@ -16,6 +16,7 @@ import torch
 from krylearn.pde import Poisson
 
 from .interop import common_dtype, dtype_char, from_torch, library_of, to_torch, torch_map
+from .kernels import fused_product
 from .multigrid import NeuralMultigrid
 
 Map = Callable[[torch.Tensor], torch.Tensor]
@@ -191,11 +192,13 @@ def poisson_system(A: Poisson, b: Any, *, nullspace: Any = "auto") -> System:
         shape = shape[:1]  # SciPy's x is (n,) for a b of one column
     library = library_of(b)
 
+    product = fused_product(A) if grid.is_cpu else A.apply
+
     def export(x: torch.Tensor) -> Any:
         return from_torch(A.from_grid(x, x.new_empty(()).expand(shape)), library)
 
     return _scaled(
-        A=CountedMap(A.apply, A), b=grid.to(dtype, copy=True), double=torch.float64, unknowns=A.unknowns,
+        A=CountedMap(product, A), b=grid.to(dtype, copy=True), double=torch.float64, unknowns=A.unknowns,
         export=export, project=project, nullspace=A.nullspace.dimension if project else 0,
     )  # fmt: skip
 

@@ -54,25 +54,18 @@ row_kernel = kernel(parallel=False)
 @row_kernel
 def product_row(y, diag, wxp, wxm, wyp, wym, wz, x, xxp, xxm, xyp, xym):
     """Compute y = A x on one row; the ends wrap."""
+    # several short loops over a row in the first-level cache: each has few enough arrays for the compiler to vectorise
     n = x.shape[0]
-    if n > 2:
-        yc, dc, xc, xl, xr = y[1:-1], diag[1:-1], x[1:-1], x[:-2], x[2:]
-        wl, wr = wz[:-2], wz[1:-1]
-        a, b, c, d = wxp[1:-1], wxm[1:-1], wyp[1:-1], wym[1:-1]
-        e, f, g, h = xxp[1:-1], xxm[1:-1], xyp[1:-1], xym[1:-1]
-        for k in range(n - 2):
-            yc[k] = dc[k] * xc[k] - (
-                a[k] * e[k] + b[k] * f[k] + c[k] * g[k] + d[k] * h[k] + wl[k] * xl[k] + wr[k] * xr[k]
-            )
-    for end in range(2):
-        k = 0 if end == 0 else n - 1
-        if end == 1 and n == 1:
-            break
-        kl = k - 1 if k > 0 else n - 1
-        kr = k + 1 if k < n - 1 else 0
-        y[k] = diag[k] * x[k] - (
-            wxp[k] * xxp[k] + wxm[k] * xxm[k] + wyp[k] * xyp[k] + wym[k] * xym[k] + wz[kl] * x[kl] + wz[k] * x[kr]
-        )
+    for k in range(n):
+        y[k] = wxp[k] * xxp[k] + wxm[k] * xxm[k]
+    for k in range(n):
+        y[k] += wyp[k] * xyp[k] + wym[k] * xym[k]
+    for k in range(1, n):
+        y[k] += wz[k - 1] * x[k - 1]
+    y[0] += wz[n - 1] * x[n - 1]
+    for k in range(n - 1):
+        y[k] = diag[k] * x[k] - (y[k] + wz[k] * x[k + 1])
+    y[n - 1] = diag[n - 1] * x[n - 1] - (y[n - 1] + wz[n - 1] * x[0])
 
 
 @row_kernel

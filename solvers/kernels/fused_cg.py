@@ -10,7 +10,7 @@ steps. Reductions do not depend on the number of threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,19 @@ class Step:
     def total(self) -> float:
         """Sum over rows, in a fixed order."""
         return float(self.sums.sum())
+
+
+def fused_product(operator: Any) -> Callable[[Tensor], Tensor]:
+    """Return x -> A x for one internal grid of a Poisson operator on the CPU."""
+    from . import cpu
+
+    def apply(x: Tensor) -> Tensor:
+        s, x, y = Step(operator, x), x.contiguous(), torch.empty_like(x)
+        with cpu.threads_for(x.numel()):
+            cpu.apply_dot(s.diag, s.links, x.numpy(), y.numpy(), s.sums)
+        return y
+
+    return apply
 
 
 def fused_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tensor, Tensor, float, tuple[Any, ...]]]:

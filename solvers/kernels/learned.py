@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..coarsening import balanced_factors
+from ..coefficients import Perceptron
 from ..hierarchy import generalised_inverse
 from . import setup, setup_coarse, setup_fine
 from .cpu import threads_for
@@ -20,13 +20,14 @@ Array = np.ndarray[Any, Any]
 Weights = tuple[Array, ...]
 
 
-def packed(perceptron: nn.Module) -> Weights:
-    """The arrays of a perceptron; a constant one becomes a perceptron of width one that answers its bias."""
+def packed(perceptron: Perceptron) -> Weights:
+    """Return the arrays of a perceptron; a constant one becomes a perceptron of width one that answers its bias."""
     bias = perceptron.bias.detach().numpy()
     if perceptron.last is None:
         one = np.zeros((1, 1), np.float32)
         return one, one[0], one, one[0], np.zeros((len(bias), 1), np.float32), bias
-    first, second = perceptron.layers
+    layers: Any = perceptron.layers
+    first, second = layers
     tensors = (first.weight, first.bias, second.weight, second.bias, perceptron.last.weight)
     return (*(np.ascontiguousarray(t.detach().float().cpu().numpy()) for t in tensors), bias.astype(np.float32))
 
@@ -61,7 +62,7 @@ class Grid:
         return cls(size, periodic, w, ground, shift, diag)
 
     def stencil(self) -> Stencil:
-        """The same as torch tensors on a grid."""
+        """View the arrays as torch tensors on a grid."""
 
         def grid(v: Array) -> torch.Tensor:
             return torch.from_numpy(v).view(self.size)
@@ -70,7 +71,7 @@ class Grid:
 
 
 def first_grid(A: Any, exponent: int) -> Grid:
-    """The operator in fp32, divided by 2^exponent."""
+    """Copy the operator in fp32, divided by 2^exponent."""
     grid = Grid.empty(tuple(A.shift.shape), A.periodic)
     rows = (-1, grid.size[2])
     for source, target in zip(
@@ -100,12 +101,12 @@ def link_means(grid: Grid) -> list[float]:
 
 
 def usual_links(w: Array) -> Array:
-    """The largest link of each axis: that of the bulk of a cell-type problem."""
+    """Return the largest link of each axis: that of the bulk of a cell-type problem."""
     return w.max(1)
 
 
 def coarse_size(grid: Grid, factors: tuple[int, int, int]) -> Any:
-    """Cells per axis of the next level."""
+    """Count the cells per axis of the next level."""
     return tuple(-(-n // f) for n, f in zip(grid.size, factors, strict=True))
 
 
@@ -146,8 +147,8 @@ def fine(
     example = int(np.array(np.unravel_index(block, size)) * f @ grid.strides) if block >= 0 else -1
     sd, a = np.empty_like(grid.diag), np.empty((3, grid.diag.size), np.uint8)
     setup_fine.fine_level(
-        grid.w, grid.ground, grid.shift, grid.diag, paths, quiet, example, grid.sizes, grid.strides, f, np.array(size), periodic,
-        damping, weight, sd, a,
+        grid.w, grid.ground, grid.shift, grid.diag, paths, quiet, example, grid.sizes, grid.strides, f, np.array(size),
+        periodic, damping, weight, sd, a,
     )  # fmt: skip
     shape = grid.size
     links = tuple(w.reshape(shape) for w in grid.w)
@@ -155,7 +156,7 @@ def fine(
 
 
 def coarse(grid: Grid, factors: tuple[int, int, int], paths: Array, link: Weights, earth: Weights) -> Grid:
-    """The learned operator of the next level."""
+    """Evaluate the learned operator of the next level."""
     size = coarse_size(grid, factors)
     classical = Grid.empty(size, grid.periodic)
     uniform = np.empty_like(classical.w)

@@ -1,7 +1,7 @@
 """What set-up kernels share: perceptrons over chunks, neighbours by flat index, the circuit of a coarsened axis.
 
-Grids are flat C-ordered arrays; ``size`` and ``stride`` have one entry per axis, a neighbour's index wraps as in `cpu`. The
-functions repeat `coarsening.circuit` and `coefficients.Perceptron` cell by cell.
+Grids are flat C-ordered arrays; ``size`` and ``stride`` have one entry per axis, a neighbour's index wraps as in `cpu`.
+The functions repeat `coarsening.circuit` and `coefficients.Perceptron` cell by cell.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ BOUND, CUT = 3.0, 0.01  # as in `coefficients`
 def coarse_sums(
     w, ground, shift, diag, fine_path, size, stride, factors, periodic, coarse, uniform, path, grounds, shifts, facts
 ):
-    """Write both classical coarse operators, and per coarse cell: children, open paths and sum of squared paths per axis."""
+    """Write both classical coarse operators, and `facts`: children; open paths and sum of squared paths per axis."""
     cells = coarse[0] * coarse[1] * coarse[2]
     for index in numba.prange(cells):
         block, position = np.zeros(3, np.int64), np.zeros(3, np.int64)
@@ -52,7 +52,8 @@ def coarse_sums(
                     straight = 0.0
                     if p & 1 or (p == n - 1 and periodic[d]):
                         po = p + 1 if p < n - 1 else 0
-                        # the lower cell of an interface stores it as its outer path, but for the single last cell of a periodic axis
+                        # the lower cell of an interface stores it as its outer path, but not the single last cell of
+                        # an odd periodic axis: there the upper cell does
                         straight = np.float64(fine_path[d, c if p & 1 else above(c, p, n, t)])
                         half = 0.5 if p & 1 else 0.0
                         half_o = 0.5 if po < n - 1 else 0.0
@@ -258,8 +259,8 @@ def coarse_level(
     """Write the learned links, ground and shift of the coarse level; `example` is a quiet cell, or -1."""
     if example >= 0:
         evaluate(
-            np.full(1, example), 1, uniform, path, ground, shift, diag, facts, size, stride, factors, periodic, link, earth,
-            w, g_out, s_out, work_space(link[0].shape[0]),
+            np.full(1, example), 1, uniform, path, ground, shift, diag, facts, size, stride, factors, periodic, link,
+            earth, w, g_out, s_out, work_space(link[0].shape[0]),
         )  # fmt: skip
     total = diag.size
     for strip in numba.prange((total + STRIP - 1) // STRIP):
@@ -276,8 +277,8 @@ def coarse_level(
                 count += 1
                 if count == CHUNK:
                     evaluate(
-                        cells, count, uniform, path, ground, shift, diag, facts, size, stride, factors, periodic, link, earth,
-                        w, g_out, s_out, space,
+                        cells, count, uniform, path, ground, shift, diag, facts, size, stride, factors, periodic, link,
+                        earth, w, g_out, s_out, space,
                     )  # fmt: skip
                     count = 0
         evaluate(

@@ -1,7 +1,7 @@
 """Set-up of one fine level: damping and prolongation weights of every cell, straight into the eight bits of the cycle.
 
-`outer_paths` walks the circuits once; `fine_level` evaluates the perceptrons in chunks. Where the medium is uniform as far as
-the features see (*quiet* blocks: the bulk of every cell-type problem), they are evaluated once and copied.
+`outer_paths` walks the circuits once; `fine_level` evaluates the perceptrons in chunks. Where the medium is uniform as
+far as the features see (*quiet* blocks: the bulk of every cell-type problem), they are evaluated once and copied.
 """
 
 from __future__ import annotations
@@ -13,9 +13,21 @@ import numpy as np
 
 from .cpu import kernel, row_kernel
 from .setup import (
-    CHUNK, half_resistance, inner_link, is_alone, is_blocked, locate, outer_cell, perceptron, quotient, ratios, series, sigmoid,
-    above, below,
-)  # fmt: skip
+    CHUNK,
+    above,
+    below,
+    half_resistance,
+    inner_link,
+    is_alone,
+    is_blocked,
+    locate,
+    outer_cell,
+    perceptron,
+    quotient,
+    ratios,
+    series,
+    sigmoid,
+)
 
 STRIP = 512  # cells that one task looks through for those that are not quiet
 
@@ -80,7 +92,7 @@ def mean_path(path, c, d, position, size, stride, factors):
 
 @row_kernel
 def weight_row(x, m, c, d, w, ground, shift, diag, path, position, size, stride, factors, periodic, sums):
-    """Write the sixteen features of cell c and axis d into column m; return both classical weights and the outer link."""
+    """Write sixteen features of cell c and axis d into column m; return both classical weights and the outer link."""
     n, t, p = size[d], stride[d], position[d]
     inner = inner_link(w, d, c, p, n, t)
     o, po = outer_cell(c, p, n, t)
