@@ -1,4 +1,4 @@
-"""Set-up of one coarse operator: both classical ones (`coarse_sums`), then the learned blend of the two (`coarse_level`).
+"""Set-up of a coarse operator: both classical ones (`coarse_sums`), then the learned blend of the two (`coarse_level`).
 
 Coarse cells that look like all others as far as the features see (*quiet*) are evaluated once and copied.
 """
