@@ -109,11 +109,11 @@ def cg(
     (True, 5, 5.0)
     """
     with torch.no_grad():
-        M, setup_seconds = _resolve(A, M)
+        M, setup = _resolve(A, M, nullspace)
         system, precondition = open_system(A, b, x0, M, nullspace=nullspace)
         return drive(
             _attempts(system, precondition), system, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
-            check_every=check_every, strict=strict, setup_seconds=setup_seconds,
+            check_every=check_every, strict=strict, setup=setup,
         )  # fmt: skip
 
 
@@ -136,16 +136,19 @@ def _recurrence(system: System) -> Steps:
     return cg_steps
 
 
-def _resolve(A: Any, M: Any) -> tuple[Any, float]:
-    """Replace None or a name by the preconditioner it stands for; second: seconds for what A had not cached yet."""
+def _resolve(A: Any, M: Any, nullspace: Any) -> tuple[Any, tuple[float, float]]:
+    """Replace None or a name by the preconditioner it stands for; second: seconds of set-up and of compilation."""
     if not isinstance(A, Poisson):
         if isinstance(M, str) and M != "none":
             raise ValueError(f'M is {M!r}; expected "none" or an operator: only a Poisson A has named preconditioners')
-        return (None if isinstance(M, str) else M), 0.0
-    begin, known = time.perf_counter(), len(A.cache)
-    _ = A.nullspace  # found here, so that its time is counted
-    if isinstance(M, str) and M == "none":
-        M = None
-    elif M is None or isinstance(M, str):
+        return (None if isinstance(M, str) else M), (0.0, 0.0)
+    known = set(map(id, A.cache.values()))
+    begin, compilation = time.perf_counter(), 0.0
+    if isinstance(nullspace, str):
+        _ = A.nullspace  # found here, so that it counts as set-up
+    if M is None or (isinstance(M, str) and M != "none"):
         M = default_preconditioner(A, M)
-    return M, time.perf_counter() - begin if len(A.cache) > known else 0.0
+        compilation = 0.0 if id(M) in known else M.compile_seconds
+    elapsed = time.perf_counter() - begin - compilation
+    fresh = not set(map(id, A.cache.values())) <= known
+    return (None if isinstance(M, str) else M), ((elapsed if fresh else 0.0), compilation)

@@ -159,7 +159,7 @@ def drive(
     callback: Callable | None = None,
     check_every: int = 1,
     strict: bool = False,
-    setup_seconds: float = 0.0,
+    setup: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[Any, SolveInfo]:
     """Run a method until the true residual decides, and say what happened.
 
@@ -170,7 +170,7 @@ def drive(
     rtol, atol, maxiter, callback : as in ``scipy.sparse.linalg.cg``
     check_every : int; steps between two looks at the residual (a look costs a synchronisation on a GPU)
     strict : bool; raise ConvergenceError instead of returning a failure
-    setup_seconds : float; recorded in info
+    setup : seconds of set-up and of compilation, recorded in info
 
     Returns
     -------
@@ -196,7 +196,7 @@ def drive(
         reason = Reason.NON_FINITE
     else:
         reason = _iterate(run, attempts, maxiter, system.watcher(callback), check_every)
-    info = _conclude(run, reason, maxiter, setup_seconds)
+    info = _conclude(run, reason, maxiter, setup)
     x = system.finish(system.x)
     if strict and info:
         raise ConvergenceError(info, x)
@@ -269,7 +269,7 @@ def _validated(rtol: float, atol: float, maxiter: int | None, check_every: int, 
     return int(limit)
 
 
-def _conclude(run: _Run, reason: Reason, maxiter: int, setup_seconds: float) -> SolveInfo:
+def _conclude(run: _Run, reason: Reason, maxiter: int, setup: tuple[float, float]) -> SolveInfo:
     """Assemble the facts."""
     system, scale = run.system, run.system.scale
     notes = [note for note in run.notes if note]
@@ -283,7 +283,8 @@ def _conclude(run: _Run, reason: Reason, maxiter: int, setup_seconds: float) -> 
         matvecs=system.A.calls,
         residuals=tuple(scale * value for value in run.residuals),
         true_residual=scale * run.true,
-        setup_seconds=setup_seconds,
+        setup_seconds=setup[0],
+        compile_seconds=setup[1],
         nullspace=system.nullspace,
         notes=tuple(notes),
     )

@@ -49,7 +49,7 @@ class NeuralMultigrid:
     Attributes
     ----------
     shape, dtype : what SciPy asks for
-    setup_seconds : float, wall time of the last set-up
+    setup_seconds, compile_seconds : float, wall time of the last set-up, and of compiling the kernels before it
     levels : one line per level: its size and by which factors it is coarsened
 
     Raises
@@ -113,6 +113,13 @@ class NeuralMultigrid:
             raise ValueError(
                 f"got a grid of {len(A.grid_shape)} dimensions; expected {self._dimension}: make a new NeuralMultigrid"
             )
+        on_cpu = self._kernels == "cpu" or (self._kernels == "auto" and A.device.type == "cpu")
+        start = time.perf_counter()
+        if on_cpu:
+            from .kernels.compilation import compile_kernels
+
+            compile_kernels()  # at once if this process or the disk cache has them
+        self.compile_seconds = time.perf_counter() - start
         start = time.perf_counter()
         self.A, self.shape, self.dtype = A, A.shape, A.dtype
         self._double: NeuralMultigrid | None = None
@@ -120,7 +127,7 @@ class NeuralMultigrid:
         self.exponent = power_of_two(float(A.diag.max()))
         self._hierarchy: Hierarchy | None = None
         self.fused = None
-        if self._kernels == "cpu" or (self._kernels == "auto" and A.device.type == "cpu"):
+        if on_cpu:
             self.fused = self._fused_cycle()
         else:
             self._hierarchy = self.hierarchy

@@ -34,7 +34,8 @@ class SolveInfo(int):
     iterations, matvecs : int
     residuals : tuple of float; recurrence's ‖r‖ per iteration, the initial one first, checked ones replaced by ‖b - Ax‖
     true_residual : float; ‖b - Ax‖ of the x returned
-    setup_seconds : float; what this solve had to prepare and found in no cache
+    setup_seconds : float; what this solve had to prepare and found in no cache: null space and preconditioner
+    compile_seconds : float; compiling kernels, at the first solve of a process (`krylearn warmup` fills the disk cache)
     nullspace : int; dimension of the null space that was projected out
     notes : tuple of str; what was noticed on the way, for example that A is negative definite
 
@@ -53,6 +54,7 @@ class SolveInfo(int):
     residuals: tuple[float, ...]
     true_residual: float
     setup_seconds: float
+    compile_seconds: float
     nullspace: int
     notes: tuple[str, ...]
 
@@ -61,7 +63,7 @@ class SolveInfo(int):
         info = super().__new__(cls, value)
         defaults: dict[str, Any] = {
             "reason": Reason.MAXITER if value else Reason.CONVERGED, "iterations": 0, "matvecs": 0, "residuals": (),
-            "true_residual": math.nan, "setup_seconds": 0.0, "nullspace": 0, "notes": (),
+            "true_residual": math.nan, "setup_seconds": 0.0, "compile_seconds": 0.0, "nullspace": 0, "notes": (),
         }  # fmt: skip
         info.__dict__.update(defaults | facts)
         return info
