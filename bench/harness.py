@@ -1,19 +1,20 @@
 """Measure from outside: the timer, paired ratios, iterations to a tolerance, the true residual.
 
-Solvers hold no clock; everything is timed here, after warm-up. `record.py` writes down what was measured,
-`machine.py` on what.
+Solvers hold no clock; everything is timed from outside, after warm-up, by the clocks of `timers.py`. `record.py` writes
+down what was measured, `machine.py` on what.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from .timers import HostTimer, Timer
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def timed(
     *,
     repeats: int = 3,
     warmup: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
+    timer: Timer | None = None,
 ) -> tuple[Timing, Any]:
     """Time a call from outside, after warm-up.
 
@@ -58,8 +59,8 @@ def timed(
     run : callable without arguments
     repeats, warmup : int
         Timed and untimed runs. Compilation belongs into the untimed ones.
-    clock : callable
-        Seconds. A device needs one that synchronises before it reads.
+    timer : callable
+        run -> (seconds, result): `timers.timer_for(device)`; the host's by default.
 
     Returns
     -------
@@ -73,34 +74,62 @@ def timed(
     Examples
     --------
     >>> ticks = iter([0.0, 2.0, 10.0, 11.0])
-    >>> timing, answer = timed(lambda: 42, repeats=2, warmup=0, clock=lambda: next(ticks))
+    >>> timing, answer = timed(lambda: 42, repeats=2, warmup=0, timer=HostTimer(lambda: next(ticks)))
     >>> timing.median, answer
     (1.5, 42)
     """
     if repeats < 1 or warmup < 0:
         raise ValueError(f"got repeats={repeats}, warmup={warmup}; expected repeats >= 1 and warmup >= 0")
+    timer = timer or HostTimer()
     for _ in range(warmup):
         run()
     seconds = []
     for _ in range(repeats):
-        start = clock()
-        result = run()
-        seconds.append(clock() - start)
+        took, result = timer(run)
+        seconds.append(took)
     return Timing(tuple(seconds)), result
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two calls timed in turns; `ratio` is theirs / ours per pair: (median, lowest, highest)."""
+    """Two calls timed in turns; `ratio` is theirs / ours per pair: (median, lowest, highest).
+
+    Examples
+    --------
+    >>> Pair(Timing((1.0, 2.0, 4.0)), Timing((3.0, 6.0, 8.0))).ratio
+    (3.0, 2.0, 3.0)
+    """
 
     ours: Timing
     theirs: Timing
 
     @property
+    def ratios(self) -> list[float]:
+        """How many times longer theirs takes, pair by pair."""
+        return [b / a for a, b in zip(self.ours.seconds, self.theirs.seconds, strict=True)]
+
+    @property
     def ratio(self) -> tuple[float, float, float]:
-        """How many times longer theirs takes."""
-        ratios = [b / a for a, b in zip(self.ours.seconds, self.theirs.seconds, strict=True)]
-        return statistics.median(ratios), min(ratios), max(ratios)
+        """How many times longer theirs takes: median, lowest, highest."""
+        return statistics.median(self.ratios), min(self.ratios), max(self.ratios)
+
+    def interval(self, level: float = 0.95, *, resamples: int = 4000, seed: int = 31415) -> tuple[float, float]:
+        """Bootstrap the median ratio (percentile interval; the pairs are drawn again, so their noise needs no model).
+
+        Parameters
+        ----------
+        level : float; confidence
+        resamples, seed : int; redrawn samples, and where the drawing starts: the same pairs give the same interval
+
+        Examples
+        --------
+        >>> Pair(Timing((1.0,) * 5), Timing((3.0,) * 5)).interval()
+        (3.0, 3.0)
+        """
+        ratios = np.array(self.ratios)
+        drawn = np.random.default_rng(seed).integers(len(ratios), size=(resamples, len(ratios)))
+        low, high = np.quantile(np.median(ratios[drawn], axis=1), [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
 
 
 def paired(
@@ -109,7 +138,7 @@ def paired(
     *,
     pairs: int = 3,
     warmup: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
+    timer: Timer | None = None,
 ) -> Pair:
     """Time two calls A B A B in one run.
 
@@ -118,7 +147,7 @@ def paired(
     Examples
     --------
     >>> ticks = iter([0, 1, 1, 5, 10, 12, 12, 20])
-    >>> paired(lambda: None, lambda: None, pairs=2, warmup=0, clock=lambda: next(ticks)).ratio
+    >>> paired(lambda: None, lambda: None, pairs=2, warmup=0, timer=HostTimer(lambda: next(ticks))).ratio
     (4.0, 4.0, 4.0)
     """
     for _ in range(warmup):
@@ -127,7 +156,7 @@ def paired(
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(pairs):
         for call, found in zip((ours, theirs), seconds, strict=True):
-            found += timed(call, repeats=1, warmup=0, clock=clock)[0].seconds
+            found += timed(call, repeats=1, warmup=0, timer=timer)[0].seconds
     return Pair(Timing(tuple(seconds[0])), Timing(tuple(seconds[1])))
 
 
