@@ -1,7 +1,7 @@
 """Clocks for host and device, peak memory, and what the machine itself can do: the ceilings of every result.
 
 A timer is a callable: run -> (seconds, result). `HostTimer` reads a clock before and after. `CudaTimer` records events
-on the current stream, after the cache was flushed and the device was idle, and reads them when the device is idle again.
+on the current stream, after the cache was flushed and the device idle, and reads them when the device is idle again.
 """
 
 from __future__ import annotations
