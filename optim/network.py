@@ -1,0 +1,233 @@
+"""A network at fixed parameters on a fixed batch: what every curvature product is a product of.
+
+Frozen means: parameters and buffers are copied when it is made, running statistics are never updated, dropout is off or
+has a mask that a seed fixes. So an operator stays the same matrix whatever the training loop does meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils._pytree import tree_flatten, tree_map
+
+BATCHNORM = ("batch", "running", "ghost")
+DROPOUT = ("off", "fixed")
+Parameters = dict[str, Tensor]
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the plain module inside torch.compile's and DistributedDataParallel's wrappers.
+
+    Examples
+    --------
+    >>> layer = nn.Linear(2, 1)
+    >>> unwrap(layer) is layer
+    True
+    """
+    while True:
+        wrapped = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
+        inner = model.module if wrapped else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+class FrozenNetwork:
+    """Loss and outputs as functions of a dict of parameters.
+
+    Parameters
+    ----------
+    model : nn.Module; wrappers of torch.compile and DDP are taken off
+    loss : callable (outputs, targets) -> scalar, or None: the model itself returns the loss of the batch
+    batch : (inputs, targets), or with loss None the inputs; inputs: tensor, tuple of arguments or dict of keywords
+    parameters : names, or None for all that require a gradient
+    batchnorm : "batch" (statistics of the batch, as in training), "running", or "ghost" (statistics per micro-batch)
+    dropout : "off", or "fixed": in training mode with the mask of `dropout_seed`
+    reduction : "mean" or "sum": how the loss joins its samples
+    micro_batch : int or None; samples per chunk
+
+    Examples
+    --------
+    >>> batch = (torch.ones(6, 2), torch.ones(6, 1))
+    >>> net = FrozenNetwork(nn.Linear(2, 1), nn.functional.mse_loss, batch, micro_batch=4)
+    >>> net.size, net.samples, [chunk.weight for chunk in net.chunks]
+    (3, 6, [0.6666666666666666, 0.3333333333333333])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable | None,
+        batch: Any,
+        *,
+        parameters: Iterable[str] | None = None,
+        batchnorm: str = "batch",
+        dropout: str = "off",
+        dropout_seed: int = 0,
+        reduction: str = "mean",
+        micro_batch: int | None = None,
+    ) -> None:
+        _check(batchnorm, BATCHNORM, "batchnorm")
+        _check(dropout, DROPOUT, "dropout")
+        _check(reduction, ("mean", "sum"), "reduction")
+        self.model, self.loss_function, self.reduction = unwrap(model), loss, reduction
+        self.batchnorm, self.dropout, self.dropout_seed = batchnorm, dropout, int(dropout_seed)
+        self.tensors = _select(self.model, parameters)
+        self.values: Parameters = {name: p.detach().clone() for name, p in self.tensors.items()}
+        self._others = {
+            name: t.detach().clone()
+            for name, t in (*self.model.named_parameters(), *self.model.named_buffers())
+            if name not in self.values
+        }
+        self.shapes = {name: p.shape for name, p in self.values.items()}
+        self.sizes = [p.numel() for p in self.values.values()]
+        self.size = sum(self.sizes)
+        first = next(iter(self.values.values()))
+        self.dtype, self.device = first.dtype, first.device
+        self.chunks = list(_split(batch, micro_batch, reduction))
+        self.samples = sum(chunk.samples for chunk in self.chunks)
+        self._check_statistics()
+
+    def _check_statistics(self) -> None:
+        """Micro-batches change what BatchNorm computes, and so the Hessian: only if that is asked for."""
+        norms = any(isinstance(m, _NormBase) for m in self.model.modules())
+        if norms and len(self.chunks) > 1 and self.batchnorm == "batch":
+            raise ValueError(
+                "batchnorm='batch' with micro_batch: statistics of micro-batches are those of another function; "
+                "pass batchnorm='running', or 'ghost' if statistics per micro-batch are what you train with"
+            )
+
+    def outputs(self, parameters: Parameters, chunk: Chunk) -> Any:
+        """Return the model's outputs on a chunk; to be called inside `evaluation()`."""
+        inputs = chunk.data if self.loss_function is None else chunk.data[0]
+        args, kwargs = (), {}
+        if isinstance(inputs, Mapping):
+            kwargs = dict(inputs)
+        else:
+            args = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+        state = {**self._others, **parameters}
+        if self.dropout == "off":
+            return torch.func.functional_call(self.model, state, args, kwargs)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(self.dropout_seed + chunk.index)
+            return torch.func.functional_call(self.model, state, args, kwargs)
+
+    def loss(self, parameters: Parameters, chunk: Chunk) -> Tensor:
+        """Return the loss of a chunk; to be called inside `evaluation()`."""
+        out = self.outputs(parameters, chunk)
+        return out if self.loss_function is None else self.loss_function(out, chunk.data[1])
+
+    def sample_losses(self, parameters: Parameters, chunk: Chunk) -> Tensor:
+        """Return the loss of each sample, (samples,); to be called inside `evaluation()`."""
+        assert self.loss_function is not None  # the Fisher without it is refused where operators are made
+        loss = self.loss_function
+
+        def alone(out: Tensor, target: Any) -> Tensor:
+            return loss(out[None], tree_map(lambda t: t[None], target))
+
+        return torch.func.vmap(alone)(self.outputs(parameters, chunk), chunk.data[1])
+
+    @contextmanager
+    def evaluation(self, *, differentiable_twice: bool = True) -> Iterator[None]:
+        """Set modes and kernels for a pass, and restore all of them.
+
+        Attention runs as plain mathematics and cuDNN's RNNs are off where second derivatives are needed.
+        """
+        modules = list(self.model.modules())
+        saved = [(m, m.training, m.__dict__.get("_compiled_call_impl")) for m in modules]
+        tracking = [(m, m.track_running_stats) for m in modules if isinstance(m, _NormBase)]
+        with ExitStack() as stack:
+            if differentiable_twice:
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+                torch.backends.mha.set_fastpath_enabled(False)
+                if any(isinstance(m, nn.RNNBase) for m in modules) and self.device.type == "cuda":
+                    stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            try:
+                for m in modules:
+                    m.training = self.batchnorm != "running" if isinstance(m, _NormBase) else self.dropout == "fixed"
+                    m._compiled_call_impl = None
+                    if isinstance(m, _NormBase) and m.training:
+                        m.track_running_stats = False  # batch statistics, and nothing is written
+                yield
+            finally:
+                for m, training, compiled in saved:
+                    m.training, m._compiled_call_impl = training, compiled
+                for m, track in tracking:
+                    m.track_running_stats = track
+
+    def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Join a dict of (..., *shape) into (..., n); names that are missing or foreign are refused."""
+        if set(values) != set(self.shapes):
+            missing, foreign = set(self.shapes) - set(values), set(values) - set(self.shapes)
+            raise ValueError(
+                f"missing {sorted(missing)[:3]}, foreign {sorted(foreign)[:3]}; expected one per parameter"
+            )
+        parts = []
+        for name, shape in self.shapes.items():
+            v = values[name]
+            if tuple(v.shape[v.dim() - len(shape) :]) != tuple(shape):
+                raise ValueError(f"{name} has shape {tuple(v.shape)}; expected (..., {', '.join(map(str, shape))})")
+            parts.append(v.reshape(*v.shape[: v.dim() - len(shape)], -1))
+        return torch.cat(parts, -1)
+
+    def unflatten(self, v: Tensor) -> Parameters:
+        """Cut (..., n) into a dict of (..., *shape)."""
+        parts = torch.split(v, self.sizes, -1)
+        return {
+            name: part.reshape(*v.shape[:-1], *shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+
+class Chunk:
+    """Some samples of the batch: their data, number, place and share in the loss."""
+
+    def __init__(self, data: Any, samples: int, index: int, weight: float) -> None:
+        self.data, self.samples, self.index, self.weight = data, samples, index, weight
+
+
+def _split(batch: Any, size: int | None, reduction: str) -> Iterator[Chunk]:
+    tensors = [leaf for leaf in tree_flatten(batch)[0] if isinstance(leaf, Tensor) and leaf.dim()]
+    if not tensors:
+        raise ValueError(f"the batch {type(batch).__name__} holds no tensor with samples; expected (inputs, targets)")
+    n = len(tensors[0])
+    if n == 0 or any(len(t) != n for t in tensors):
+        raise ValueError(f"first dimensions of the batch are {[len(t) for t in tensors]}; expected one size > 0")
+    if size is not None and size < 1:
+        raise ValueError(f"got micro_batch={size}; expected an integer >= 1 or None")
+    size = min(size or n, n)
+    for index, start in enumerate(range(0, n, size)):
+        count = min(size, n - start)
+        part = batch if count == n else tree_map(lambda t, a=start, b=start + count: _cut(t, a, b), batch)
+        yield Chunk(part, count, index, count / n if reduction == "mean" else 1.0)
+
+
+def _cut(leaf: Any, start: int, stop: int) -> Any:
+    return leaf[start:stop] if isinstance(leaf, Tensor) and leaf.dim() else leaf
+
+
+def _select(model: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Parameter]:
+    have = dict(model.named_parameters())
+    if isinstance(names, str):
+        names = (names,)
+    chosen = [n for n, p in have.items() if p.requires_grad] if names is None else list(names)
+    unknown = [n for n in chosen if n not in have]
+    if unknown or not chosen:
+        raise ValueError(f"parameters {unknown or chosen}; expected at least one of {list(have)[:6]} ...")
+    kinds = {(have[n].dtype, have[n].device) for n in chosen}
+    if len(kinds) > 1:
+        raise ValueError(f"parameters of {len(kinds)} dtypes or devices; expected one: choose with parameters=[names]")
+    return {n: have[n] for n in chosen}
+
+
+def _check(value: str, allowed: tuple[str, ...], name: str) -> None:
+    if value not in allowed:
+        raise ValueError(f"got {name}={value!r}; expected one of {allowed}")
