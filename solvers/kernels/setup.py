@@ -145,14 +145,16 @@ def locate(c, size, position):
 
 @kernel
 def sum_diagonal(w, ground, shift, size, stride, diag):
-    """Write diag = links on both sides + ground + shift."""
-    for c in numba.prange(diag.size):
-        position = np.zeros(3, np.int64)
-        locate(c, size, position)
-        total = shift[c] + (ground[0, c] + ground[1, c] + ground[2, c])
-        for d in range(3):
-            total += w[d, c] + w[d, below(c, position[d], size[d], stride[d])]
-        diag[c] = total
+    """Write diag = links on both sides + ground + shift, by rows: the order of additions ignores the threads."""
+    ny, nz = size[1], size[2]
+    for row in numba.prange(size[0] * ny):
+        start = row * nz
+        x = below(start, row // ny, size[0], stride[0])
+        y = below(start, row % ny, ny, stride[1])
+        for k in range(nz):
+            c, z = start + k, (start + k - 1 if k > 0 else start + nz - 1)
+            links = (w[0, c] + w[0, x + k]) + (w[1, c] + w[1, y + k]) + (w[2, c] + w[2, z])
+            diag[c] = links + (ground[0, c] + ground[1, c] + ground[2, c]) + shift[c]
 
 
 @kernel

@@ -38,26 +38,29 @@ def outer_paths(w, ground, shift, diag, size, stride, factors, usual, path, flag
 
     A cell is flagged if all its links are the usual ones (the largest of their axis) and nothing leads to p = 0.
     """
-    for c in numba.prange(diag.size):
+    for strip in numba.prange((diag.size + STRIP - 1) // STRIP):
         position = np.empty(3, np.int64)
-        locate(c, size, position)
-        same = diag[c] > 0 and shift[c] == 0
-        for d in range(3):
-            n, t, p = size[d], stride[d], position[d]
-            lo = below(c, p, n, t)
-            same = same and ground[d, c] == 0 and (n == 1 or (w[d, c] == usual[d] and w[d, lo] == usual[d]))
-            if factors[d] == 2:
-                o, po = outer_cell(c, p, n, t)
-                link = np.float64(w[d, c]) if p & 1 else np.float64(w[d, lo])
-                if link == 0:
-                    path[d, c] = 0
-                elif (
-                    link == usual[d] and inner_link(w, d, c, p, n, t) == link and inner_link(w, d, o, po, n, t) == link
-                ):
-                    path[d, c] = 0.5 * link
-                else:
-                    path[d, c] = series(w, d, diag, c, p, o, po, n, t, link)
-        flags[c] = 1 if same else 0
+        for c in range(strip * STRIP, min(strip * STRIP + STRIP, diag.size)):
+            locate(c, size, position)
+            same = diag[c] > 0 and shift[c] == 0
+            for d in range(3):
+                n, t, p = size[d], stride[d], position[d]
+                lo = below(c, p, n, t)
+                same = same and ground[d, c] == 0 and (n == 1 or (w[d, c] == usual[d] and w[d, lo] == usual[d]))
+                if factors[d] == 2:
+                    o, po = outer_cell(c, p, n, t)
+                    link = np.float64(w[d, c]) if p & 1 else np.float64(w[d, lo])
+                    if link == 0:
+                        path[d, c] = 0
+                    elif (
+                        link == usual[d]
+                        and inner_link(w, d, c, p, n, t) == link
+                        and inner_link(w, d, o, po, n, t) == link
+                    ):
+                        path[d, c] = 0.5 * link
+                    else:
+                        path[d, c] = series(w, d, diag, c, p, o, po, n, t, link)
+            flags[c] = 1 if same else 0
 
 
 @kernel
