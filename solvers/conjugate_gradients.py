@@ -119,7 +119,7 @@ def cg(
 
 def _attempts(system: System, M: Preconditioner | None) -> list[Attempt]:
     """CG; should M not suit it, the same with M in full precision, then flexible directions, which any M suits."""
-    attempts = [Attempt(_recurrence(system), M)]
+    attempts = [Attempt(_recurrence(system, M), M)]
     if M is None:
         return attempts
     if M.exact is not None:
@@ -128,12 +128,10 @@ def _attempts(system: System, M: Preconditioner | None) -> list[Attempt]:
     return attempts
 
 
-def _recurrence(system: System) -> Steps:
+def _recurrence(system: System, M: Preconditioner | None) -> Steps:
     """Return the fused recurrence where there are kernels for it, else the readable one."""
-    on_grid = isinstance(system.A.operator, Poisson)
-    if on_grid and system.b.is_cpu and hasattr(kernels, "fused_cg_steps"):
-        return kernels.fused_cg_steps
-    return cg_steps
+    fused = kernels.steps_for(system.b, M) if isinstance(system.A.operator, Poisson) else None
+    return fused or cg_steps
 
 
 def _resolve(A: Any, M: Any, nullspace: Any) -> tuple[Any, tuple[float, float]]:

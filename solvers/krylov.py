@@ -82,7 +82,7 @@ class _Run:
     def read(self, pending: list[tuple[Any, tuple[Any, ...]]]) -> Reason | None:
         """Bring ‖r‖² and the curvatures of the last steps to the host, all at one synchronisation."""
         verdict = None
-        for rr, curvatures in pending:
+        for rr, curvatures in _on_host(pending):
             rr = float(rr)
             self.residuals.append(math.sqrt(rr) if rr >= 0 else math.nan)
             if curvatures and verdict is None:
@@ -140,6 +140,19 @@ class _Run:
             if not _is_symmetric(M, r, self.system.b):
                 return Reason.INDEFINITE_M
         return None
+
+
+def _on_host(pending: list[tuple[Any, tuple[Any, ...]]]) -> list[tuple[Any, tuple[Any, ...]]]:
+    """Fetch what lies on a CUDA device in one transfer: every transfer is a synchronisation."""
+    scalars = [c for rr, curvatures in pending for c in (rr, *curvatures) if isinstance(c, torch.Tensor) and c.is_cuda]
+    if not scalars:
+        return pending
+    values = iter(torch.stack(scalars).tolist())
+
+    def fetched(c: Any) -> Any:
+        return next(values) if isinstance(c, torch.Tensor) and c.is_cuda else c
+
+    return [(fetched(rr), tuple(fetched(c) for c in curvatures)) for rr, curvatures in pending]
 
 
 def _is_symmetric(M: Callable, u: torch.Tensor, v: torch.Tensor) -> bool:

@@ -7,6 +7,7 @@ scale back.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from pathlib import Path
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 from . import storage
 from .coefficients import CoefficientNetwork
 from .hierarchy import COARSEST, Hierarchy, Level, Rule, build, generalised_inverse, geometric, resistor, v_cycle
+from .kernels import choice
 from .kernels.reference import Stencil, Transfer
 
 if TYPE_CHECKING:
+    from .kernels.cuda_cycle import CudaCycle
     from .kernels.cycle import FusedCycle
 
 CLASSICAL: dict[str, Rule] = {"geometric": geometric, "resistor": resistor}
@@ -43,8 +46,8 @@ class NeuralMultigrid:
         A module: a rule.
     dtype : torch.float32 or torch.float64
         Of the cycle, whatever the dtype of r; fp32 inside an fp64 CG costs no iterations and half the bytes.
-    kernels : "auto", "cpu" or "reference"
-        ``"auto"`` takes the fused numba kernels on a CPU and plain torch elsewhere.
+    kernels : "auto", "cpu", "triton" or "reference"
+        ``"auto"`` takes the fused numba kernels on a CPU, the Triton kernels on a CUDA device, plain torch elsewhere.
 
     Attributes
     ----------
@@ -96,12 +99,7 @@ class NeuralMultigrid:
             raise TypeError(f"got A of type {type(A).__name__}; expected krylearn.pde.Poisson; see Poisson.from_matrix")
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"got dtype={dtype}; expected torch.float32 or torch.float64 for the cycle")
-        if kernels not in ("auto", "cpu", "reference"):
-            raise ValueError(f"got kernels={kernels!r}; expected 'auto', 'cpu' or 'reference'")
-        if kernels == "cpu" and A.device.type != "cpu":
-            raise ValueError(
-                f"got kernels='cpu' for an operator on {A.device}; expected 'auto', or move A with A.to('cpu')"
-            )
+        choice.backend(kernels, A.device)  # refuses what cannot be
         self.weights, self.cycle_dtype, self._kernels = weights, dtype, kernels
         self._dimension = len(A.grid_shape)
         self._rule = find_rule(weights, self._dimension)
@@ -113,9 +111,9 @@ class NeuralMultigrid:
             raise ValueError(
                 f"got a grid of {len(A.grid_shape)} dimensions; expected {self._dimension}: make a new NeuralMultigrid"
             )
-        on_cpu = self._kernels == "cpu" or (self._kernels == "auto" and A.device.type == "cpu")
+        self.backend = choice.backend(self._kernels, A.device)
         start = time.perf_counter()
-        if on_cpu:
+        if self.backend == "cpu":
             from .kernels.compilation import compile_kernels
 
             compile_kernels()  # at once if this process or the disk cache has them
@@ -126,9 +124,11 @@ class NeuralMultigrid:
         # a power of two, so that SI units and cg(8A, 8b) change no digit of the cycle
         self.exponent = power_of_two(float(A.diag.max()))
         self._hierarchy: Hierarchy | None = None
-        self.fused = None
-        if on_cpu:
+        self.fused: Any = None
+        if self.backend == "cpu":
             self.fused = self._fused_cycle()
+        elif self.backend == "triton":
+            self.fused = self._cuda_cycle()
         else:
             self._hierarchy = self.hierarchy
         self.setup_seconds = time.perf_counter() - start
@@ -144,12 +144,20 @@ class NeuralMultigrid:
 
         return FusedCycle.from_hierarchy(self.hierarchy)
 
+    def _cuda_cycle(self) -> CudaCycle:
+        """Set up on the device by the torch rule, keep what the kernels read; say what a set-up needs if it fails."""
+        from .kernels.cuda_cycle import device_cycle
+
+        cycle = device_cycle(self.A, self.exponent, lambda: self.hierarchy, isinstance(self._rule, CoefficientNetwork))
+        self._hierarchy = None
+        return cycle
+
     @property
     def hierarchy(self) -> Hierarchy:
         """The levels as torch tensors, built on demand where the fused kernels did without."""
         if self._hierarchy is None:
             with torch.no_grad():
-                levels = build(stencil_of(self.A, self.exponent), self._rule)
+                levels = build(stencil_of(self.A, self.exponent), rule_on(self.A.device, self._rule))
                 self._hierarchy = quantise(levels, self.cycle_dtype)
         return self._hierarchy
 
@@ -159,11 +167,13 @@ class NeuralMultigrid:
         if self.fused is None:
             return v_cycle(self.hierarchy, b)
         if b.dim() == 3:
-            return torch.from_numpy(self.fused(b.contiguous().numpy()).copy())
+            return self.fused.apply(b)
         return torch.stack([self.cycle(v) for v in b.flatten(0, -4)]).view(b.shape)
 
     def apply(self, r: Tensor) -> Tensor:
         """M r on the internal grid, in the dtype of r."""
+        if self.backend == "triton":
+            return self.fused.scaled_apply(r, self.exponent)
         largest = float(r.abs().max()) if r.numel() else 0.0
         if not math.isfinite(largest) or largest == 0:
             return r * self.A.unknown.to(r.dtype)
@@ -198,8 +208,8 @@ class NeuralMultigrid:
     def levels(self) -> list[str]:
         """One line per level, fine to coarse."""
         if self.fused is not None:
-            parts = [(v.diag.shape, tuple(v.factors.tolist())) for v in self.fused.levels]
-            bottom = self.fused.bottom_b.shape
+            parts = [(v.size, tuple(map(int, v.factors))) for v in self.fused.levels]
+            bottom = tuple(self.fused.bottom_b.shape)
         else:
             parts = [(v.op.size, v.transfer.factors) for v in self.hierarchy.levels]
             bottom = self.hierarchy.bottom.size
@@ -233,6 +243,13 @@ def find_rule(weights: str | Path | nn.Module | None, dimension: int) -> Rule:
         known = ", ".join(map(repr, (*CLASSICAL, "tuned")))
         raise ValueError(f"got weights={weights!r}; expected None, {known}, a .safetensors file or a module")
     raise TypeError(f"got weights of type {type(weights).__name__}; expected None, a name, a path or a torch.nn.Module")
+
+
+def rule_on(device: torch.device, rule: Rule) -> Rule:
+    """Return the rule for stencils on a device: a network is copied there, since others may share it."""
+    if not isinstance(rule, nn.Module) or all(p.device == device for p in rule.parameters()):
+        return rule
+    return copy.deepcopy(rule).to(device)
 
 
 def stencil_of(A: Poisson, exponent: int) -> Stencil:

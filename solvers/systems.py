@@ -16,7 +16,7 @@ import torch
 from krylearn.pde import Poisson
 
 from .interop import common_dtype, dtype_char, from_torch, library_of, to_torch, torch_map
-from .kernels import fused_product
+from .kernels import product_for
 from .multigrid import NeuralMultigrid
 
 Map = Callable[[torch.Tensor], torch.Tensor]
@@ -192,7 +192,7 @@ def poisson_system(A: Poisson, b: Any, *, nullspace: Any = "auto") -> System:
         shape = shape[:1]  # SciPy's x is (n,) for a b of one column
     library = library_of(b)
 
-    product = fused_product(A) if grid.is_cpu else A.apply
+    product = product_for(A, grid.device)
 
     def export(x: torch.Tensor) -> Any:
         return from_torch(A.from_grid(x, x.new_empty(()).expand(shape)), library)

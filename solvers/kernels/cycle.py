@@ -58,6 +58,11 @@ class FusedLevel:
         return cls(t.factors, op.periodic, w, op.diag.contiguous().numpy(), sd, a)
 
     @property
+    def size(self) -> tuple[int, ...]:
+        """Cells per axis."""
+        return tuple(self.diag.shape)
+
+    @property
     def nbytes(self) -> int:
         """Bytes kept for this level."""
         return sum(v.nbytes for v in (*self.w, self.diag, self.sd, self.a, self.b, self.x, self.y, self.t))
@@ -86,6 +91,10 @@ class FusedCycle:
         """Apply the cycle from level l on, small grids on one thread."""
         with cpu.threads_for(b.size):
             return self.descend(b, l)
+
+    def apply(self, b: torch.Tensor) -> torch.Tensor:
+        """Return M b as a tensor of its own."""
+        return torch.from_numpy(self(b.contiguous().numpy()).copy())
 
     def descend(self, b: Array, l: int) -> Array:
         """Apply the cycle from level l on, with the threads there are."""
