@@ -9,7 +9,8 @@ level holds a `Stencil` and, towards the next level, a `Transfer`:
     restriction  = Pᵀ exactly
 
 E copies a coarse value to the (up to eight) cells of its block. The *outer* neighbour of a cell along an axis is the
-one that belongs to the next block; the *partner* is the other cell of its own block.
+one that belongs to the next block; the *partner* is the other cell of its own block. Where the weights vary, the three
+mixings do not commute, so the order of the axes matters a little.
 """
 
 from __future__ import annotations
