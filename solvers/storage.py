@@ -23,6 +23,7 @@ from .coefficients import CoefficientNetwork
 ARCHITECTURE = "coefficients-1"
 DEFAULT = {2: "2d-network-v1", 3: "3d-network-v1"}
 TUNED = {2: "2d-tuned-v1", 3: "3d-tuned-v1"}
+WIDEST = 1024  # a damaged header must not ask for all memory
 REMEDY = "train with `krylearn train`, or leave weights=None for the shipped ones"
 
 
@@ -97,7 +98,10 @@ def load_weights(path: str | Path) -> CoefficientNetwork:
     if facts.get("architecture") != ARCHITECTURE:
         got = facts.get("architecture", "none")
         raise ValueError(f"{path.name} has architecture {got!r}; expected {ARCHITECTURE!r}; {REMEDY}")
-    network = CoefficientNetwork(int(facts["hidden"]))
+    hidden = facts.get("hidden", "none")
+    if not (hidden.isascii() and hidden.isdigit() and int(hidden) <= WIDEST):
+        raise ValueError(f"{path.name} has hidden={hidden!r}; expected a width from 0 to {WIDEST}; {REMEDY}")
+    network = CoefficientNetwork(int(hidden))
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
