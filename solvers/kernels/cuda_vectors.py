@@ -46,6 +46,12 @@ def normaliser(rr):
 
 
 @triton.jit
+def quotient(u, v):
+    """Return u/v; NaN for v = 0."""
+    return tl.where(v != 0, u / tl.where(v != 0, v, 1), float("nan"))
+
+
+@triton.jit
 def _finish_rz(sums, scalars, count, shrink, HAVE: tl.constexpr, B: tl.constexpr):
     factor = tl.load(scalars + _FACTOR)
     old = tl.load(scalars + _RZ)
@@ -55,14 +61,14 @@ def _finish_rz(sums, scalars, count, shrink, HAVE: tl.constexpr, B: tl.constexpr
         rz = total(sums, count, B) / factor * scale
     tl.store(scalars + _RZ, rz)
     tl.store(scalars + _SCALE, scale)
-    tl.store(scalars + _BETA, tl.where(old != 0, rz / old, float("nan")))
+    tl.store(scalars + _BETA, quotient(rz, old))
 
 
 @triton.jit
 def _finish_pap(sums, scalars, count, SCALED: tl.constexpr, B: tl.constexpr):
     pap = total(sums, count, B)
     tl.store(scalars + _PAP, pap)
-    tl.store(scalars + _ALPHA, tl.where(pap != 0, tl.load(scalars + _RZ) / pap, float("nan")))
+    tl.store(scalars + _ALPHA, quotient(tl.load(scalars + _RZ), pap))
     if SCALED:  # asked before r is updated, so from the norm before
         tl.store(scalars + _FACTOR, normaliser(tl.load(scalars + _RR)))
 

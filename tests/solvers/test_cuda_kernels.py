@@ -1,0 +1,220 @@
+"""Every Triton kernel equals the reference: odd, prime, flat and long grids, all boundaries, in 2D and 3D."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is for Linux: pip install krylearn[cuda]")
+
+from cuda_cases import DEVICE, SYSTEMS, cell_system, close, finest, levels, stored, vector
+from krylearn.pde import Poisson
+from krylearn.solvers.hierarchy import v_cycle
+from krylearn.solvers.kernels import cuda, cuda_transfer, cuda_vectors, reference
+from krylearn.solvers.kernels.cuda_couplings import Couplings, cell_codes, couplings_of
+from krylearn.solvers.kernels.cuda_cycle import CudaCycle
+from krylearn.solvers.kernels.reference import OMEGA, Transfer
+from multigrid_cases import GRIDS, grid_system
+
+FORMS = sorted(SYSTEMS)
+EXACT = {torch.float32: 1e-5, torch.float64: 1e-13}
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Many programs per grid, whose tiles divide nothing evenly."""
+    monkeypatch.setattr(cuda, "blocks", lambda size, cells=0: (16, min(4, cuda.triton.next_power_of_2(size[2]))))
+    monkeypatch.setattr(cuda_vectors, "BLOCK", 64)
+
+
+def system(form, grid):
+    return SYSTEMS[form](grid).to(DEVICE)
+
+
+@pytest.mark.parametrize("dtype", EXACT, ids=["fp32", "fp64"])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_product_and_its_dot(grid, form, dtype, small_tiles):
+    A = system(form, grid)
+    op = couplings_of(A, dtype)
+    assert op.cells == (form == "cells")
+    x, y, sums = vector(op.size, dtype=dtype), vector(op.size, 1, dtype), cuda.new_sums(op.size, A.device)
+    cuda.apply_dot(op, x, y, sums)
+    expected = A.to(dtype=torch.float64).apply(x.double())
+    close(y, expected, EXACT[dtype])
+    close(sums.sum(), (x.double() * y.double()).sum(), 1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_smoother_and_residual(grid, form):
+    level, v = finest(system(form, grid))
+    x, b = vector(v.size), vector(v.size, 2)
+    cuda.smooth_from_zero(v.op, v.s, b, v.x)
+    close(v.x, reference.smooth_from_zero(level.op, level.s, b))
+    sums = cuda.new_sums(v.size, b.device)
+    for omega in OMEGA:
+        cuda.smooth(v.op, v.s, x, b, v.y, omega, sums)
+        close(v.y, reference.smooth(level.op, level.s, x, b, omega))
+        close(sums.sum(), (v.y.double() * b.double()).sum(), 1e-12)
+    cuda.residual(v.op, x, b, v.y)
+    close(v.y, (b - reference.apply(level.op, x)) * level.op.mask)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_transfer(grid):
+    level, v = finest(system("stored", grid))
+    r, t = vector(v.size) * level.op.mask, level.transfer
+    expected = reference.restrict(t, r)
+    coarse = torch.full_like(expected, torch.nan)  # every entry has to be written
+    cuda_transfer.restrict(r, v.a, v.factors, v.periodic, coarse)
+    close(coarse, expected)
+    c, x = vector(coarse.shape, 3), vector(v.size, 4)
+    changed = x.clone()
+    cuda_transfer.prolong_add(c, v.a, v.s, v.factors, v.periodic, changed)
+    close(changed, x + reference.prolong(t, c))
+
+
+FACTORS = {"even_3d": (1, 2, 1), "prime_3d": (2, 1, 2), "odd_3d": (2, 2, 2), "two_wide": (1, 1, 2), "thread_2d": (2, 1, 2)}
+
+
+@pytest.mark.parametrize("grid", FACTORS)
+def test_restriction_is_the_transpose_for_any_weights_and_factors(grid):
+    A, factors = system("stored", grid), FACTORS[grid]
+    size, periodic = tuple(A.diag.shape), A.periodic
+    a = (vector((3, *size), 5, torch.float64).abs() * 100).clamp_max(255).to(torch.uint8)
+    for d in range(3):  # no weight towards what is not there
+        if not periodic[d]:
+            a[d].narrow(d, 0, 1).zero_()
+            a[d].narrow(d, size[d] - 1, 1).zero_()
+    mask = torch.ones(size, dtype=torch.float64, device=DEVICE)
+    t = Transfer([a[d].double() / 255 if f == 2 else None for d, f in enumerate(factors)], factors, mask, periodic)
+    r = vector(size, 6, torch.float64)
+    expected = reference.restrict(t, r)
+    coarse, x = torch.full_like(expected, torch.nan), torch.zeros_like(r)
+    cuda_transfer.restrict(r, a, factors, periodic, coarse)
+    close(coarse, expected, 1e-14)
+    c = vector(coarse.shape, 7, torch.float64)
+    cuda_transfer.prolong_add(c, a, torch.ones_like(a[0]), factors, periodic, x)
+    close(x, reference.prolong(t, c), 1e-14)
+    close((x * r).sum(), (c * coarse).sum(), 1e-12)
+
+
+def whole_cycle(grid, form):
+    A = system(form, grid)
+    h, exponent = levels(A)
+    cycle = CudaCycle.from_hierarchy(h, cell_codes(A), exponent)
+    b = vector(tuple(A.diag.shape)) * A.unknown
+    for _ in range(2):  # the second time nothing is left behind
+        close(cycle.apply(b), v_cycle(h, b))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("grid", ["prime_3d", "odd_3d", "flat_last", "thread_2d"])
+def test_whole_cycle(grid, form):
+    whole_cycle(grid, form)
+
+
+@pytest.mark.parametrize(("grid", "form"), [("odd_3d", "cells"), ("flat_last", "stored")])
+def test_whole_cycle_in_small_tiles(grid, form, small_tiles):
+    assert cuda.programs(GRIDS[grid][0]) > 4
+    whole_cycle(grid, form)
+
+
+def test_levels_without_an_unknown_stay_zero():
+    A = cell_system("even_3d").to(DEVICE)
+    _, v = finest(A)
+    b = vector(v.size)
+    cuda.smooth_from_zero(v.op, v.s, b, v.x)
+    assert not v.x[~A.unknown].any()
+    cuda.residual(v.op, v.x, b, v.y)
+    assert not v.y[~A.unknown].any()
+
+
+def test_the_coarsest_inverse():
+    for m in (1, 5, 16, 61, 128):
+        matrix, b = vector((m, m), m), vector((m,), m + 1)
+        y = torch.full_like(b, torch.nan)
+        cuda_transfer.multiply(matrix, b, y)
+        close(y, matrix @ b)
+
+
+@pytest.mark.parametrize("n", [1, 63, 300])
+def test_vector_updates(n, small_tiles):
+    r, q, p, z, x = (vector((n,), seed, torch.float64) for seed in range(5))
+    b = torch.full((n,), torch.nan, device=DEVICE)
+    v = cuda_vectors.Vectors(r, 1, exponent=3)
+    v.start(r, b)
+    rr = float(r @ r)
+    factor = float(v.scalars[cuda_vectors.FACTOR])
+    assert float(v.scalars[cuda_vectors.RR]) == pytest.approx(rr, rel=1e-14)
+    assert torch.equal(b, (r * factor).float())
+    v.dot(b, z)
+    v.finish_rz(v.programs)
+    rz = float(b.double() @ z) / factor**2 / 8
+    scale = 1 / factor / 8
+    assert float(v.scalars[cuda_vectors.RZ]) == pytest.approx(rz, rel=1e-12)
+    assert float(v.scalars[cuda_vectors.BETA]) == 0  # the first step
+    expected = scale * z
+    v.direction(p, z)
+    close(p, expected, 1e-14)
+    v.dot(p, q)
+    v.finish_pap(v.programs, scaled=True)
+    alpha = rz / float(p @ q)
+    assert float(v.scalars[cuda_vectors.ALPHA]) == pytest.approx(alpha, rel=1e-9)
+    residual, iterate = r - v.scalars[cuda_vectors.ALPHA] * q, x + v.scalars[cuda_vectors.ALPHA] * p
+    v.update_residual(r, q, b)
+    v.finish_rr()
+    v.advance(x, p)
+    close(r, residual, 1e-14)
+    close(x, iterate, 1e-14)
+    assert float(v.scalars[cuda_vectors.RR]) == pytest.approx(float(residual @ residual), rel=1e-12)
+
+
+def test_a_step_that_is_not_finite_leaves_x_alone():
+    r, x = vector((40,), 1, torch.float64), vector((40,), 2, torch.float64)
+    before, zero = x.clone(), torch.zeros_like(r)
+    v = cuda_vectors.Vectors(r, 1)
+    v.start(r, None)
+    v.finish_rz(0)
+    v.dot(zero, zero)
+    v.finish_pap(v.programs, scaled=False)  # p.Ap = 0
+    v.advance(x, r)
+    v.update_residual(r, r, None)
+    v.finish_rr()
+    assert torch.equal(x, before)
+    assert torch.isnan(v.scalars[cuda_vectors.RR])
+
+
+@pytest.mark.parametrize("norm", [1.0, 0.99, 2.0, 3.7e5, 1e-150, 1e150, 2.0**-40, 0.0, float("inf"), float("nan")])
+def test_the_factor_is_the_power_of_two_of_the_cpu(norm):
+    from krylearn.solvers.kernels.fused_cg import Cycle
+
+    v = cuda_vectors.Vectors(torch.zeros(1, dtype=torch.float64, device=DEVICE), 1)
+    v.sums.fill_(norm**2)
+    v.finish_rr(first=True, scaled=True)
+    assert float(v.scalars[cuda_vectors.FACTOR]) == Cycle.factor(Cycle.__new__(Cycle), norm**2)
+
+
+# --- codes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_codes_say_all_of_a_cell_type_operator(grid):
+    A = cell_system(grid).to(DEVICE)
+    codes = cell_codes(A)
+    count, c = codes.count.int(), codes.conductance
+    diag = c[0] * (count % 5) + c[1] * (count // 5 % 5) + c[2] * (count // 25)
+    torch.testing.assert_close(diag, A.diag, rtol=1e-15, atol=0)
+    for d in range(3):
+        assert torch.equal((codes.open >> (2 * d) & 1) * c[d], A.links[d])
+    assert Couplings.of_cells(codes, torch.float64).nbytes < stored(A, torch.float64).nbytes
+
+
+def test_what_is_no_cell_type_operator():
+    ones = torch.ones(4, 5, dtype=torch.float64)
+    assert cell_codes(Poisson.from_cells(ones)) is not None
+    assert cell_codes(Poisson.from_coefficients(3 * ones)) is not None  # Dirichlet sides count two
+    assert cell_codes(Poisson.from_cells(ones, shift=1.0)) is None
+    assert cell_codes(grid_system("even_2d")) is None
+    half = [torch.ones(5, 5, dtype=torch.float64), torch.ones(4, 6, dtype=torch.float64)]
+    half[0][0] = 0.5  # half a conductance to p = 0
+    assert cell_codes(Poisson.from_faces(half)) is None
