@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .coefficients import CoefficientNetwork
-from .hierarchy import Rule, build, v_cycle
+from .hierarchy import COARSEST, Rule, build, v_cycle
 from .kernels.reference import Stencil, apply
 from .storage import load_weights, save_weights
 from .training_data import VALIDATION, Builder, Systems, builders
@@ -94,7 +94,8 @@ def train(
     ----------
     dimension : 2 or 3
     families : None (all), names out of `krylearn.pde.FAMILIES`, or your own: name -> ``build(shape, seed) -> Poisson``
-    sizes : grid sizes to train on, cells per axis; default (16, 32, 48) in 3D and (32, 64, 128) in 2D
+    sizes : grid sizes to train on, cells per axis (at least 8 in 3D and 14 in 2D); default (16, 32, 48) in 3D and
+        (32, 64, 128) in 2D
     steps : optimiser steps; default those of the shipped weights (`STEPS`), 25 minutes on one core in 3D
     seed : of initial weights and of the stream of systems
     output : directory for checkpoints, curves (``metrics.csv``) and the result
@@ -136,9 +137,10 @@ def train(
             f"got dimension={dimension}, architecture={architecture!r}, steps={steps}, cg_steps={cg_steps}; "
             "expected 2 or 3, 'network' or 'constants', steps >= 1, cg_steps >= 2"
         )
+    sizes = tuple(sizes) if sizes else ((16, 32, 48) if dimension == 3 else (32, 64, 128))
+    check_sizes(sizes, dimension)
     require_lightning()
     output = Path(output)
-    sizes = tuple(sizes) if sizes else ((16, 32, 48) if dimension == 3 else (32, 64, 128))
     systems = Systems(builders(families), dimension, sizes, seed, cells=2 * 32**3 if dimension == 3 else 2 * 128**2)
     network = start_network(start, seed, hidden if architecture == "network" else 0)
     settings = {
@@ -167,6 +169,16 @@ def train(
             raise KeyboardInterrupt(f"training stopped; {kept}") from None
     card = {"name": f"{dimension}d-{architecture}", **settings, **facts(trainer, module, systems, device)}
     return save_weights(network, output / f"{dimension}d-{architecture}", card)
+
+
+def check_sizes(sizes: Sequence[int], dimension: int) -> None:
+    """Refuse grids that are inverted as a whole: no weight would have a gradient there."""
+    least = next(n for n in range(6, COARSEST) if (n - 2) ** dimension > COARSEST)  # batches vary sizes by up to 2
+    if min(sizes) < least:
+        raise ValueError(
+            f"got sizes={tuple(sizes)}; expected {least} or more cells per axis in {dimension}D: "
+            f"grids of up to {COARSEST} cells are inverted exactly and teach nothing"
+        )
 
 
 def start_network(start: str | Path | None, seed: int, hidden: int) -> CoefficientNetwork:
