@@ -73,7 +73,13 @@ def test_transfer(grid):
     close(changed, x + reference.prolong(t, c))
 
 
-FACTORS = {"even_3d": (1, 2, 1), "prime_3d": (2, 1, 2), "odd_3d": (2, 2, 2), "two_wide": (1, 1, 2), "thread_2d": (2, 1, 2)}
+FACTORS = {
+    "even_3d": (1, 2, 1),
+    "prime_3d": (2, 1, 2),
+    "odd_3d": (2, 2, 2),
+    "two_wide": (1, 1, 2),
+    "thread_2d": (2, 1, 2),
+}
 
 
 @pytest.mark.parametrize("grid", FACTORS)
