@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from krylearn.optim import empirical_fisher, ggn, hessian, preconditioned
+from krylearn.optim import Spectrum, empirical_fisher, ggn, hessian, preconditioned, slq
 from krylearn.optim.curvature import measure_methods
 from krylearn.optim.network import FrozenNetwork
 from krylearn.optim.products import METHODS
@@ -325,6 +325,7 @@ def _rank(rank, init, out):
     for kind, make in MAKERS.items():
         A = make(model, loss, (x[mine], y[mine]), group=group)
         result[kind] = (A.samples, A.method, A.matrix(), A.gradient())
+    result["spectrum"] = slq(make(model, loss, (x[mine], y[mine]), group=group), steps=6, probes=2).state_dict()
     torch.save(result, f"{out}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -333,6 +334,9 @@ def test_two_processes_have_the_operator_of_the_whole_batch():
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_rank, args=(f"file://{folder}/rendezvous", folder), nprocs=2)
         ranks = [torch.load(os.path.join(folder, f"{r}.pt")) for r in range(2)]
+    ours, theirs = (Spectrum.from_state_dict(r.pop("spectrum")) for r in ranks)
+    assert ours.seed == theirs.seed  # one probe for all ranks, though each would have drawn its own
+    np.testing.assert_array_equal(ours.nodes, theirs.nodes)
     for kind, make in MAKERS.items():
         whole = make(*case("mlp"))
         assert ranks[0][kind][1] == ranks[1][kind][1]

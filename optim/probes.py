@@ -1,0 +1,111 @@
+"""Lanczos from several start vectors at once: products in blocks, each probe with its own basis and tridiagonal matrix.
+
+    w = A qⱼ,   αⱼ = qⱼᵀw,   w ← w - αⱼqⱼ - βⱼ₋₁qⱼ₋₁,   w ← w - Q (Qᵀw) twice,   βⱼ = ‖w‖,   qⱼ₊₁ = w / βⱼ
+
+As `krylearn.solvers.lanczos.tridiagonalize`, whose result it returns per probe, with one difference: the basis may be
+kept in a smaller dtype or on another device. The last two vectors stay in full precision, so a bf16 basis only has to
+keep out what comes back: its rounding enters as (rounding of bf16)/√n per dot product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from krylearn.solvers.lanczos import Tridiagonal
+from torch import Tensor
+
+Storage = torch.dtype | torch.device | str | None
+
+
+def tridiagonalize_probes(
+    apply: Callable[[Tensor], Tensor],
+    starts: Tensor,
+    steps: int,
+    *,
+    storage: Storage = None,
+    breakdown: float = 64.0,
+    watch: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> list[Tridiagonal]:
+    """Run Lanczos on k probes side by side.
+
+    Parameters
+    ----------
+    apply : (k, n) -> (k, n), symmetric on rows
+    starts : (k, n), no row zero; sets dtype and device of the products
+    steps : int >= 1; no more than n are made, fewer when all probes have ended in invariant subspaces
+    storage : dtype ("bf16" saves half) or device ("cpu": host memory) of the basis; None: as the starts
+    watch : wraps the steps, as a progress bar does
+
+    Returns
+    -------
+    list of Tridiagonal, one per probe
+
+    Examples
+    --------
+    >>> A = torch.diag(torch.tensor([1.0, 2.0, 10.0], dtype=torch.float64))
+    >>> runs = tridiagonalize_probes(lambda q: q @ A, torch.eye(3, dtype=torch.float64)[:2] + 1, 3)
+    >>> [round(float(torch.linalg.eigvalsh(T.matrix())[-1]), 9) for T in runs]
+    [10.0, 10.0]
+    """
+    k, n = starts.shape
+    steps = min(steps, n)
+    norms = torch.linalg.vector_norm(starts.double(), dim=1)
+    if not bool(torch.isfinite(norms).all() & (norms > 0).all()):
+        raise ValueError("a start vector is zero or not finite; expected finite, non-zero rows")
+    q, before = (starts.double() / norms[:, None]).to(starts.dtype), torch.zeros_like(starts)
+    basis = torch.empty(k, steps, n, **_where(starts, storage))
+    alpha, beta = (torch.zeros(k, steps, dtype=torch.float64, device=starts.device) for _ in range(2))
+    eps, sweep = torch.finfo(starts.dtype).eps, 1 if starts.device.type == "cpu" else 8
+    ends = [0] * k
+    for j in watch(range(steps)):
+        basis[:, j] = q.to(basis.device, basis.dtype)
+        w = apply(q).to(q.dtype)
+        alpha[:, j] = (q.double() * w.double()).sum(1)
+        last = beta[:, j - 1 : j].to(w.dtype) if j else 0.0
+        w = w - alpha[:, j : j + 1].to(w.dtype) * q - last * before
+        for _ in range(2):
+            for i in range(k):
+                w[i] -= _project(basis[i, : j + 1], w[i])
+        beta[:, j] = torch.linalg.vector_norm(w.double(), dim=1)
+        before, q = q, w / beta[:, j : j + 1].clamp_min(torch.finfo(torch.float64).tiny).to(w.dtype)
+        if (j + 1) % sweep == 0 or j + 1 == steps:
+            ends = [_end(alpha[i, : j + 1].cpu(), beta[i, : j + 1].cpu(), breakdown * eps) for i in range(k)]
+            if all(ends):
+                break
+        q = torch.nan_to_num(q, nan=0.0, posinf=0.0, neginf=0.0)
+    made = j + 1
+    return [
+        Tridiagonal(alpha[i, :m].cpu(), beta[i, :m].cpu(), basis[i, :m], float(norms[i]), bool(end))
+        for i, (end, m) in enumerate((end, end or made) for end in ends)
+    ]
+
+
+def _where(starts: Tensor, storage: Storage) -> dict[str, Any]:
+    """Return dtype and device of the basis."""
+    if storage == "bf16":
+        storage = torch.bfloat16
+    if isinstance(storage, torch.dtype):
+        return {"dtype": storage, "device": starts.device}
+    return {"dtype": starts.dtype, "device": storage or starts.device}
+
+
+def _project(rows: Tensor, w: Tensor) -> Tensor:
+    """Return the projection of w onto orthonormal rows, taken in blocks; dot products are in float64."""
+    out, block = torch.zeros_like(w), max(1, 2**24 // max(rows.shape[1], 1))
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block].to(w.device, w.dtype)
+        dots = part.double() @ w.double()
+        out += part.T @ dots.to(w.dtype)
+    return out
+
+
+def _end(alpha: Tensor, beta: Tensor, tolerance: float) -> int:
+    """Return the step at which the subspace became invariant, 0 if it did not; refuse NaN and infinity."""
+    if not bool(torch.isfinite(alpha).all() & torch.isfinite(beta).all()):
+        raise ValueError("the operator gave NaN or infinity; look for an overflow in the loss or its derivatives")
+    before = torch.cat([beta.new_zeros(1), beta[:-1]])
+    size = torch.cummax(alpha.abs() + beta + before, 0).values
+    small = torch.nonzero(beta <= tolerance * size)
+    return int(small[0]) + 1 if len(small) else 0
