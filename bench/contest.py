@@ -13,7 +13,7 @@ from krylearn.solvers import NeuralMultigrid, cg
 from .console import count, seconds
 from .harness import iterations_to, paired, timed, true_relative_residual
 from .machine import version_of
-from .peers import Peer, iterate, run
+from .peers import Peer, System, UnsuitedError, run
 from .record import Record
 
 HEADER = ("method", "set-up", "solve", "iterations", "true residual", "solve / ours")
@@ -55,7 +55,8 @@ def ours(
         version=version_of("krylearn") or "", config=f"cg, NeuralMultigrid weights={weights or 'learned'}",
         setup_s=setup.median, solve_s=timing.median, spread_s=(timing.low, timing.high), repeats=repeats,
         iterations=iterations_to(info.residuals, rtol), products=info.matvecs,
-        true_relres=true_relative_residual(A, x, b), more={"residuals": relative(info.residuals)}, **facts,
+        true_relres=true_relative_residual(A, x, b),
+        more={"residuals": relative(info.residuals), "seconds": rounded(timing.seconds)}, **facts,
     )  # fmt: skip
     return record, solve
 
@@ -71,22 +72,67 @@ def theirs(peer: Peer, A: Poisson, b: Any, solve: Any, *, rtol: float, pairs: in
     >>> theirs(PEERS["scipy-cg"], A, np.ones(64), solve, rtol=1e-8, pairs=1, problem="box").status
     'CONVERGED'
     """
-    if peer.absent:
-        return Record(peer.name, unknowns=A.unknowns, tolerance=rtol, status="ABSENT", config=peer.absent, **facts)
     matrix, rhs, _ = compressed(A, b)
-    outcome = run(peer, matrix, rhs, rtol=rtol, repeats=1)
+    return rival(peer, System(matrix, A), rhs, solve, rtol=rtol, pairs=pairs, shape=A.grid_shape, **facts)
+
+
+def rival(
+    peer: Peer,
+    system: System,
+    b: np.ndarray,
+    solve: Any,
+    *,
+    rtol: float,
+    pairs: int,
+    time_limit: float = 120.0,
+    **facts: Any,
+) -> Record:
+    """Time one rival on a matrix, in pairs with ours where `solve` is ours; absence and failure are records too.
+
+    Examples
+    --------
+    >>> import scipy.sparse as sp
+    >>> from krylearn.bench.peers import PEERS
+    >>> system = System(sp.csr_array(np.diag(np.arange(1.0, 9.0))))
+    >>> rival(PEERS["transforms"], system, np.ones(8), None, rtol=1e-8, pairs=1, problem="diagonal").status
+    'UNSUITED'
+    """
     record = Record(
-        method=peer.name, unknowns=A.unknowns, tolerance=rtol, status=outcome.status, shape=A.grid_shape,
-        version=version_of(peer.distribution) or "", config=peer.config, setup_s=outcome.setup_s,
-        iterations=iterations_to(outcome.residuals, rtol), products=outcome.iterations, true_relres=outcome.true_relres,
-        more={"residuals": relative(outcome.residuals)}, **facts,
+        method=peer.name, unknowns=system.matrix.shape[0], tolerance=rtol, status="ABSENT", version=peer.version or "",
+        config=peer.absent or peer.config, device=peer.device, **facts,
     )  # fmt: skip
-    if outcome.solve:
-        rival = partial(iterate, matrix, rhs, outcome.preconditioner, rtol=rtol)
-        pair = paired(solve, rival, pairs=pairs, warmup=0)
+    if peer.absent:
+        return record
+    try:
+        outcome = run(peer, system, b, rtol=rtol, repeats=1, time_limit=time_limit)
+    except UnsuitedError as reason:
+        record.status, record.more["reason"] = "UNSUITED", str(reason)
+        return record
+    except Exception as error:  # a rival may fail in any way of its own: the others still run
+        record.status, record.more["reason"] = "FAILED", f"{type(error).__name__}: {error}"[:300]
+        return record
+    record.status, record.setup_s, record.true_relres = outcome.status, outcome.setup_s, outcome.true_relres
+    record.iterations, record.products = outcome.iterations_to(rtol), outcome.iterations
+    record.more["residuals"] = relative(outcome.residuals)
+    if outcome.again:
+        first = solve or outcome.again
+        pair = paired(first, outcome.again, pairs=pairs, warmup=0)
         record.solve_s, record.spread_s, record.repeats = pair.theirs.median, (pair.theirs.low, pair.theirs.high), pairs
-        record.more["ratio"] = pair.ratio
+        record.more["seconds"] = rounded(pair.theirs.seconds)
+        if solve:
+            record.more["ratio"], record.more["interval"] = pair.ratio, pair.interval()
     return record
+
+
+def rounded(values: Sequence[float]) -> list[float]:
+    """Keep four digits: records are for reading.
+
+    Examples
+    --------
+    >>> rounded([0.123456])
+    [0.1235]
+    """
+    return [float(f"{v:.4g}") for v in values]
 
 
 def relative(residuals: Sequence[float]) -> list[float]:
@@ -97,7 +143,7 @@ def relative(residuals: Sequence[float]) -> list[float]:
     >>> relative([3.0, 1.0])
     [1.0, 0.333]
     """
-    return [float(f"{r / residuals[0]:.3g}") for r in residuals]
+    return [float(f"{r / residuals[0]:.3g}") for r in residuals] if residuals and residuals[0] > 0 else []
 
 
 def title(lines: Sequence[dict]) -> str:
@@ -124,8 +170,8 @@ def summary(lines: Sequence[dict]) -> list[list[str]]:
     """
     rows = []
     for line in lines:
-        if line["status"] == "ABSENT":
-            rows.append([line["method"], "absent", "-", "-", "-", "-"])
+        if line["status"] in ("ABSENT", "UNSUITED", "FAILED"):
+            rows.append([line["method"], line["status"].lower(), "-", "-", "-", "-"])
             continue
         ratio = line["more"].get("ratio")
         versus = "{:.1f} ({:.1f}-{:.1f})".format(*ratio) if ratio else "1" if line["method"] == "krylearn" else "-"

@@ -1,12 +1,15 @@
-"""The rivals: SciPy's conjugate gradients, plain or preconditioned by what people install today.
+"""The rivals: what people install today, each behind one function, configured as its manual advises.
 
-Each rival is a function from a CSR matrix to the preconditioner that SciPy's `cg` takes; the iteration is the same loop
-around a compiled product for all of them, tolerance and starting guess are the harness's, and success is judged by the
-true residual. A rival whose package is not installed is reported as absent, with the line that installs it.
+A rival's set-up takes a `System` and gives either what SciPy's `cg` takes as preconditioner, or a loop of its own
+(`rivals.py`). Tolerance and starting guess are the harness's, and success is judged by the true residual. A rival whose
+package is not installed is reported as absent, with the line that installs it.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -15,23 +18,47 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
-import scipy.sparse.linalg as spla
 
-from .harness import Timing, timed, true_relative_residual
+from . import peers_cpu, peers_gpu
+from .harness import Timing, iterations_to, timed, true_relative_residual
 from .machine import version_of
+from .rivals import Loop, OutOfTimeError, ScipyLoop, System, UnsuitedError, Watched, iterate
+from .timers import HostTimer, timer_for
 
-Setup = Callable[[sp.csr_matrix], Any]
+__all__ = ["PEERS", "OutOfTimeError", "Outcome", "Peer", "System", "UnsuitedError", "iterate", "prepare", "run"]
+
+Setup = Callable[[System], Any]
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A rival: its name in tables, its configuration in words, its distribution, and how to make its preconditioner."""
+    """A rival: its name in tables, its configuration in words, its distribution, and how it is set up.
+
+    `module` is what to import and `install` the line that brings it, where they do not follow from the distribution.
+    """
 
     name: str
     config: str
     distribution: str
     setup: Setup
+    module: str = ""
+    install: str = ""
+    device: str = "cpu"
+
+    @property
+    def version(self) -> str | None:
+        """Installed version (some Debian packages tell it only in the module), None if absent.
+
+        Examples
+        --------
+        >>> PEERS["scipy-cg"].version == version_of("scipy")
+        True
+        """
+        found = version_of(self.distribution)
+        name = self.module or self.distribution
+        if found or importlib.util.find_spec(name.split(".")[0]) is None:
+            return found
+        return str(getattr(importlib.import_module(name), "__version__", "unknown"))
 
     @property
     def absent(self) -> str | None:
@@ -42,79 +69,123 @@ class Peer:
         >>> PEERS["scipy-cg"].absent is None
         True
         """
-        return None if version_of(self.distribution) else f"{self.name} is absent: pip install {self.distribution}"
+        if self.version:
+            return None
+        return f"{self.name} is absent: {self.install or f'pip install {self.distribution}'}"
 
 
 @dataclass
 class Outcome:
-    """What one rival did on one system; `solve` is None if it did not reach the tolerance."""
+    """What one rival did on one system; `solve` is None if it did not reach the tolerance, `again` repeats it."""
 
     peer: Peer
     setup_s: float
     solve: Timing | None
-    iterations: int
-    true_relres: float
+    iterations: int | None
+    true_relres: float | None
     status: str
-    x: np.ndarray = field(repr=False)
+    x: np.ndarray | None = field(default=None, repr=False)
     residuals: list[float] = field(default_factory=list, repr=False)
-    preconditioner: Any = field(default=None, repr=False)
+    again: Callable[[], Any] | None = field(default=None, repr=False)
+    note: str = ""
+
+    def iterations_to(self, rtol: float) -> float | None:
+        """Count iterations to the tolerance, interpolated where there is a history; None for a direct solve."""
+        if len(self.residuals) > 1:
+            found = iterations_to(self.residuals, rtol)
+            return found if math.isfinite(found) else float(len(self.residuals) - 1)
+        return None if self.iterations is None else float(self.iterations)
 
 
-def _identity(matrix: sp.csr_matrix) -> None:
-    return None
-
-
-def _jacobi(matrix: sp.csr_matrix) -> spla.LinearOperator:
-    inverse = 1 / matrix.diagonal()
-    return spla.LinearOperator(matrix.shape, matvec=lambda r: inverse * r.ravel(), dtype=matrix.dtype)
-
-
-def _smoothed_aggregation(matrix: sp.csr_matrix) -> spla.LinearOperator:
-    import pyamg
-
-    return pyamg.smoothed_aggregation_solver(matrix).aspreconditioner()
-
-
-def _ruge_stuben(matrix: sp.csr_matrix) -> spla.LinearOperator:
-    import pyamg
-
-    return pyamg.ruge_stuben_solver(matrix).aspreconditioner()
-
-
+PETSC = "apt install python3-petsc4py-real (Debian), or pip install petsc petsc4py"
 PEERS: dict[str, Peer] = {
-    "scipy-cg": Peer("scipy-cg", "SciPy cg, no preconditioner", "scipy", _identity),
-    "scipy-cg-jacobi": Peer("scipy-cg-jacobi", "SciPy cg, diagonal", "scipy", _jacobi),
-    "pyamg-sa": Peer(
-        "pyamg-sa",
-        "SciPy cg, PyAMG smoothed_aggregation_solver as shipped (block Gauss-Seidel, V-cycle)",
-        "pyamg",
-        _smoothed_aggregation,
-    ),
-    "pyamg-rs": Peer(
-        "pyamg-rs",
-        "SciPy cg, PyAMG ruge_stuben_solver as shipped (theta 0.25, Gauss-Seidel, V-cycle)",
-        "pyamg",
-        _ruge_stuben,
-    ),
+    peer.name: peer
+    for peer in (
+        Peer("scipy-cg", "SciPy cg, no preconditioner", "scipy", peers_cpu.plain),
+        Peer("scipy-cg-jacobi", "SciPy cg, diagonal", "scipy", peers_cpu.jacobi),
+        Peer(
+            "scipy-cg-ilu",
+            "SciPy cg, SuperLU incomplete factors, symmetric mode, drop tolerance 1e-3, fill 8",
+            "scipy",
+            peers_cpu.incomplete_lu,
+        ),
+        Peer(
+            "pyamg-sa",
+            "SciPy cg, PyAMG smoothed_aggregation_solver as shipped (block Gauss-Seidel, V-cycle)",
+            "pyamg",
+            peers_cpu.smoothed_aggregation,
+        ),
+        Peer(
+            "pyamg-rs",
+            "SciPy cg, PyAMG ruge_stuben_solver as shipped (theta 0.25, Gauss-Seidel, V-cycle)",
+            "pyamg",
+            peers_cpu.ruge_stuben,
+        ),
+        Peer(
+            "petsc-gamg",
+            "PETSc cg, GAMG smoothed aggregation, threshold 0.01, Chebyshev-Jacobi 2",
+            "petsc4py",
+            peers_cpu.petsc_gamg,
+            install=PETSC,
+        ),
+        Peer(
+            "petsc-boomeramg",
+            "PETSc cg, hypre BoomerAMG: HMIS, ext+i, P_max 4, strong threshold 0.5 (2D 0.25), one aggressive level",
+            "petsc4py",
+            peers_cpu.petsc_boomeramg,
+            install=PETSC,
+        ),
+        Peer(
+            "amgcl",
+            "AMGCL cg, smoothed aggregation, spai0",
+            "pyamgcl",
+            peers_cpu.amgcl,
+            install="pip install pyamgcl (builds from source: needs a C++ compiler, Boost and pybind11)",
+        ),
+        Peer(
+            "cholesky",
+            "CHOLMOD sparse Cholesky, default ordering",
+            "scikit-sparse",
+            peers_cpu.cholesky,
+            module="sksparse",
+            install="pip install scikit-sparse (builds from source: needs SuiteSparse, Debian's libsuitesparse-dev)",
+        ),
+        Peer("transforms", "SciPy DCT, DST, FFT, all threads; boxes only", "scipy", peers_cpu.transforms),
+        Peer(
+            "cupy-cg-jacobi",
+            "CuPy cg, diagonal",
+            "cupy",
+            peers_gpu.cupy_jacobi,
+            install="pip install cupy-cuda12x (needs a CUDA device)",
+            device="cuda",
+        ),
+        Peer(
+            "amgx",
+            "AmgX PCG, classical AMG: PMIS, D2, one aggressive level, L1-Jacobi",
+            "pyamgx",
+            peers_gpu.amgx,
+            install="build AmgX, then pip install pyamgx from its source (needs a CUDA device)",
+            device="cuda",
+        ),
+    )
 }
 
 
-class OutOfTimeError(Exception):
-    """Raised inside a rival's iteration when its time is spent."""
-
-
-def prepare(peer: Peer, matrix: sp.csr_matrix) -> tuple[Any, float]:
-    """Make the rival's preconditioner: (preconditioner, set-up seconds).
+def prepare(peer: Peer, system: System) -> tuple[Loop, float]:
+    """Set a rival up: (its loop, set-up seconds).
 
     Raises
     ------
     ImportError
         If the rival's package is absent; the message installs it.
+    UnsuitedError
+        If the rival is not made for this system.
 
     Examples
     --------
-    >>> M, seconds = prepare(PEERS["scipy-cg-jacobi"], sp.csr_matrix(np.diag([2.0, 4.0])))
-    >>> M @ np.array([2.0, 2.0])
+    >>> import scipy.sparse as sp
+    >>> loop, seconds = prepare(PEERS["scipy-cg-jacobi"], System(sp.csr_array(np.diag([2.0, 4.0]))))
+    >>> loop(np.array([2.0, 2.0]), 1e-9)
     array([1. , 0.5])
     """
     if peer.absent:
@@ -123,71 +194,60 @@ def prepare(peer: Peer, matrix: sp.csr_matrix) -> tuple[Any, float]:
     with warnings.catch_warnings():
         # advice on matrix formats and deprecations inside the rival's package are not the reader's business
         warnings.simplefilter("ignore")
-        preconditioner = peer.setup(matrix)
-    return preconditioner, time.perf_counter() - start
-
-
-def iterate(
-    matrix: sp.csr_matrix,
-    b: np.ndarray,
-    preconditioner: Any,
-    *,
-    rtol: float,
-    maxiter: int = 5000,
-    callback: Callable[[np.ndarray], None] | None = None,
-) -> tuple[np.ndarray, int]:
-    """SciPy's `cg` from a zero guess, without any bookkeeping between its lines: (x, info).
-
-    Examples
-    --------
-    >>> x, info = iterate(sp.csr_matrix(np.diag([2.0, 4.0])), np.array([2.0, 4.0]), None, rtol=1e-10)
-    >>> np.round(x, 6), info
-    (array([1., 1.]), 0)
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return spla.cg(matrix, b, rtol=rtol, atol=0.0, maxiter=maxiter, M=preconditioner, callback=callback)
+        made = peer.setup(system)
+    if not hasattr(made, "watch"):
+        made = ScipyLoop(system.matrix, made)
+    return made, time.perf_counter() - start
 
 
 def run(
-    peer: Peer, matrix: sp.csr_matrix, b: np.ndarray, *, rtol: float, repeats: int = 1, time_limit: float = 120.0
+    peer: Peer, system: System, b: np.ndarray, *, rtol: float, repeats: int = 1, time_limit: float = 120.0
 ) -> Outcome:
     """Set one rival up on one system, watch it once, then time it undisturbed.
 
-    The first solve records the true residual after each iteration and stops when `time_limit` seconds are over;
-    it warms up for the timed ones, which carry no callback.
+    The first solve records the true residual after each iteration and stops when `time_limit` seconds are over; it is
+    the warm-up of the timed ones, which carry no callback. What stops just above the true tolerance gets another
+    try with half and a tenth of it: rounding is no failure.
 
     Parameters
     ----------
     peer : Peer
-    matrix : csr, shape (n, n), symmetric positive (semi)definite; b : (n,) right-hand side
+    system : System; symmetric positive (semi)definite;  b : (n,) right-hand side
     rtol : float; tolerance on ‖b - Ax‖/‖b‖
     repeats : int; timed solves, of which the median counts
     time_limit : float; seconds for the watched solve
 
     Examples
     --------
-    >>> matrix = sp.csr_matrix(np.diag(np.arange(1.0, 9.0)))
-    >>> outcome = run(PEERS["scipy-cg"], matrix, np.ones(8), rtol=1e-8)
+    >>> import scipy.sparse as sp
+    >>> system = System(sp.csr_array(np.diag(np.arange(1.0, 9.0))))
+    >>> outcome = run(PEERS["scipy-cg"], system, np.ones(8), rtol=1e-8)
     >>> outcome.status, outcome.iterations, len(outcome.residuals)
     ('CONVERGED', 8, 9)
     """
-    preconditioner, setup_s = prepare(peer, matrix)
-    residuals, deadline = [float(np.linalg.norm(b))], time.monotonic() + time_limit
-
-    def watch(x: np.ndarray) -> None:
-        residuals.append(float(np.linalg.norm(b - matrix @ x)))
-        if time.monotonic() > deadline:
-            raise OutOfTimeError
-
-    solve = partial(iterate, matrix, b, preconditioner, rtol=rtol)
-    found = partial(Outcome, peer, setup_s, residuals=residuals, preconditioner=preconditioner)
+    loop, setup_s = prepare(peer, system)
+    found = partial(Outcome, peer, setup_s)
     try:
-        x, _ = solve(callback=watch)
-    except OutOfTimeError:
-        return found(None, len(residuals) - 1, residuals[-1] / residuals[0], "TIME", np.zeros_like(b))
-    relres = true_relative_residual(matrix, x, b)
-    if relres > rtol:
-        return found(None, len(residuals) - 1, relres, "MAXITER", x)
-    timing, _ = timed(solve, repeats=repeats, warmup=0)
-    return found(timing, len(residuals) - 1, relres, "CONVERGED", x)
+        watched, relres, used = _watched(loop, system, b, rtol, time_limit)
+    except OutOfTimeError as stop:
+        residuals = stop.args[0]
+        return found(None, len(residuals) - 1, residuals[-1] / residuals[0], "TIME", residuals=residuals)
+    result = found(None, watched.iterations, relres, "MAXITER", watched.x, watched.residuals)
+    if relres <= rtol:
+        result.status, result.again = "CONVERGED", partial(loop, b, used)
+        timer = timer_for(peer.device) if peer.device != "cpu" else HostTimer()
+        result.solve = timed(result.again, repeats=repeats, warmup=0, timer=timer)[0]
+    return result
+
+
+def _watched(loop: Loop, system: System, b: np.ndarray, rtol: float, limit: float) -> tuple[Watched, float, float]:
+    """Watch; tighten where the true residual just misses: (watched, true relative residual, tolerance used)."""
+    relres, used = math.inf, rtol
+    for factor in (1.0, 0.5, 0.1):
+        used = factor * rtol
+        watched = loop.watch(b, used, limit)
+        x = watched.x.get() if hasattr(watched.x, "get") else watched.x  # CuPy
+        relres = true_relative_residual(system.matrix, x, b)
+        if not rtol < relres < 3 * rtol:
+            break
+    return watched, relres, used
