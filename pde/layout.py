@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .grid import internal_shape, share
+from .grid import TORCH_DTYPES, internal_shape, share
 
 if TYPE_CHECKING:
     from .poisson import Poisson
+
+
+def on_device(v: Any) -> bool:
+    """Whether v is an array outside the memory of the host, such as CuPy's, that can be exchanged by DLPack."""
+    return hasattr(v, "__dlpack_device__") and not isinstance(v, Tensor) and int(v.__dlpack_device__()[0]) != 1
 
 
 def as_tensor(A: Poisson, v: Any) -> Tensor:
@@ -20,6 +26,8 @@ def as_tensor(A: Poisson, v: Any) -> Tensor:
         if v.device != A.device:
             raise ValueError(f"got a vector on {v.device}; expected {A.device}, where A is: move one with .to()")
         tensor = v
+    elif on_device(v):
+        return as_tensor(A, torch.from_dlpack(v))  # the protocol makes torch's stream wait for the producer's
     else:
         array = np.asarray(v)
         if array.dtype.kind not in "buifc":
@@ -71,6 +79,9 @@ def from_grid(A: Poisson, g: Tensor, like: Any) -> Any:
     out = g.reshape(shape)
     if isinstance(like, Tensor):
         return out.to(like.dtype) if like.is_floating_point() else out
+    if on_device(like):  # back to its own library, whose stream then waits for torch's
+        out = out.detach().to(TORCH_DTYPES.get(np.dtype(like.dtype), out.dtype))
+        return import_module(type(like).__module__.partition(".")[0]).from_dlpack(out)
     dtype = np.asarray(like).dtype
     array = out.detach().cpu().numpy()
     return array.astype(dtype, copy=False) if dtype.kind == "f" else array

@@ -59,8 +59,7 @@ def to_torch(v: Any) -> torch.Tensor:
     if isinstance(v, torch.Tensor):
         return v.detach()
     if library_of(v) == "cupy":
-        _share_stream(v)
-        return torch.from_dlpack(v)
+        return torch.from_dlpack(v)  # the protocol makes torch's stream wait for CuPy's
     array = np.asarray(v)
     if (
         not array.dtype.isnative
@@ -202,11 +201,3 @@ def _plain(array: np.ndarray) -> np.ndarray:
         return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"got an array of dtype {array.dtype}; expected real or complex numbers") from None
-
-
-def _share_stream(v: Any) -> None:
-    """Wait for CuPy's stream: torch works on its own, and would otherwise read half-written data."""
-    import cupy
-
-    with v.device:
-        cupy.cuda.get_current_stream().synchronize()

@@ -1,4 +1,4 @@
-"""Conjugate gradients and set-up over the Triton kernels: the CPU's histories, no scalar on the host, memory, errors."""
+"""Conjugate gradients and set-up over the Triton kernels: the CPU's histories, nothing on the host, memory, errors."""
 
 import math
 from itertools import islice
