@@ -128,12 +128,10 @@ def circuits(grid: Grid, factors: tuple[int, int, int]) -> tuple[Array, Array]:
     return paths, flags
 
 
-def quiet_cells(flags: Array, size: Array, stride: Array, periodic: Array) -> tuple[Array, int]:
-    """Cells that are flagged with all their neighbours, and one of them (-1 if there is none)."""
-    quiet = np.empty_like(flags)
-    setup.flag_quiet(flags, size, stride, periodic, quiet)
-    first = int(quiet.argmax())
-    return quiet, first if quiet[first] else -1
+def first_of(flags: Array) -> int:
+    """Index of the first flagged cell, -1 if there is none."""
+    first = int(flags.argmax())
+    return first if flags[first] else -1
 
 
 def fine(
@@ -141,15 +139,13 @@ def fine(
 ) -> FusedLevel:
     """Damping and prolongation weights of one level."""
     f, periodic, size = np.array(factors), np.array(grid.periodic), coarse_size(grid, factors)
-    blocks, strides = np.empty(int(np.prod(size)), np.uint8), np.array([size[1] * size[2], size[2], 1])
-    setup_fine.flag_blocks(flags, grid.sizes, grid.strides, f, np.array(size), blocks)
-    quiet, block = quiet_cells(blocks, np.array(size), strides, periodic)
+    quiet = np.empty(int(np.prod(size)), np.uint8)
+    setup_fine.flag_blocks(flags, grid.sizes, grid.strides, f, np.array(size), periodic, quiet)
+    block = first_of(quiet)
     example = int(np.array(np.unravel_index(block, size)) * f @ grid.strides) if block >= 0 else -1
     sd, a = np.empty_like(grid.diag), np.empty((3, grid.diag.size), np.uint8)
-    setup_fine.fine_level(
-        grid.w, grid.ground, grid.shift, grid.diag, paths, quiet, example, grid.sizes, grid.strides, f, np.array(size),
-        periodic, damping, weight, sd, a,
-    )  # fmt: skip
+    problem = (grid.w, grid.ground, grid.shift, grid.diag, paths, grid.sizes, grid.strides, f, periodic)
+    setup_fine.fine_level(problem, quiet, example, np.array(size), damping, weight, (sd, a))
     shape = grid.size
     links = tuple(w.reshape(shape) for w in grid.w)
     return FusedLevel(factors, grid.periodic, links, grid.diag.reshape(shape), sd.reshape(shape), a.reshape(3, *shape))
@@ -173,11 +169,13 @@ def coarse(grid: Grid, factors: tuple[int, int, int], paths: Array, link: Weight
     setup_coarse.flag_usual(
         uniform, classical.w, classical.ground, classical.shift, facts, classical.sizes, usual_links(uniform), flags
     )
-    quiet, example = quiet_cells(flags, classical.sizes, classical.strides, periodic)
+    quiet = np.empty_like(flags)
+    setup.flag_quiet(flags, classical.sizes, classical.strides, periodic, quiet)
     new = Grid.empty(size, grid.periodic)
-    setup_coarse.coarse_level(
-        uniform, classical.w, classical.ground, classical.shift, classical.diag, facts, quiet, example, classical.sizes,
-        classical.strides, f, periodic, link, earth, new.w, new.ground, new.shift,
+    problem = (
+        uniform, classical.w, classical.ground, classical.shift, classical.diag, facts, classical.sizes,
+        classical.strides, f, periodic,
     )  # fmt: skip
+    setup_coarse.coarse_level(problem, quiet, first_of(quiet), link, earth, (new.w, new.ground, new.shift))
     setup.sum_diagonal(new.w, new.ground, new.shift, new.sizes, new.strides, new.diag)
     return new

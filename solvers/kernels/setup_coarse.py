@@ -12,8 +12,8 @@ import numpy as np
 
 from .cpu import kernel, row_kernel
 from .setup import CHUNK, above, below, half_resistance, inner_link, locate, perceptron, quotient, ratios, sigmoid
-from .setup_fine import STRIP
 
+STRIP = 1024  # coarse cells per task
 BOUND, CUT = 3.0, 0.01  # as in `coefficients`
 
 
@@ -164,54 +164,23 @@ def flag_usual(uniform, path, ground, shift, facts, size, usual, flags):
 
 
 @row_kernel
-def evaluate(
-    cells,
-    count,
-    uniform,
-    path,
-    ground,
-    shift,
-    diag,
-    facts,
-    size,
-    stride,
-    factors,
-    periodic,
-    link,
-    earth,
-    w,
-    g_out,
-    s_out,
-    space,
-):
-    """Write the learned links, ground and shift of a list of coarse cells."""
+def evaluate(cells, problem, link, earth, results, space):
+    """Write the learned links, ground and shift of a list of at most CHUNK coarse cells."""
+    uniform, path, ground, shift, diag, facts, size, stride, factors, periodic = problem
+    w, g_out, s_out = results
     x, axes, hidden, y, position, other = space
-    for m in range(count):
+    for m in range(cells.size):
         c = cells[m]
         locate(c, size, position)
         ground_row(x, m, c, path, ground, shift, diag, facts, position, size, stride)
         for d in range(3):
             if uniform[d, c] > 0 or path[d, c] > 0:
                 link_row(
-                    axes,
-                    m,
-                    c,
-                    d,
-                    uniform,
-                    path,
-                    ground,
-                    shift,
-                    diag,
-                    facts,
-                    position,
-                    size,
-                    stride,
-                    factors,
-                    periodic,
+                    axes, m, c, d, uniform, path, ground, shift, diag, facts, position, size, stride, factors, periodic,
                     other,
-                )
+                )  # fmt: skip
     perceptron(x, earth, hidden, y)
-    for m in range(count):
+    for m in range(cells.size):
         e = math.exp(min(max(np.float64(y[0, m]), -BOUND), BOUND))
         for d in range(3):
             g_out[d, cells[m]] = ground[d, cells[m]] * e
@@ -220,7 +189,7 @@ def evaluate(
         for f in (0, 3, 4, 7, 8, 14):
             ratios(axes[d, f])
         perceptron(axes[d], link, hidden, y)
-        for m in range(count):
+        for m in range(cells.size):
             c, g = cells[m], sigmoid(y[0, m])
             blend = g * uniform[d, c] + (1.0 - g) * path[d, c]
             value = blend * math.exp(min(max(np.float64(y[1, m]), -BOUND), BOUND))
@@ -236,68 +205,40 @@ def work_space(width):
     )  # fmt: skip
 
 
-@kernel
-def coarse_level(
-    uniform,
-    path,
-    ground,
-    shift,
-    diag,
-    facts,
-    quiet,
-    example,
-    size,
-    stride,
-    factors,
-    periodic,
-    link,
-    earth,
-    w,
-    g_out,
-    s_out,
-):
-    """Write the learned links, ground and shift of the coarse level; `example` is a quiet cell, or -1."""
+@row_kernel
+def sort_out(start, stop, example, quiet, problem, results, cells):
+    """Copy the example to quiet cells, zero those that couple to nothing, list all others; return their number."""
+    uniform, diag = problem[0], problem[4]
+    w, g_out, s_out = results
+    usual, count = np.zeros(3, np.float32), 0
     if example >= 0:
-        evaluate(
-            np.full(1, example), 1, uniform, path, ground, shift, diag, facts, size, stride, factors, periodic, link,
-            earth, w, g_out, s_out, work_space(link[0].shape[0]),
-        )  # fmt: skip
-    total = diag.size
+        usual[:] = w[:, example]
+    for c in range(start, stop):
+        if example >= 0 and quiet[c] == 1:
+            if c != example:  # other tasks are reading it
+                for d in range(3):
+                    w[d, c], g_out[d, c] = usual[d], 0
+                s_out[c] = 0
+        elif diag[c] == 0 and uniform[0, c] + uniform[1, c] + uniform[2, c] == 0:
+            for d in range(3):
+                w[d, c] = g_out[d, c] = 0
+            s_out[c] = 0
+        else:
+            cells[count] = c
+            count += 1
+    return count
+
+
+@kernel
+def coarse_level(problem, quiet, example, link, earth, results):
+    """Write the learned links, ground and shift of the coarse level; `example` is a quiet cell, or -1."""
+    total, width = problem[4].size, link[0].shape[0]
+    if example >= 0:
+        evaluate(np.full(1, example), problem, link, earth, results, work_space(width))
     for strip in numba.prange((total + STRIP - 1) // STRIP):
-        space, cells, count = work_space(link[0].shape[0]), np.empty(CHUNK, np.int64), 0
-        for c in range(strip * STRIP, min(strip * STRIP + STRIP, total)):
-            if example >= 0 and quiet[c] == 1:
-                if c != example:
-                    for d in range(3):
-                        w[d, c] = w[d, example]
-                        g_out[d, c] = 0
-                    s_out[c] = 0
-            else:
-                cells[count] = c
-                count += 1
-                if count == CHUNK:
-                    evaluate(
-                        cells, count, uniform, path, ground, shift, diag, facts, size, stride, factors, periodic, link,
-                        earth, w, g_out, s_out, space,
-                    )  # fmt: skip
-                    count = 0
-        evaluate(
-            cells,
-            count,
-            uniform,
-            path,
-            ground,
-            shift,
-            diag,
-            facts,
-            size,
-            stride,
-            factors,
-            periodic,
-            link,
-            earth,
-            w,
-            g_out,
-            s_out,
-            space,
-        )
+        cells, start = np.empty(STRIP, np.int64), strip * STRIP
+        count = sort_out(start, min(start + STRIP, total), example, quiet, problem, results, cells)
+        if count:
+            space = work_space(width)
+            for first in range(0, count, CHUNK):
+                evaluate(cells[first : min(first + CHUNK, count)], problem, link, earth, results, space)

@@ -29,7 +29,7 @@ from .setup import (
     sigmoid,
 )
 
-STRIP = 512  # cells that one task looks through for those that are not quiet
+STRIP = 4096  # cells per task
 
 
 @kernel
@@ -46,37 +46,58 @@ def outer_paths(w, ground, shift, diag, size, stride, factors, usual, path, flag
             for d in range(3):
                 n, t, p = size[d], stride[d], position[d]
                 lo = below(c, p, n, t)
-                same = same and ground[d, c] == 0 and (n == 1 or (w[d, c] == usual[d] and w[d, lo] == usual[d]))
+                straight = w[d, c] == usual[d] and w[d, lo] == usual[d]
+                same = same and ground[d, c] == 0 and (n == 1 or straight)
                 if factors[d] == 2:
                     o, po = outer_cell(c, p, n, t)
                     link = np.float64(w[d, c]) if p & 1 else np.float64(w[d, lo])
                     if link == 0:
                         path[d, c] = 0
-                    elif (
-                        link == usual[d]
-                        and inner_link(w, d, c, p, n, t) == link
-                        and inner_link(w, d, o, po, n, t) == link
-                    ):
-                        path[d, c] = 0.5 * link
+                    elif straight and (p & 1 or p < n - 1) and inner_link(w, d, o, po, n, t) == link:
+                        path[d, c] = 0.5 * link  # uniform: 1 / (1/2w + 1/w + 1/2w)
                     else:
                         path[d, c] = series(w, d, diag, c, p, o, po, n, t, link)
             flags[c] = 1 if same else 0
 
 
+@row_kernel
+def axis_indices(block, d, size, stride, factors, periodic, steps):
+    """Write the flat offsets of a block's cells along axis d, and before and behind it; tell if all exist."""
+    n, f, start = size[d], factors[d], block * factors[d]
+    steps[d, 0], steps[d, 1] = start * stride[d], (start + f - 1) * stride[d]
+    if n == 1:
+        steps[d, 2] = steps[d, 3] = 0
+        return True
+    before, behind = start - 1, start + f
+    steps[d, 2] = (before if before >= 0 else n - 1) * stride[d]
+    steps[d, 3] = (behind if behind < n else 0) * stride[d]
+    return behind <= n and (periodic[d] or (before >= 0 and behind < n))
+
+
 @kernel
-def flag_blocks(flags, size, stride, factors, coarse, blocks):
-    """Mark the blocks that are complete and whose cells are all flagged."""
+def flag_blocks(flags, size, stride, factors, coarse, periodic, quiet):
+    """Mark the blocks whose cells, and all cells at their faces, are flagged: all that the features see."""
     for index in numba.prange(coarse[0] * coarse[1] * coarse[2]):
-        block = np.empty(3, np.int64)
+        block, steps = np.empty(3, np.int64), np.empty((3, 4), np.int64)
         locate(index, coarse, block)
         ok = True
-        for u in range(factors[0]):
-            for v in range(factors[1]):
-                for q in range(factors[2]):
-                    i, j, k = block[0] * factors[0] + u, block[1] * factors[1] + v, block[2] * factors[2] + q
-                    inside = i < size[0] and j < size[1] and k < size[2]
-                    ok = ok and inside and flags[i * stride[0] + j * stride[1] + k * stride[2]] == 1
-        blocks[index] = 1 if ok else 0
+        for d in range(3):
+            ok = axis_indices(block[d], d, size, stride, factors, periodic, steps) and ok
+        for u in range(2):
+            for v in range(2):
+                ok = (
+                    ok
+                    and flags[steps[0, u] + steps[1, v] + steps[2, 0]] + flags[steps[0, u] + steps[1, v] + steps[2, 1]]
+                    == 2
+                )
+        for d in range(3):
+            e, f = (d + 1) % 3, (d + 2) % 3
+            for u in range(2):
+                for v in range(2):
+                    if ok:
+                        c = steps[e, u] + steps[f, v]
+                        ok = flags[c + steps[d, 2]] + flags[c + steps[d, 3]] == 2
+        quiet[index] = 1 if ok else 0
 
 
 @row_kernel
@@ -164,12 +185,12 @@ def damping_row(x, m, c, w, ground, shift, diag, position, size, stride, factors
 
 
 @row_kernel
-def evaluate(
-    cells, count, w, ground, shift, diag, path, size, stride, factors, periodic, damping, weight, sd, a, space
-):
-    """Write sd and a of a list of cells that hold unknowns."""
+def evaluate(cells, problem, damping, weight, results, space):
+    """Write sd and a of a list of at most CHUNK cells that hold unknowns."""
+    w, ground, shift, diag, path, size, stride, factors, periodic = problem
+    sd, a = results
     x, axes, hidden, y, classical, position, sums = space
-    for m in range(count):
+    for m in range(cells.size):
         c = cells[m]
         locate(c, size, position)
         damping_row(x, m, c, w, ground, shift, diag, position, size, stride, factors, sums)
@@ -181,7 +202,7 @@ def evaluate(
                 classical[d, 0, m] = resistor if link > 0 else -1.0
                 classical[d, 1, m] = geometric
     perceptron(x, damping, hidden, y)
-    for m in range(count):
+    for m in range(cells.size):
         s = max(np.rint(255.0 * sigmoid(y[0, m] + 3.0)), 1.0) / 255.0
         sd[cells[m]] = s / diag[cells[m]]
     for d in range(3):
@@ -189,7 +210,7 @@ def evaluate(
             for f in range(5):
                 ratios(axes[d, f])
             perceptron(axes[d], weight, hidden, y)
-        for m in range(count):
+        for m in range(cells.size):
             value = 0.0
             if factors[d] == 2 and classical[d, 0, m] >= 0:
                 g = sigmoid(y[0, m])
@@ -207,54 +228,41 @@ def work_space(width):
     )  # fmt: skip
 
 
-@kernel
-def fine_level(
-    w, ground, shift, diag, path, quiet, example, size, stride, factors, coarse, periodic, damping, weight, sd, a
-):
-    """Write sd = s/diag and the eight-bit weights a of one level; `example` is a cell of a quiet block, or -1."""
-    usual = np.full(1, example)
+@row_kernel
+def sort_out(start, stop, example, quiet, coarse, problem, results, cells):
+    """Copy the example to quiet cells, zero those without an unknown, list all others; return their number."""
+    diag, size, factors = problem[3], problem[5], problem[7]
+    sd, a = results
+    position, count = np.empty(3, np.int64), 0
+    usual = np.float32(0)
+    weights = np.zeros(3, np.uint8)
     if example >= 0:
-        space = work_space(damping[0].shape[0])
-        evaluate(usual, 1, w, ground, shift, diag, path, size, stride, factors, periodic, damping, weight, sd, a, space)
-    total = diag.size
+        usual, weights[:] = sd[example], a[:, example]
+    for c in range(start, stop):
+        if diag[c] == 0:
+            sd[c] = a[0, c] = a[1, c] = a[2, c] = 0
+            continue
+        locate(c, size, position)
+        block = (position[0] >> (factors[0] - 1)) * coarse[1] + (position[1] >> (factors[1] - 1))
+        if example >= 0 and quiet[block * coarse[2] + (position[2] >> (factors[2] - 1))] == 1:
+            if c != example:  # other tasks are reading it
+                sd[c], a[0, c], a[1, c], a[2, c] = usual, weights[0], weights[1], weights[2]
+        else:
+            cells[count] = c
+            count += 1
+    return count
+
+
+@kernel
+def fine_level(problem, quiet, example, coarse, damping, weight, results):
+    """Write sd = s/diag and the eight-bit weights a of one level; `example` is a cell of a quiet block, or -1."""
+    total, width = problem[3].size, damping[0].shape[0]
+    if example >= 0:
+        evaluate(np.full(1, example), problem, damping, weight, results, work_space(width))
     for strip in numba.prange((total + STRIP - 1) // STRIP):
-        space, cells, count = work_space(damping[0].shape[0]), np.empty(CHUNK, np.int64), 0
-        position = np.empty(3, np.int64)
-        for c in range(strip * STRIP, min(strip * STRIP + STRIP, total)):
-            locate(c, size, position)
-            block = (position[0] >> (factors[0] - 1)) * coarse[1] + (position[1] >> (factors[1] - 1))
-            if example >= 0 and quiet[block * coarse[2] + (position[2] >> (factors[2] - 1))] == 1:
-                if c != example:
-                    sd[c] = sd[example]
-                    for d in range(3):
-                        a[d, c] = a[d, example]
-            elif diag[c] == 0:
-                sd[c] = 0
-                for d in range(3):
-                    a[d, c] = 0
-            else:
-                cells[count] = c
-                count += 1
-                if count == CHUNK:
-                    evaluate(
-                        cells,
-                        count,
-                        w,
-                        ground,
-                        shift,
-                        diag,
-                        path,
-                        size,
-                        stride,
-                        factors,
-                        periodic,
-                        damping,
-                        weight,
-                        sd,
-                        a,
-                        space,
-                    )
-                    count = 0
-        evaluate(
-            cells, count, w, ground, shift, diag, path, size, stride, factors, periodic, damping, weight, sd, a, space
-        )
+        cells, start = np.empty(STRIP, np.int64), strip * STRIP
+        count = sort_out(start, min(start + STRIP, total), example, quiet, coarse, problem, results, cells)
+        if count:
+            space = work_space(width)
+            for first in range(0, count, CHUNK):
+                evaluate(cells[first : min(first + CHUNK, count)], problem, damping, weight, results, space)
