@@ -71,7 +71,8 @@ def axis_indices(block, d, size, stride, factors, periodic, steps):
     before, behind = start - 1, start + f
     steps[d, 2] = (before if before >= 0 else n - 1) * stride[d]
     steps[d, 3] = (behind if behind < n else 0) * stride[d]
-    return behind <= n and (periodic[d] or (before >= 0 and behind < n))
+    paired = f == 1 or not n & 1 or (before >= 0 and behind < n - 1)  # neighbours have partners too
+    return paired and behind <= n and (periodic[d] or (before >= 0 and behind < n))
 
 
 @kernel
