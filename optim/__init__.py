@@ -1,6 +1,20 @@
 """What trains networks: the curvature products, spectra and tuners of krylearn."""
 
 from .curvature import Curvature, empirical_fisher, ggn, hessian, preconditioned
+from .meters import stability
+from .noise import (
+    GradientNoise,
+    batch_sharpness,
+    critical_sharpness,
+    gradient_noise_scale,
+    hessian_noise,
+    sharpness,
+)  # fmt: skip
 from .spectrum import Spectrum, slq
+from .spiked import batch_extremes, deconvolve
 
-__all__ = ["Curvature", "Spectrum", "empirical_fisher", "ggn", "hessian", "preconditioned", "slq"]
+__all__ = [
+    "Curvature", "GradientNoise", "Spectrum", "batch_extremes", "batch_sharpness", "critical_sharpness", "deconvolve",
+    "empirical_fisher", "ggn", "gradient_noise_scale", "hessian", "hessian_noise", "preconditioned", "sharpness", "slq",
+    "stability",
+]  # fmt: skip

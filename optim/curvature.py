@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -114,13 +114,17 @@ class Curvature:
         g = self._sum(torch.stack([self._weight(c) * gradient(self.net, c)[1] for c in self.net.chunks]).sum(0))
         return g if self.scale is None else g * self.scale
 
-    def chunk_products(self, v: Tensor) -> Iterable[tuple[int, Tensor]]:
-        """Yield (samples, product) of every micro-batch of this rank alone: what noise is estimated from."""
+    def chunk_product(self, chunk: Any, v: Tensor) -> Tensor:
+        """Return one micro-batch's own curvature times v (n,), of this rank alone: what noise is estimated from."""
+        self.products += 1
         rows = v.detach().to(self.torch_dtype)[None]
-        for chunk in self.net.chunks:
-            self.products += 1
-            w = self._product(chunk)(rows if self.scale is None else rows * self.scale)[0].detach()
-            yield chunk.samples, w if self.scale is None else w * self.scale
+        w = self._product(chunk)(rows if self.scale is None else rows * self.scale)[0].detach()
+        return w if self.scale is None else w * self.scale
+
+    def chunk_gradient(self, chunk: Any) -> Tensor:
+        """Return one micro-batch's own flat gradient, of this rank alone; preconditioned if the operator is."""
+        g = gradient(self.net, chunk)[1]
+        return g if self.scale is None else g * self.scale
 
     def state_dict(self) -> dict[str, Any]:
         """Return what fixes the operator beside model and batch; plain values, for checkpoints.

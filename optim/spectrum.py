@@ -349,7 +349,7 @@ def _rows(A: Any) -> Callable[[Tensor], Tensor]:
     """Return A as a map of rows (k, n)."""
     if isinstance(A, Tensor):
         return lambda q: q @ A
-    if hasattr(A, "chunk_products"):
+    if hasattr(A, "chunk_product"):
         return A
     apply = A if callable(A) else A.__matmul__
     return lambda q: torch.stack([torch.as_tensor(apply(v)) for v in q])

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from krylearn.optim import Spectrum, empirical_fisher, ggn, hessian, preconditioned, slq
+from krylearn.optim import (
+    Spectrum,
+    empirical_fisher,
+    ggn,
+    gradient_noise_scale,
+    hessian,
+    hessian_noise,
+    preconditioned,
+    slq,
+)  # fmt: skip
 from krylearn.optim.curvature import measure_methods
 from krylearn.optim.network import FrozenNetwork
 from krylearn.optim.products import METHODS
@@ -105,7 +114,9 @@ def test_micro_batches_add_up_to_the_batch(kind, reduction, keep):
     assert [c.samples for c in parts.net.chunks] == [5, 5, 2]
     torch.testing.assert_close(parts.matrix(), whole.matrix(), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(parts.gradient(), whole.gradient(), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(sum(n for n, _ in parts.chunk_products(torch.ones(whole.shape[0]))), 12)
+    v = torch.ones(whole.shape[0], dtype=torch.float64)
+    alone = [parts.chunk_product(c, v) * c.weight for c in parts.net.chunks]
+    torch.testing.assert_close(sum(alone), whole(v), rtol=1e-10, atol=1e-12)
 
 
 def test_gradient_is_that_of_the_loss():
@@ -315,6 +326,12 @@ def test_one_step_of_the_optimizer_divides_by_what_we_say(name):
     torch.testing.assert_close(before - after, 0.1 * root**2 * g, rtol=1e-10, atol=1e-12)
 
 
+def noises(model, loss, batch, group=None):
+    H = hessian(model, loss, batch, micro_batch=2, group=group, method="double-backward")
+    gradients = gradient_noise_scale(model, loss, batch, micro_batch=2, group=group)
+    return (*gradients, *hessian_noise(H, direction=torch.eye(H.shape[0], dtype=torch.float64)[0]))
+
+
 def _rank(rank, init, out):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=init, rank=rank, world_size=2)
@@ -326,6 +343,7 @@ def _rank(rank, init, out):
         A = make(model, loss, (x[mine], y[mine]), group=group)
         result[kind] = (A.samples, A.method, A.matrix(), A.gradient())
     result["spectrum"] = slq(make(model, loss, (x[mine], y[mine]), group=group), steps=6, probes=2).state_dict()
+    result["noise"] = noises(model, loss, (x[mine], y[mine]), group)
     torch.save(result, f"{out}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -335,6 +353,7 @@ def test_two_processes_have_the_operator_of_the_whole_batch():
         mp.spawn(_rank, args=(f"file://{folder}/rendezvous", folder), nprocs=2)
         ranks = [torch.load(os.path.join(folder, f"{r}.pt")) for r in range(2)]
     ours, theirs = (Spectrum.from_state_dict(r.pop("spectrum")) for r in ranks)
+    assert ranks[0].pop("noise") == ranks[1].pop("noise") == pytest.approx(noises(*case("mlp")), rel=1e-9)
     assert ours.seed == theirs.seed  # one probe for all ranks, though each would have drawn its own
     np.testing.assert_array_equal(ours.nodes, theirs.nodes)
     for kind, make in MAKERS.items():
