@@ -84,7 +84,9 @@ def first_grid(A: Any, exponent: int) -> Grid:
 def learned_cycle(A: Any, exponent: int, network: Any, coarsest: int) -> FusedCycle:
     """Set up the fused cycle of a Poisson operator divided by 2^exponent."""
     damping, weight, link, earth = (packed(p) for p in (network.damping, network.weight, network.link, network.ground))
-    grid, levels = first_grid(A, exponent), []
+    with threads_for(A.diag.numel()):
+        grid = first_grid(A, exponent)
+    levels: list[FusedLevel] = []
     while grid.diag.size > coarsest:
         with threads_for(grid.diag.size):
             factors = balanced_factors(link_means(grid), grid.size)
