@@ -10,11 +10,14 @@ from .noise import (
     hessian_noise,
     sharpness,
 )  # fmt: skip
+from .regimes import fit_sharpness
+from .rescaling import ScalingWarning, scale_hyperparameters
+from .scaling import Change, Facts
 from .spectrum import Spectrum, slq
 from .spiked import batch_extremes, deconvolve
 
 __all__ = [
-    "Curvature", "GradientNoise", "Spectrum", "batch_extremes", "batch_sharpness", "critical_sharpness", "deconvolve",
-    "empirical_fisher", "ggn", "gradient_noise_scale", "hessian", "hessian_noise", "preconditioned", "sharpness", "slq",
-    "stability",
+    "Change", "Curvature", "Facts", "GradientNoise", "ScalingWarning", "Spectrum", "batch_extremes", "batch_sharpness",
+    "critical_sharpness", "deconvolve", "empirical_fisher", "fit_sharpness", "ggn", "gradient_noise_scale", "hessian",
+    "hessian_noise", "preconditioned", "scale_hyperparameters", "sharpness", "slq", "stability",
 ]  # fmt: skip
