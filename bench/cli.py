@@ -175,6 +175,13 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     add("--pairs", type=int, default=3, help="timed pairs, of which the median counts")
     add("--weights", type=_weights, help=WEIGHTS)
     add("--records", type=Path, help="file to append to (default: headline.jsonl in bench/records)")
+    text = "every check and benchmark of the CUDA kernels in one go; needs a CUDA device, or --interpret"
+    add = _command(experiments, "cuda", _cuda, text).add_argument
+    add("--size", type=int, nargs="+", metavar="N", help="cells per axis (default: 128 256 384 512; interpreted: 16)")
+    add("--rtol", type=float, nargs="+", default=[1e-6, 1e-10], help="tolerances on the true relative residual")
+    add("--minutes", type=float, default=9.0, help="no new case is begun after so many")
+    add("--interpret", action="store_true", help="run the kernels on the CPU, by Triton's interpreter: no time is kept")
+    add("--records", type=Path, help="file to append to (default: cuda.jsonl in bench/records; interpreted: none)")
 
 
 def _families(options: argparse.Namespace) -> int:
@@ -195,6 +202,15 @@ def _headline(options: argparse.Namespace) -> int:
     facts = {name: getattr(options, name) for name in ("family", "rtol", "pairs", "weights")}
     run_headline(options.size, output=output, **facts)
     return 0
+
+
+def _cuda(options: argparse.Namespace) -> int:
+    from .cuda import run_cuda
+    from .report import records_of
+
+    output = options.records or (None if options.interpret else records_of("cuda"))
+    facts = {"interpret": options.interpret, "minutes": options.minutes, "output": output}
+    return run_cuda(options.size, tolerances=options.rtol, **facts)
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:

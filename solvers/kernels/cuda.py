@@ -42,7 +42,7 @@ FIRST, SECOND = tl.constexpr(OMEGA[0]), tl.constexpr(OMEGA[1])
 def blocks(size: Any, cells: int = TILE) -> tuple[int, int]:
     """Return rows and cells along z of a tile of so many cells; the interpreter takes a whole grid at once."""
     columns = min(triton.next_power_of_2(size[2]), 128, cells)
-    if INTERPRETED and cells >= 256:  # tests of several programs ask for fewer
+    if INTERPRETED and cells >= 128:  # tests of several programs ask for fewer
         return min(triton.next_power_of_2(size[0] * size[1]), (1 << 14) // columns), columns
     return max(cells // columns, 1), columns
 

@@ -183,8 +183,8 @@ def restrict(r: Tensor, a: Tensor, factors: Any, periodic: Any, coarse: Tensor) 
     donors = [0 if f == 1 else 2 if p and n % 2 else 1 for f, p, n in zip(factors, periodic, size, strict=True)]
     names = ("FX", "FY", "FZ", "WX", "WY", "WZ", "DX", "DY", "DZ")
     constants = dict(zip(names, (*factors, *periodic, *donors), strict=True))
-    # 64 paths per coarse cell: fewer cells per thread
-    launch(_restrict, tuple(coarse.shape), r, a, coarse, *size, cells=TILE // 4, **constants)
+    # 64 paths per coarse cell: one per thread, else sm_90 runs out of registers
+    launch(_restrict, tuple(coarse.shape), r, a, coarse, *size, cells=TILE // 8, **constants)
 
 
 def prolong_add(c: Tensor, a: Tensor, s: Tensor, factors: Any, periodic: Any, x: Tensor) -> None:

@@ -1,0 +1,101 @@
+"""Every CUDA kernel against the reference, on the device at hand: the first part of `krylearn bench cuda`.
+
+The grid is odd and prime along its axes, wraps around one, and has obstacles; so does the one of two dimensions. The
+errors are relative, in the norm; the tolerances are those of the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from krylearn.pde import Poisson
+from krylearn.solvers import NeuralMultigrid, cg
+from krylearn.solvers.hierarchy import v_cycle
+from krylearn.solvers.kernels import reference
+from krylearn.solvers.kernels.reference import OMEGA
+from torch import Tensor
+
+SHAPES = ((19, 18, 23), (61, 37))
+Row = tuple[str, float, float]
+
+
+def systems(device: Any, shapes: Any = SHAPES) -> Iterator[tuple[str, Poisson]]:
+    """Yield a cell-type and a general operator per shape.
+
+    Examples
+    --------
+    >>> [name for name, A in systems("cpu", ((3, 4),))]
+    ['cells 3x4', 'coefficients 3x4']
+    """
+    rng = np.random.default_rng(70_001)
+    for shape in shapes:
+        cells = rng.choice([0, 1, 2], shape, p=[0.15, 0.75, 0.1])
+        boundary = dict.fromkeys("xyz"[: len(shape)], "neumann") | {"x": "periodic", "y-": "dirichlet"}
+        name = "x".join(map(str, shape))
+        yield f"cells {name}", Poisson.from_cells(cells, boundary=boundary).to(device)
+        kappa = 10 ** rng.uniform(-2, 2, shape)
+        A = Poisson.from_coefficients(kappa, boundary=boundary, cells=np.minimum(cells, 1))
+        yield f"coefficients {name}", A.to(device)
+
+
+def check(A: Poisson) -> Iterator[Row]:
+    """Yield (kernel, relative error, tolerance) for one operator."""
+    from krylearn.solvers.kernels import cuda, cuda_transfer
+    from krylearn.solvers.kernels.cuda_couplings import cell_codes, couplings_of
+    from krylearn.solvers.kernels.cuda_cycle import CudaCycle
+
+    M = NeuralMultigrid(A, weights="resistor", kernels="reference")
+    h, b, x = M.hierarchy, noise(A, 1), noise(A, 2)
+    level = h.levels[0]
+    cycle = CudaCycle.from_hierarchy(h, cell_codes(A), M.exponent)
+    v, wide, y = cycle.levels[0], x.double(), torch.empty_like(x, dtype=torch.float64)
+    sums = cuda.new_sums(v.size, A.device)
+    cuda.apply_dot(couplings_of(A, torch.float64), wide, y, sums)
+    yield "product, fp64", error(y, A.to(dtype=torch.float64).apply(wide)), 1e-13
+    yield "dot in the product", error(sums.sum(), (wide * y).sum()), 1e-12
+    cuda.smooth_from_zero(v.op, v.s, b, v.x)
+    yield "smooth from zero", error(v.x, reference.smooth_from_zero(level.op, level.s, b)), 1e-5
+    cuda.smooth(v.op, v.s, x, b, v.y, OMEGA[1], sums)
+    yield "smooth", error(v.y, reference.smooth(level.op, level.s, x, b, OMEGA[1])), 1e-5
+    yield "dot in the smoother", error(sums.sum(), (v.y.double() * b.double()).sum()), 1e-12
+    r = (b - reference.apply(level.op, x)) * level.op.mask
+    cuda.residual(v.op, x, b, v.y)
+    yield "residual", error(v.y, r), 1e-5
+    coarse = reference.restrict(level.transfer, r)
+    found = torch.full_like(coarse, torch.nan)
+    cuda_transfer.restrict(r.contiguous(), v.a, v.factors, v.periodic, found)
+    yield "restriction", error(found, coarse), 1e-5
+    expected = x + reference.prolong(level.transfer, coarse)
+    cuda_transfer.prolong_add(coarse.contiguous(), v.a, v.s, v.factors, v.periodic, x)
+    yield "prolongation", error(x, expected), 1e-5
+    yield "whole cycle", error(cycle.apply(b), v_cycle(h, b)), 1e-5
+
+
+def check_solve(A: Poisson) -> Row:
+    """Compare a solve with that of the CPU's kernels: (what, relative difference of x, tolerance)."""
+    b = A.apply(noise(A, 3).double()).reshape(A.grid_shape)  # in the range of A: obstacles may enclose fluid
+    x, info = cg(A, b, M=NeuralMultigrid(A, weights="resistor", kernels="triton"), rtol=1e-9)
+    y, expected = cg(A.to("cpu"), b.cpu(), M="resistor", rtol=1e-9)
+    same = info == expected == 0 and abs(info.iterations - expected.iterations) <= 2
+    return "solve, as on the CPU", error(x.cpu(), y) if same else float("inf"), 1e-6
+
+
+def noise(A: Poisson, seed: int) -> Tensor:
+    """Random numbers where A holds unknowns, on A's device, in fp32."""
+    values = np.random.default_rng(seed).standard_normal(tuple(A.diag.shape), dtype=np.float32)
+    return torch.from_numpy(values).to(A.device) * A.unknown
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    """Relative error in the norm; NaN if anything is.
+
+    Examples
+    --------
+    >>> error(torch.tensor([1.0, 0.0]), torch.tensor([2.0, 0.0]))
+    0.5
+    """
+    norm = torch.linalg.vector_norm
+    return float(norm((found - expected).double()) / norm(expected.double()))
