@@ -12,7 +12,7 @@ from ..coarsening import balanced_factors
 from ..coefficients import Perceptron
 from ..hierarchy import generalised_inverse
 from . import setup, setup_coarse, setup_fine
-from .cpu import threads_for
+from .cpu_jit import threads_for
 from .cycle import FusedCycle, FusedLevel
 from .reference import Stencil
 

@@ -11,7 +11,7 @@ import math
 import numba
 import numpy as np
 
-from .cpu import kernel, row_kernel
+from .cpu_jit import kernel, row_kernel
 
 CHUNK = 64  # cells per chunk: the features of one chunk stay in the first-level cache
 

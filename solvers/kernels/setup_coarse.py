@@ -10,7 +10,7 @@ import math
 import numba
 import numpy as np
 
-from .cpu import kernel, row_kernel
+from .cpu_jit import kernel, row_kernel
 from .setup import CHUNK, above, below, half_resistance, inner_link, locate, perceptron, quotient, ratios, sigmoid
 
 STRIP = 1024  # coarse cells per task

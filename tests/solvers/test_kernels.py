@@ -9,6 +9,7 @@ from krylearn.solvers import NeuralMultigrid, storage
 from krylearn.solvers.coefficients import CoefficientNetwork
 from krylearn.solvers.hierarchy import v_cycle
 from krylearn.solvers.kernels import cpu, fused_product, reference
+from krylearn.solvers.kernels.cpu_jit import kernel
 from krylearn.solvers.kernels.cycle import outer_index, sources
 from krylearn.solvers.kernels.learned import learned_cycle
 from krylearn.solvers.multigrid import power_of_two
@@ -186,7 +187,7 @@ def test_kernels_compile_without_a_directory_for_the_cache(monkeypatch):
         return compile_(*args, **options)
 
     monkeypatch.setattr(numba, "njit", no_locator)
-    double = cpu.kernel(lambda x: 2 * x, parallel=False)
+    double = kernel(lambda x: 2 * x, parallel=False)
     assert double(21) == 42
 
 
