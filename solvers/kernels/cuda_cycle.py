@@ -145,16 +145,19 @@ def device_cycle(A: Any, exponent: int, hierarchy: Callable[[], Hierarchy], netw
 
     Raises
     ------
-    torch.OutOfMemoryError
+    torch.cuda.OutOfMemoryError
         with the bytes that a set-up needs, and those that are free
     """
     try:
-        return CudaCycle.from_hierarchy(hierarchy(), cell_codes(A), exponent)
-    except torch.OutOfMemoryError as error:
+        cycle = CudaCycle.from_hierarchy(hierarchy(), cell_codes(A), exponent)
+        if A.device.type == "cuda":
+            torch.cuda.synchronize(A.device)  # set-up is timed by the host
+        return cycle
+    except torch.cuda.OutOfMemoryError as error:
         need, free = bytes_needed(A.diag.numel(), network), "an unknown number"
         if A.device.type == "cuda":
             free = f"{torch.cuda.mem_get_info(A.device)[0]:,}"
-        raise torch.OutOfMemoryError(
+        raise torch.cuda.OutOfMemoryError(
             f"set-up ran out of memory: it needs about {need:,} bytes on {A.device}, {free} are free; expected a "
             "smaller grid or a larger device: set up on the CPU (A.to('cpu')), or use plain CG (M='none')"
         ) from error

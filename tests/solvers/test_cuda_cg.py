@@ -165,11 +165,11 @@ def test_running_out_of_memory_says_what_is_needed(monkeypatch):
     A, _ = problem("lognormal")
 
     def build_nothing(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("krylearn.solvers.multigrid.build", build_nothing)
     need = f"{bytes_needed(A.diag.numel(), network=True):,} bytes"
-    with pytest.raises(torch.OutOfMemoryError, match=need):
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=need):
         NeuralMultigrid(A, kernels="triton")
 
 
