@@ -4,7 +4,7 @@ import pytest
 import torch
 from krylearn.optim import Change, ScalingWarning, scale_hyperparameters
 from krylearn.optim.callbacks import NoiseScaleMonitor, ScaleWithBatchSize, SpectrumLogger
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
@@ -212,3 +212,30 @@ def test_spectra_on_a_fixed_batch_do_not_depend_on_accumulation_or_touch_trainin
         assert torch.equal(p, q)
     with pytest.raises(ValueError, match="kind='magic'"):
         SpectrumLogger(CE, kind="magic")
+
+
+class Report(Callback):
+    """Each rank writes what its monitor found."""
+
+    def __init__(self, monitor, folder):
+        self.monitor, self.folder = monitor, folder
+
+    def on_train_end(self, trainer, pl_module):
+        facts = (self.monitor.noise.trace, self.monitor.noise.signal, trainer.callbacks[0].tuned_for, pl_module.lrs[-1])
+        torch.save(facts, self.folder / f"{trainer.global_rank}.pt")
+
+
+@pytest.mark.slow
+def test_two_devices_count_and_see_the_noise_of_both(tmp_path):
+    net, monitor = Net(4, schedule=False), NoiseScaleMonitor()
+    parts = [gradient(net, slice(4 * i, 4 * i + 4)) for i in range(4)]
+    callbacks = [ScaleWithBatchSize(4, rule=double), monitor, Report(monitor, tmp_path)]
+    options = {"strategy": "ddp_spawn", "devices": 2, "accumulate_grad_batches": 2, "max_steps": 1}
+    trainer(tmp_path, callbacks, use_distributed_sampler=False, **options).fit(net)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    # without a sampler both ranks see the same samples: what is seen before the last micro-batch is part 0 twice
+    small, big = float(parts[0].square().sum()), float(((parts[0] + parts[1]) / 2).square().sum())
+    for trace, signal, tuned_for, lr in ranks:
+        assert trace == pytest.approx((small - big) / (1 / 4 - 1 / 16), rel=1e-4)
+        assert signal == pytest.approx((16 * big - 4 * small) / 12, rel=1e-4, abs=1e-4)
+        assert (tuned_for, lr) == (16, pytest.approx(0.04))
