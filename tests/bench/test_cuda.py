@@ -8,6 +8,7 @@ pytest.importorskip("triton", reason="Triton is for Linux: pip install krylearn[
 from krylearn.bench import cuda
 from krylearn.bench.cli import main
 from krylearn.bench.record import read
+from krylearn.bench.timers import Ceilings
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device: run krylearn bench cuda")
 
@@ -38,3 +39,26 @@ def test_a_kernel_that_differs_is_reported(monkeypatch, capsys):
     monkeypatch.setattr(cuda, "check_solve", lambda A: ("solve", 0.0, 1e-6))
     assert cuda.print_checks(torch.device("cpu"), interpret=True) == 2
     assert "DIFFERS" in capsys.readouterr().out
+
+
+def test_what_is_measured_on_a_device(monkeypatch):
+    """The bookkeeping of a run on hardware, with the host's clock in the place of the device's."""
+    monkeypatch.setattr(cuda, "FAMILIES", ("free_surface",))
+    monkeypatch.setattr(cuda, "METHODS", {"krylearn-geometric": "geometric", "cg": "none"})
+    monkeypatch.setattr(cuda, "synchronisations", lambda run: (7, run()))
+    found = Ceilings(copy_gbs=20.0, launch_us=5.0)
+    made = cuda.measure("free_surface", 6, torch.device("cpu"), [0.1], found, lambda: 1.0)
+    ours, plain, cupy = made
+    assert cupy.status == "ABSENT" or cupy.iterations
+    for record in (ours, plain):
+        assert record.status == "CONVERGED"
+        assert record.more["ns_per_unknown"] == pytest.approx(1e9 * record.solve_s / record.unknowns)
+        assert record.more["fraction_of_copy"] > 0
+        assert record.more["host_synchronisations"] == 7
+        assert len(cuda.row(record)) == len(cuda.HEADER)
+        assert record.line()
+    assert ours.setup_s > 0
+    assert len(cuda.row(cupy)) == len(cuda.HEADER)
+    (late,) = cuda.measure("lognormal", 6, torch.device("cpu"), [0.1], found, lambda: -1.0)
+    assert (late.status, late.config) == ("LEFT_OUT", "no time left")
+    assert len(cuda.row(late)) == len(cuda.HEADER)
