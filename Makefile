@@ -11,7 +11,8 @@ CHECK_READY := $(VENV)/.krylearn-check-ready
 WHEEL_SITE  := build/check-site
 
 PACKAGES := krylearn.pde krylearn.solvers krylearn.optim krylearn.bench
-PYTEST   := $(RUN) -m pytest
+# waiting threads sleep: where they spin, a second job on the machine makes the tests ten times slower
+PYTEST   := OMP_WAIT_POLICY=passive $(RUN) -m pytest
 ARGS     ?=
 
 .DEFAULT_GOAL := help

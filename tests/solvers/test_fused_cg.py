@@ -10,7 +10,7 @@ import torch
 from krylearn.pde import FAMILIES, Poisson, right_hand_side, scene
 from krylearn.solvers import NeuralMultigrid, cg
 from krylearn.solvers.conjugate_gradients import cg_steps
-from krylearn.solvers.kernels import cpu, fused_cg_steps
+from krylearn.solvers.kernels import cpu_jit, fused_cg_steps
 from krylearn.solvers.systems import open_system
 from multigrid_cases import GRIDS, grid_system, random_network, rough
 
@@ -154,7 +154,7 @@ def test_a_power_of_two_changes_no_digit(M):
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="numba was started with one thread")
 @pytest.mark.parametrize("weights", ["none", "resistor", None])
 def test_threads_change_no_digit(weights, monkeypatch):
-    monkeypatch.setattr(cpu, "SERIAL", 0)
+    monkeypatch.setattr(cpu_jit, "SERIAL", 0)
     A = rough((13, 12, 11), {"x": "periodic", "y": "dirichlet"})
     b, before, rows = load(A), numba.get_num_threads(), []
     try:

@@ -8,7 +8,7 @@ from krylearn.pde import FAMILIES, scene
 from krylearn.solvers import NeuralMultigrid, storage
 from krylearn.solvers.coefficients import CoefficientNetwork
 from krylearn.solvers.hierarchy import v_cycle
-from krylearn.solvers.kernels import cpu, fused_product, reference
+from krylearn.solvers.kernels import cpu, cpu_jit, fused_product, reference
 from krylearn.solvers.kernels.cpu_jit import kernel
 from krylearn.solvers.kernels.cycle import outer_index, sources
 from krylearn.solvers.kernels.learned import learned_cycle
@@ -153,7 +153,7 @@ def test_batches_are_cycles_one_by_one():
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="numba was started with one thread")
 def test_threads_change_no_digit(monkeypatch):
-    monkeypatch.setattr(cpu, "SERIAL", 0)
+    monkeypatch.setattr(cpu_jit, "SERIAL", 0)
     A = rough((12, 13, 14), {"x": "periodic"})
     b = noise(A.diag, 32_089).float()
     answers, partial = [], []
