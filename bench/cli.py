@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .cli_bench import add_commands
 from .console import UsageError
 
 NAMES = ("geometric", "resistor", "tuned")
@@ -182,6 +183,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     add("--minutes", type=float, default=9.0, help="no new case is begun after so many")
     add("--interpret", action="store_true", help="run the kernels on the CPU, by Triton's interpreter: no time is kept")
     add("--records", type=Path, help="file to append to (default: cuda.jsonl in bench/records; interpreted: none)")
+    add_commands(experiments, _command)
 
 
 def _families(options: argparse.Namespace) -> int:
@@ -217,9 +219,18 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     text = "write the README tables and docs/images again from the committed records"
     add = _command(commands, "report", _report, text).add_argument
     add("--check", action="store_true", help="change nothing; exit with 1 if the README differs from the records")
+    add("--html", type=Path, help="instead: write a self-contained page about the last run of a record file")
+    add("--records", type=Path, default=Path("krylearn-records/solvers.jsonl"), help="of the page")
+    add("--before", type=Path, help="older records: the page says what changed beyond the noise")
+    add("--png", type=Path, help="folder that gets the page's figures as files too")
 
 
 def _report(options: argparse.Namespace) -> int:
+    if options.html:
+        from .page import write_page
+
+        write_page(options.html, options.records, before=options.before, pictures=options.png)
+        return 0
     from .report import write_report
 
     return write_report(check=options.check)

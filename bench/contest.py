@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from krylearn.pde import Poisson
 from krylearn.solvers import NeuralMultigrid, cg
 
@@ -15,6 +16,7 @@ from .harness import iterations_to, paired, timed, true_relative_residual
 from .machine import version_of
 from .peers import Peer, System, UnsuitedError, run
 from .record import Record
+from .timers import peak_bytes, timer_for
 
 HEADER = ("method", "set-up", "solve", "iterations", "true residual", "solve / ours")
 
@@ -36,9 +38,25 @@ def compressed(A: Poisson, b: Any) -> tuple[Any, np.ndarray, np.ndarray]:
 
 
 def ours(
-    A: Poisson, b: Any, *, rtol: float, repeats: int, weights: str | None = None, **facts: Any
+    A: Poisson,
+    b: Any,
+    *,
+    rtol: float,
+    repeats: int,
+    weights: str | None = None,
+    device: str = "cpu",
+    memory: bool = False,
+    **facts: Any,
 ) -> tuple[Record, Any]:
     """Time our set-up and our solve on one system: (record, the solve as a callable).
+
+    Parameters
+    ----------
+    A, b, rtol, weights : the system, and what `cg` and `NeuralMultigrid` get
+    repeats : timed runs, of which the median counts
+    device : where everything happens; the system is brought there before the clock starts
+    memory : also measure the peak, in a run of its own
+    facts : go into the record
 
     Examples
     --------
@@ -47,16 +65,21 @@ def ours(
     >>> record.status
     'CONVERGED'
     """
-    setup, M = timed(lambda: NeuralMultigrid(A, weights=weights), repeats=repeats)
+    home, timer = (A, b), timer_for(device)
+    if device != "cpu":
+        A, b = A.to(device=device), torch.as_tensor(b, dtype=torch.float64, device=device)
+    setup, M = timed(lambda: NeuralMultigrid(A, weights=weights), repeats=repeats, timer=timer)
     solve = partial(cg, A, b, rtol=rtol, M=M)
-    timing, (x, info) = timed(solve, repeats=repeats)
+    timing, (x, info) = timed(solve, repeats=repeats, timer=timer)
+    del M
+    peak = peak_bytes(lambda: cg(A, b, rtol=rtol, M=NeuralMultigrid(A, weights=weights)), device)[0] if memory else None
     record = Record(
         method="krylearn", unknowns=A.unknowns, tolerance=rtol, status=info.reason.name, shape=A.grid_shape,
         version=version_of("krylearn") or "", config=f"cg, NeuralMultigrid weights={weights or 'learned'}",
         setup_s=setup.median, solve_s=timing.median, spread_s=(timing.low, timing.high), repeats=repeats,
         iterations=iterations_to(info.residuals, rtol), products=info.matvecs,
-        true_relres=true_relative_residual(A, x, b),
-        more={"residuals": relative(info.residuals), "seconds": rounded(timing.seconds)}, **facts,
+        true_relres=true_relative_residual(home[0], getattr(x, "cpu", lambda: x)(), home[1]), peak_bytes=peak,
+        device=device, more={"residuals": relative(info.residuals), "seconds": rounded(timing.seconds)}, **facts,
     )  # fmt: skip
     return record, solve
 
@@ -104,7 +127,7 @@ def rival(
     if peer.absent:
         return record
     try:
-        outcome = run(peer, system, b, rtol=rtol, repeats=1, time_limit=time_limit)
+        peak, outcome = peak_bytes(lambda: run(peer, system, b, rtol=rtol, repeats=1, time_limit=time_limit))
     except UnsuitedError as reason:
         record.status, record.more["reason"] = "UNSUITED", str(reason)
         return record
@@ -112,7 +135,7 @@ def rival(
         record.status, record.more["reason"] = "FAILED", f"{type(error).__name__}: {error}"[:300]
         return record
     record.status, record.setup_s, record.true_relres = outcome.status, outcome.setup_s, outcome.true_relres
-    record.iterations, record.products = outcome.iterations_to(rtol), outcome.iterations
+    record.iterations, record.products, record.peak_bytes = outcome.iterations_to(rtol), outcome.iterations, peak
     record.more["residuals"] = relative(outcome.residuals)
     if outcome.again:
         first = solve or outcome.again

@@ -105,7 +105,7 @@ PEERS: dict[str, Peer] = {
         Peer("scipy-cg-jacobi", "SciPy cg, diagonal", "scipy", peers_cpu.jacobi),
         Peer(
             "scipy-cg-ilu",
-            "SciPy cg, SuperLU incomplete factors, symmetric mode, drop tolerance 1e-3, fill 8",
+            "SciPy cg, SuperLU incomplete factors, symmetric mode, drop tolerance 1e-3 (basic), fill up to 20",
             "scipy",
             peers_cpu.incomplete_lu,
         ),

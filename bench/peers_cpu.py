@@ -41,11 +41,13 @@ def jacobi(system: System) -> spla.LinearOperator:
 
 
 def incomplete_lu(system: System) -> spla.LinearOperator:
-    """SuperLU's incomplete factors in symmetric mode: nearly symmetric, as conjugate gradients want it."""
-    options = {"SymmetricMode": True}
+    """SuperLU's incomplete factors in symmetric mode: symmetric up to what is dropped, as conjugate gradients want it.
+
+    The default dropping by area makes them unsymmetric, and conjugate gradients stall; plain thresholds do not.
+    """
     factors = spla.spilu(
-        system.matrix.tocsc(), drop_tol=1e-3, fill_factor=8, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0,
-        options=options,
+        system.matrix.tocsc(), drop_tol=1e-3, fill_factor=20, drop_rule="basic", permc_spec="MMD_AT_PLUS_A",
+        diag_pivot_thresh=0.0, options={"SymmetricMode": True},
     )  # fmt: skip
     return spla.LinearOperator(system.matrix.shape, matvec=factors.solve, dtype=system.matrix.dtype)
 

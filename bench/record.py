@@ -14,9 +14,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .machine import commit, in_checkout, machine, threads
+from .machine import commit, in_checkout, machine, threads, version_of
 
 RECORDS = Path(__file__).parent / "records"
+TIMED = ("CONVERGED", "MEASURED")  # MEASURED: what has no tolerance to reach, such as a kernel
+NUMBER = (int, float, type(None))
+SCHEMA: dict[str, tuple[type, ...]] = {
+    "method": (str,), "problem": (str,), "unknowns": (int,), "tolerance": NUMBER, "status": (str,), "seed": NUMBER,
+    "dtype": (str,), "device": (str,), "threads": (int,), "setup_s": NUMBER, "solve_s": NUMBER, "iterations": NUMBER,
+    "products": NUMBER, "true_relres": NUMBER, "repeats": (int,), "commit": (str,), "machine": (dict,), "date": (str,),
+}  # fmt: skip
 
 
 @dataclass
@@ -24,8 +31,9 @@ class Record:
     """One measurement, one JSON line.
 
     `setup_s` and `solve_s` are medians in seconds, None where not measured or not converged; `spread_s` is the
-    (lowest, highest) solve; `true_relres` is ‖b - Ax‖/‖b‖ in fp64; `unknowns` counts FLUID cells; `more` is what
-    only this experiment has, with `run`, the name of the run.
+    (lowest, highest) solve; `true_relres` is ‖b - Ax‖/‖b‖ in fp64; `unknowns` counts FLUID cells; `peak_bytes` is the
+    memory that set-up and solve took beyond the system; `more` is what only this experiment has, with `run`, the name
+    of the run.
 
     Examples
     --------
@@ -52,12 +60,15 @@ class Record:
     iterations: float | None = None
     products: int | None = None
     true_relres: float | None = None
+    peak_bytes: int | None = None
     more: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Take the times away from what did not converge."""
-        if self.status != "CONVERGED":
+        """Take the times away from what did not converge; our methods are of our version."""
+        if self.status not in TIMED:
             self.solve_s = self.spread_s = None
+        if not self.version and self.method.startswith("krylearn"):
+            self.version = version_of("krylearn") or ""
 
     def line(self) -> dict[str, Any]:
         """Everything that goes into the file: the measurement, the machine, the commit and the date."""
@@ -66,8 +77,37 @@ class Record:
         return facts | here
 
 
+def faults(line: dict[str, Any]) -> list[str]:
+    """Say what is wrong with a line: what a record must hold, and that only what converged has a time.
+
+    Examples
+    --------
+    >>> faults(Record("cg", "box", 8, 1e-6, "CONVERGED", true_relres=1e-7, more={"run": "r"}).line())
+    []
+    >>> faults({"method": "cg"})[0]
+    'problem is missing'
+    """
+    found = [f"{name} is missing" for name in SCHEMA if name not in line]
+    found += [f"{n} is {line[n]!r}" for n, kinds in SCHEMA.items() if n in line and not isinstance(line[n], kinds)]
+    if found:
+        return found
+    if line["status"] not in TIMED and line["solve_s"] is not None:
+        found.append(f"{line['status']} has a time")
+    residual, tolerance = line["true_relres"], line["tolerance"]
+    if line["status"] == "CONVERGED" and residual is not None and residual > tolerance:
+        found.append(f"CONVERGED with true residual {residual:g}, tolerance {tolerance:g}")
+    if not line.get("version") and not line["machine"].get("versions"):
+        found.append("no version is stated")
+    return found
+
+
 def append(path: Path, records: Sequence[Record]) -> None:
     """Append records to a JSON-lines file; lines are never edited, a later run adds its own.
+
+    Raises
+    ------
+    ValueError
+        For a record that breaks the schema; nothing is written then.
 
     Examples
     --------
@@ -77,10 +117,14 @@ def append(path: Path, records: Sequence[Record]) -> None:
     >>> [line["method"] for line in read(file)]
     ['cg', 'cg']
     """
+    lines = [record.line() for record in records]
+    wrong = [f"{line['method']} on {line['problem']}: {fault}" for line in lines for fault in faults(line)]
+    if wrong:
+        raise ValueError(f"got records that break the schema ({'; '.join(wrong)}); expected bench/record.py's SCHEMA")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as log:
-        for record in records:
-            log.write(json.dumps(record.line(), allow_nan=False) + "\n")
+        for line in lines:
+            log.write(json.dumps(line, allow_nan=False) + "\n")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -132,5 +176,9 @@ def records_folder() -> Path:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no infinity: what never came is null."""
+    """JSON has no infinity: what never came is null, also inside lists and dictionaries."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
