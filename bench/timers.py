@@ -109,6 +109,35 @@ def timer_for(device: Any = "cpu") -> Timer:
     return CudaTimer(device) if torch.device(device).type == "cuda" else HostTimer()
 
 
+def device_clock(device: Any = "cpu") -> Callable[[], float]:
+    """Return a clock for tools that read one before and after (pytest-benchmark): it waits for the device, then reads.
+
+    Examples
+    --------
+    >>> device_clock("cpu") is time.perf_counter
+    True
+    """
+    if torch.device(device).type != "cuda":
+        return time.perf_counter
+
+    def clock() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return clock
+
+
+def devices() -> list[str]:
+    """List the devices to measure on: the CPU, and CUDA where there is one.
+
+    Examples
+    --------
+    >>> devices()[0]
+    'cpu'
+    """
+    return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
 # --- peak memory ------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,52 @@
+"""Counts, not seconds: iterations, products and bytes of classical cycles are pinned, exactly.
+
+Rows: family, shape, weights, iterations, products, bytes of all levels, reason for the last change. Test stream, seed
+10007, white noise, true residual 1e-6. A change in either direction needs an edited row with its reason. The learned
+weights have no row here: a new version changes them by design, and their card holds their scores.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from krylearn.pde import right_hand_side, scene
+from krylearn.solvers import NeuralMultigrid, cg
+
+ROWS = [
+    ("open_box", (16, 16, 16), "geometric", 6, 7, 179712, "first"),
+    ("obstacles", (17, 13, 11), "resistor", 7, 8, 109551, "first"),
+    ("lognormal", (16, 15, 16), "resistor", 13, 14, 169728, "first"),
+    ("mazes", (33, 31), "resistor", 32, 33, 50505, "first"),
+    ("neumann", (16, 16, 16), "geometric", 6, 7, 179712, "first"),
+    ("periodic", (32, 32), "geometric", 6, 7, 49920, "first"),
+]
+
+
+@pytest.mark.parametrize(("family", "shape", "weights", "iterations", "products", "bytes_kept", "reason"), ROWS)
+def test_counts_are_as_pinned(family, shape, weights, iterations, products, bytes_kept, reason):
+    A = scene(family, shape, 10007)
+    M = NeuralMultigrid(A, weights=weights)
+    _, info = cg(A, right_hand_side(A, "white", 10007), rtol=1e-6, M=M)
+    assert info == 0
+    found = (info.iterations, info.matvecs, sum(level.nbytes for level in M.fused.levels))
+    assert found == (iterations, products, bytes_kept), reason
+
+
+@pytest.mark.parametrize("module", ["bench_kernels", "bench_solvers"])
+def test_the_pytest_benchmark_modules_run(module):
+    """Each at its smallest effort: one round, nothing calibrated."""
+    root = Path(__file__).resolve().parents[2]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"bench/{module}.py",
+        "--benchmark-disable",
+    ]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "passed" in done.stdout
