@@ -151,6 +151,9 @@ def _train(options: argparse.Namespace) -> int:
         path = train(**{name: value for name, value in given.items() if value is not None})
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
+    except KeyboardInterrupt as stopped:  # the message names the checkpoint to continue from
+        print(stopped)
+        return 130
     print(f"weights: {path}")
     return 0
 
