@@ -105,6 +105,7 @@ def measure(
     ['CONVERGED', 'CONVERGED']
     """
     solve, A = None, problem.system.A
+    options: dict[str, Any]
     facts: dict[str, Any] = {"problem": problem.name, "seed": problem.seed, "experiment": "solvers"}
     for name in methods:
         if name not in OWN:

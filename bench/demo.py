@@ -94,7 +94,7 @@ def compare(frames: dict[int, Frame], *, weights: str | None, pairs: int) -> tup
         for number, name in jobs:
             bar.update(task, note=f"step {number}: {name}")
             A, b = frames[number].A, frames[number].b.numpy()
-            facts = {"problem": "smoke plume", "experiment": "demo", "seed": SmokePlume.seed}
+            facts: dict[str, Any] = {"problem": "smoke plume", "experiment": "demo", "seed": SmokePlume.seed}
             if name == "krylearn":
                 record, solve = ours(A, b, rtol=RTOL, repeats=3, weights=weights, **facts)
             else:

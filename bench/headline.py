@@ -7,6 +7,7 @@ beside them.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from krylearn.pde import right_hand_side, scene
 
@@ -38,7 +39,7 @@ def run_headline(
     """
     A = scene(family, (size,) * 3, seed)
     b = right_hand_side(A, kind, seed).numpy()
-    facts = {"problem": family, "seed": seed, "experiment": "headline"}
+    facts: dict[str, Any] = {"problem": family, "seed": seed, "experiment": "headline"}
     with progress() as bar:
         task = bar.add_task("headline", total=1 + len(RIVALS), note="krylearn")
         first, solve = ours(A, b, rtol=rtol, repeats=max(pairs, 3), weights=weights, **facts)
