@@ -137,12 +137,13 @@ def nanoseconds(lines: Lines) -> bytes:
     axes.set(xlabel="unknowns", ylabel="ns per unknown, one solve")
     figure.legend(fontsize=8, ncols=3, loc="outside upper center")
     _plain_ticks(axes.yaxis)
+    _plain_ticks(axes.xaxis)
     _quiet(axes)
     return png(figure)
 
 
 def setup_against_solve(lines: Lines) -> bytes:
-    """Draw set-up against solve, one point per method and system; on the dotted line both take the same time."""
+    """Compare set-up with solve, one point per method and system; on the dotted line both take the same time."""
     found = [x for x in timed_lines(lines) if x["setup_s"]]
     methods = names(found)
     figure, panels, problems = _panels(found, 3.8)
