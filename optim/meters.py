@@ -100,7 +100,8 @@ def stability(
     >>> model, x = nn.Linear(1, 1, bias=False), torch.ones(2, 1)
     >>> sgd = torch.optim.SGD(model.parameters(), lr=0.5)
     >>> report = stability(model, sgd, (x, x + 1), loss=nn.functional.mse_loss, rng=1)
-    >>> round(report["sharpness"].value, 4), report["sharpness"].threshold, round(report.nearest.headroom, 2)
+    >>> sharp = report["sharpness"]
+    >>> round(sharp.value, 4), sharp.threshold, round(sharp.headroom, 2)
     (2.0, 4.0, 2.0)
     """
     limits, lr = threshold_of(optimizer), float(optimizer.param_groups[0]["lr"])
