@@ -30,7 +30,7 @@ def count(family, dimension, rule):
 
 
 def allowance(n):
-    """One step; 2 % above 50; where CG crawls for hundreds of steps, rounding in the sums (threads) moves it by tens."""
+    """One step; 2 % above 50; where CG crawls for hundreds of steps, rounding in the sums moves it by tens."""
     return max(1, 0.02 * n) if n <= 100 else 0.25 * n
 
 
