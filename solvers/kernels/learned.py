@@ -115,18 +115,8 @@ def coarse_size(grid: Grid, factors: tuple[int, int, int]) -> Any:
 def circuits(grid: Grid, factors: tuple[int, int, int]) -> tuple[Array, Array]:
     """Conductance through the outer link of every cell, and which cells look like the bulk."""
     paths, flags = np.empty_like(grid.w), np.empty(grid.diag.size, np.uint8)
-    setup_fine.outer_paths(
-        grid.w,
-        grid.ground,
-        grid.shift,
-        grid.diag,
-        grid.sizes,
-        grid.strides,
-        np.array(factors),
-        usual_links(grid.w),
-        paths,
-        flags,
-    )
+    f, usual = np.array(factors), usual_links(grid.w)
+    setup_fine.outer_paths(grid.w, grid.ground, grid.shift, grid.diag, grid.sizes, grid.strides, f, usual, paths, flags)
     return paths, flags
 
 

@@ -37,36 +37,37 @@ def ratios(row):
 
 
 @row_kernel
+def dense(w, b, x, out):
+    """Write out = w x + b for the columns of a chunk."""
+    for o in range(w.shape[0]):
+        row = out[o]
+        row[:] = b[o]
+        for f in range(w.shape[1]):
+            v, xf = w[o, f], x[f]
+            for k in range(CHUNK):
+                row[k] += v * xf[k]
+
+
+@row_kernel
+def leaky(rows):
+    """Apply the leaky ReLU in place."""
+    zero, leak = np.float32(0), np.float32(0.1)
+    for o in range(rows.shape[0]):
+        row = rows[o]
+        for k in range(CHUNK):
+            row[k] = max(row[k], zero) + leak * min(row[k], zero)
+
+
+@row_kernel
 def perceptron(x, layers, hidden, out):
     """Evaluate features (f, chunk) -> hidden -> hidden -> out (o, chunk), leaky ReLU."""
     w1, b1, w2, b2, w3, bias = layers
-    zero, leak = np.float32(0), np.float32(0.1)
-    first, second = hidden[0], hidden[1]
-    for o in range(w1.shape[0]):
-        row = first[o]
-        row[:] = b1[o]
-        for f in range(w1.shape[1]):
-            v, xf = w1[o, f], x[f]
-            for k in range(CHUNK):
-                row[k] += v * xf[k]
-        for k in range(CHUNK):
-            row[k] = max(row[k], zero) + leak * min(row[k], zero)
-    for o in range(w2.shape[0]):
-        row = second[o]
-        row[:] = b2[o]
-        for f in range(w2.shape[1]):
-            v, xf = w2[o, f], first[f]
-            for k in range(CHUNK):
-                row[k] += v * xf[k]
-        for k in range(CHUNK):
-            row[k] = max(row[k], zero) + leak * min(row[k], zero)
-    for o in range(w3.shape[0]):
-        row = out[o]
-        row[:] = bias[o]
-        for f in range(w3.shape[1]):
-            v, xf = w3[o, f], second[f]
-            for k in range(CHUNK):
-                row[k] += v * xf[k]
+    first, second = hidden[0, : w1.shape[0]], hidden[1, : w2.shape[0]]
+    dense(w1, b1, x, first)
+    leaky(first)
+    dense(w2, b2, first, second)
+    leaky(second)
+    dense(w3, bias, second, out)
 
 
 @row_kernel
