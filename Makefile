@@ -8,6 +8,7 @@ RUN    := $(BIN)/python
 # the installed environment is as new as the files that describe it
 READY       := $(VENV)/.krylearn-ready
 CHECK_READY := $(VENV)/.krylearn-check-ready
+DOCS_READY  := $(VENV)/.krylearn-docs-ready
 WHEEL_SITE  := build/check-site
 
 PACKAGES := krylearn.pde krylearn.solvers krylearn.optim krylearn.bench
@@ -16,7 +17,7 @@ PYTEST   := OMP_WAIT_POLICY=passive $(RUN) -m pytest
 ARGS     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench report wheel clean distclean
+.PHONY: help demo test test-slow check bench report docs wheel clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -50,6 +51,10 @@ bench: $(READY)  ## measure again and append to bench/records/ (about an hour); 
 report: $(READY)  ## write the README tables and docs/images again from bench/records/
 	$(RUN) -m krylearn.bench.cli report
 
+docs: $(DOCS_READY)  ## build the web pages into build/docs/ (warnings are errors)
+	$(RUN) -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs
+	@echo "Pages: $(CURDIR)/build/docs/index.html"
+
 wheel: $(CHECK_READY)  ## build the wheel into dist/
 	$(RUN) -m build --wheel --no-isolation
 
@@ -71,4 +76,8 @@ $(READY): pyproject.toml constraints.txt
 
 $(CHECK_READY): $(READY)
 	$(RUN) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[check]"
+	@touch $@
+
+$(DOCS_READY): $(READY)
+	$(RUN) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[docs]"
 	@touch $@

@@ -219,9 +219,9 @@ def _cuda(options: argparse.Namespace) -> int:
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:
-    text = "write the README tables and docs/images again from the committed records"
+    text = "write the tables of README and docs, and docs/images, again from the committed records"
     add = _command(commands, "report", _report, text).add_argument
-    add("--check", action="store_true", help="change nothing; exit with 1 if the README differs from the records")
+    add("--check", action="store_true", help="change nothing; exit with 1 if a page differs from the records")
     add("--html", type=Path, help="instead: write a self-contained page about the last run of a record file")
     add("--records", type=Path, default=Path("krylearn-records/solvers.jsonl"), help="of the page")
     add("--before", type=Path, help="older records: the page says what changed beyond the noise")

@@ -1,7 +1,8 @@
-"""`krylearn report`: the README's tables and the pictures of docs/images, generated from the committed records.
+"""`krylearn report`: the tables of README and docs and the pictures of docs/images, from the committed records.
 
-A table stands in the README between `<!-- table:NAME -->` and `<!-- /table -->`; everything between is replaced. The
-last run of each record file counts. No number in between is typed by hand, and a test compares.
+A table stands in a page between `<!-- table:NAME -->` and `<!-- /table -->`; everything between is replaced. Its
+records are bench/records/NAME.jsonl (of a NAME with a hyphen: what stands before it); the last run of the file counts.
+No number in between is typed by hand, and a test compares.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .pictures import families_figure
 from .record import latest, read, records_folder
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- table:([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 Lines = Sequence[dict]
 
 
@@ -42,7 +43,43 @@ def rendered(text: str, records: Mapping[str, Lines]) -> str:
     *No recorded run yet: `krylearn bench headline`*
     <!-- /table -->
     """
-    return BLOCK.sub(lambda block: block[1] + _block(block[2], records.get(block[2], ())) + "\n" + block[3], text)
+    return BLOCK.sub(
+        lambda block: block[1] + _block(block[2], records.get(source(block[2]), ())) + "\n" + block[3], text
+    )
+
+
+def source(table: str) -> str:
+    """Name the experiment that a table is about.
+
+    Examples
+    --------
+    >>> source("solvers-families"), source("demo")
+    ('solvers', 'demo')
+    """
+    return table.partition("-")[0]
+
+
+def pages(root: Path = ROOT) -> list[Path]:
+    """List the pages that may hold tables: README and docs.
+
+    Examples
+    --------
+    >>> {page.suffix for page in pages()} <= {".md"}
+    True
+    """
+    return [page for page in (root / "README.md", *sorted((root / "docs").glob("*.md"))) if page.exists()]
+
+
+def all_records(root: Path = ROOT) -> dict[str, list[dict]]:
+    """Read the committed records of every experiment that has a table or a picture.
+
+    Examples
+    --------
+    >>> "families" in all_records()
+    True
+    """
+    names = {*map(source, TABLES), *PICTURES}
+    return {name: read(root / "bench" / "records" / f"{name}.jsonl") for name in sorted(names)}
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -76,7 +113,7 @@ def provenance(lines: Lines) -> str:
 
 
 def write_report(root: Path = ROOT, *, check: bool = False) -> int:
-    """Renew README and docs/images from the records; with `check`, only compare: 1 if they differ, else 0.
+    """Renew README, docs and docs/images from the records; with `check`, only compare: 1 if a page differs, else 0.
 
     Raises
     ------
@@ -88,22 +125,28 @@ def write_report(root: Path = ROOT, *, check: bool = False) -> int:
     >>> write_report(check=True) in (0, 1)                              # doctest: +SKIP
     True
     """
-    page = root / "README.md"
-    if not page.exists():
+    if not (root / "README.md").exists():
         raise UsageError(f"there is no README.md in {root}; `krylearn report` works in a checkout of the repository")
-    records = {name: read(root / "bench" / "records" / f"{name}.jsonl") for name in TABLES}
-    old = page.read_text(encoding="utf-8")
-    new = rendered(old, records)
+    records, differing = all_records(root), []
+    for page in pages(root):
+        old = page.read_text(encoding="utf-8")
+        new = rendered(old, records)
+        if new != old:
+            differing.append(page.relative_to(root).as_posix())
+            if not check:
+                page.write_text(new, encoding="utf-8")
     if check:
-        console.print("README.md agrees with the records" if new == old else "README.md differs: run `krylearn report`")
-        return int(new != old)
-    page.write_text(new, encoding="utf-8")
-    found = latest(records["families"])
-    if found:
-        images = root / "docs" / "images"
-        images.mkdir(parents=True, exist_ok=True)
-        families_figure(images / "families.png", families.means(found), _families_title(found))
-    console.print("README.md and docs/images are as the records say")
+        console.print(
+            f"run `krylearn report`: {', '.join(differing)}" if differing else "all pages agree with the records"
+        )
+        return int(bool(differing))
+    images = root / "docs" / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    for name, draw in PICTURES.items():
+        found = latest(records[name])
+        if found:
+            draw(found, images)
+    console.print(f"written: {', '.join([*differing, 'docs/images'])}; the rest was as the records say")
     return 0
 
 
@@ -138,6 +181,10 @@ def _families_table(lines: Lines) -> str:
     return f"**{_families_title(lines)}**\n\n{markdown(families.HEADER, families.summary(lines))}"
 
 
+def _families_picture(lines: Lines, images: Path) -> None:
+    families_figure(images / "families.png", families.means(lines), _families_title(lines))
+
+
 def _families_title(lines: Lines) -> str:
     first, seeds = lines[0], len({line["seed"] for line in lines})
     grid = " x ".join(map(str, first["shape"]))
@@ -149,11 +196,13 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "headline": (_headline_table, "krylearn bench headline"),
     "families": (_families_table, "krylearn bench families"),
 }
+# experiment -> what draws its last run into docs/images
+PICTURES: dict[str, Callable[[Lines, Path], None]] = {"families": _families_picture}
 
 
 def _block(name: str, lines: Lines) -> str:
     if name not in TABLES:
-        raise UsageError(f"README has a table '{name}'; expected one of {', '.join(TABLES)}")
+        raise UsageError(f"a page has a table '{name}'; expected one of {', '.join(TABLES)}")
     write, command = TABLES[name]
     found = latest(lines)
     if not found:
