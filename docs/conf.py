@@ -15,7 +15,6 @@ release = importlib.metadata.version("krylearn")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "numpydoc",
@@ -33,17 +32,6 @@ autodoc_preserve_defaults = True
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 numpydoc_xref_param_type = False
-
-# a build without a network has no links into other projects' pages, and is a good build all the same
-intersphinx_mapping = {
-    "python": ("https://docs.python.org/3", None),
-    "numpy": ("https://numpy.org/doc/stable", None),
-    "scipy": ("https://docs.scipy.org/doc/scipy", None),
-    "torch": ("https://docs.pytorch.org/docs/stable", None),
-}
-intersphinx_timeout = 5
-if os.environ.get("KRYLEARN_DOCS_OFFLINE"):
-    intersphinx_mapping = {}
 
 html_theme = "furo"
 html_title = f"krylearn {release}"
