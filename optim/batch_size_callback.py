@@ -1,0 +1,91 @@
+"""A Lightning callback that rescales hyper-parameters when the effective batch size changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError as error:
+    raise ImportError('the callbacks need Lightning: pip install "krylearn[train]"') from error
+
+from .noise_monitor import NoiseScaleMonitor, effective_batch_size
+from .rescaling import scale_hyperparameters
+
+
+class ScaleWithBatchSize(Callback):
+    """Rescale all optimizers and their schedulers when the effective batch size is not the one they were tuned for.
+
+    At the start of training, after a checkpoint is restored and after Lightning's BatchSizeFinder, and whenever the
+    accumulation changes at an epoch's start. The batch size in force is saved: resuming on another number of devices,
+    with another loader or accumulation, scales from there.
+
+    Parameters
+    ----------
+    reference_batch : samples per step that lr and the rest were tuned for; None: the module's or data module's
+        `batch_size` (what a BatchSizeFinder starts from), or else the first run's
+    rule, noise_scale, sharpness : as for `scale_hyperparameters`; a `NoiseScaleMonitor` beside this callback is asked
+        for the noise scale if none is given
+    batch_size : function of the trainer, where the loader does not tell
+
+    Examples
+    --------
+    >>> ScaleWithBatchSize(reference_batch=256, rule="linear").state_dict()
+    {'batch_size': 256}
+    """
+
+    def __init__(
+        self,
+        reference_batch: int | None = None,
+        *,
+        rule: Any = "auto",
+        noise_scale: float | None = None,
+        sharpness: Any = None,
+        batch_size: Callable[[Trainer], int] = effective_batch_size,
+    ) -> None:
+        self.tuned_for, self.rule, self.noise_scale, self.sharpness = reference_batch, rule, noise_scale, sharpness
+        self._batch_size = batch_size
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note the batch size before a finder changes it."""
+        owners = (pl_module, getattr(trainer, "datamodule", None))
+        sizes: list[Any] = [getattr(owner, "batch_size", None) for owner in owners]
+        own: int | None = next((size for size in sizes if isinstance(size, int)), None)
+        if stage == "fit" and self.tuned_for is None and own is not None:
+            self.tuned_for = own * trainer.accumulate_grad_batches * trainer.world_size
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Scale from what is saved, or from the reference, to what is in force."""
+        self._follow(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Look again at an epoch's first batch: other callbacks may have changed the accumulation."""
+        if batch_idx == 0:
+            self._follow(trainer)
+
+    def _follow(self, trainer: Trainer) -> None:
+        now = self._batch_size(trainer)
+        if self.tuned_for is not None and now != self.tuned_for:
+            for optimizer in trainer.optimizers:
+                configs = trainer.lr_scheduler_configs
+                scale_hyperparameters(
+                    optimizer, old_batch=self.tuned_for, new_batch=now, rule=self.rule, sharpness=self.sharpness,
+                    noise_scale=self._noise(trainer),
+                    scheduler=[c.scheduler for c in configs if getattr(c.scheduler, "optimizer", None) is optimizer],
+                )  # fmt: skip
+        self.tuned_for = now
+
+    def _noise(self, trainer: Trainer) -> float | None:
+        if self.noise_scale is not None:
+            return self.noise_scale
+        monitors = (c.noise.scale for c in trainer.callbacks if isinstance(c, NoiseScaleMonitor))  # type: ignore[attr-defined]
+        return next((scale for scale in monitors if scale > 0), None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the batch size in force."""
+        return {"batch_size": self.tuned_for}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Scale from this batch size on."""
+        self.tuned_for = state_dict["batch_size"]
