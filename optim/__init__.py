@@ -1,15 +1,9 @@
 """What trains networks: the curvature products, spectra and tuners of krylearn."""
 
 from .curvature import Curvature, empirical_fisher, ggn, hessian, preconditioned
+from .edges import batch_sharpness, critical_sharpness, sharpness
 from .meters import stability
-from .noise import (
-    GradientNoise,
-    batch_sharpness,
-    critical_sharpness,
-    gradient_noise_scale,
-    hessian_noise,
-    sharpness,
-)  # fmt: skip
+from .noise import GradientNoise, gradient_noise_scale, hessian_noise
 from .regimes import fit_sharpness
 from .rescaling import ScalingWarning, scale_hyperparameters
 from .scaling import Change, Facts

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .curvature import hessian, preconditioned
-from .noise import _rayleigh, critical_sharpness, sharpness
+from .edges import critical_sharpness, rayleigh_quotients, sharpness
 from .thresholds import threshold_of
 
 
@@ -118,7 +118,7 @@ def stability(
         meters.append(_meter("sharpness", edge, math.nan, "no threshold"))
     else:
         meters.append(_meter("sharpness", edge, limits.sharpness, limits.rule, limits.weight_decay))
-    mean, error = _rayleigh(parts)
+    mean, error = rayleigh_quotients(parts)
     wide = (mean, mean - 2 * error, mean + 2 * error)
     name, decay = "batch sharpness, small batches", limits.weight_decay
     meters.append(_meter(name, wide, limits.small_batch, "if gradient noise rules", decay))

@@ -38,7 +38,8 @@ def product(net: FrozenNetwork, chunk: Chunk, kind: str, method: str) -> Product
     >>> product(net, net.chunks[0], "hessian", "double-backward")(torch.eye(3)).tolist()
     [[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 2.0]]
     """
-    _load_forward_mode()
+    if method == METHODS[1]:
+        _load_forward_mode()
     if kind == "hessian":
         return _HESSIAN[method](net, chunk)
     inner = net.outputs if kind == "ggn" else net.sample_losses

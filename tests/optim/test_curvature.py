@@ -15,7 +15,7 @@ from krylearn.optim import (
     preconditioned,
     slq,
 )  # fmt: skip
-from krylearn.optim.curvature import measure_methods
+from krylearn.optim.methods import measure_methods
 from krylearn.optim.network import FrozenNetwork
 from krylearn.optim.products import METHODS
 from nets import CE, MSE, NETS, Attention, case, mlp
@@ -191,7 +191,7 @@ def test_method_is_measured_once_per_model_and_can_be_fixed(monkeypatch):
     first = hessian(model, loss, batch)
     assert set(first.seconds) == set(EXACT)
     assert first.method == min(first.seconds, key=first.seconds.get)
-    monkeypatch.setattr("krylearn.optim.curvature.measure_methods", None)  # a second measurement would fail
+    monkeypatch.setattr("krylearn.optim.linear_operator.measure_methods", None)  # a second measurement would fail
     assert hessian(model, loss, batch).method == first.method
     assert hessian(model, loss, batch, method="finite-differences").method == "finite-differences"
 
