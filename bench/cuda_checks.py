@@ -48,30 +48,28 @@ def check(A: Poisson) -> Iterator[Row]:
     from krylearn.solvers.kernels.cuda_cycle import CudaCycle
 
     M = NeuralMultigrid(A, weights="resistor", kernels="reference")
-    h, b, x = M.hierarchy, noise(A, 1), noise(A, 2)
-    level = h.levels[0]
+    h, r, go = M.hierarchy, noise(A, 1), cuda.never(A.device)
     cycle = CudaCycle.from_hierarchy(h, cell_codes(A), M.exponent)
-    v, wide, y = cycle.levels[0], x.double(), torch.empty_like(x, dtype=torch.float64)
-    sums = cuda.new_sums(v.size, A.device)
-    cuda.apply_dot(couplings_of(A, torch.float64), wide, y, sums)
-    yield "product, fp64", error(y, A.to(dtype=torch.float64).apply(wide)), 1e-13
-    yield "dot in the product", error(sums.sum(), (wide * y).sum()), 1e-12
-    cuda.smooth_from_zero(v.op, v.s, b, v.x)
-    yield "smooth from zero", error(v.x, reference.smooth_from_zero(level.op, level.s, b)), 1e-5
-    cuda.smooth(v.op, v.s, x, b, v.y, OMEGA[1], sums)
-    yield "smooth", error(v.y, reference.smooth(level.op, level.s, x, b, OMEGA[1])), 1e-5
-    yield "dot in the smoother", error(sums.sum(), (v.y.double() * b.double()).sum()), 1e-12
-    r = (b - reference.apply(level.op, x)) * level.op.mask
-    cuda.residual(v.op, x, b, v.y)
-    yield "residual", error(v.y, r), 1e-5
-    coarse = reference.restrict(level.transfer, r)
+    v, level = cycle.levels[0], h.levels[0]
+    op, S, t = level.op, level.s * level.op.inv, level.transfer
+    x, sums = noise(A, 2).double(), cuda.new_sums(v.size, A.device)
+    y = torch.empty_like(x)
+    cuda.apply_dot(couplings_of(A, torch.float64), x, y, sums, go)
+    yield "product, fp64", error(y, A.to(dtype=torch.float64).apply(x)), 1e-13
+    yield "dot in the product", error(sums.sum(), (x * y).sum()), 1e-12
+    cuda.relax(v.op, r, v.r, OMEGA[0], go)
+    yield "relax", error(v.r, r - OMEGA[0] * reference.apply(op, S * r)), 1e-5
+    coarse = reference.restrict(t, r)
     found = torch.full_like(coarse, torch.nan)
-    cuda_transfer.restrict(r.contiguous(), v.a, v.factors, v.periodic, found)
-    yield "restriction", error(found, coarse), 1e-5
-    expected = x + reference.prolong(level.transfer, coarse)
-    cuda_transfer.prolong_add(coarse.contiguous(), v.a, v.s, v.factors, v.periodic, x)
-    yield "prolongation", error(x, expected), 1e-5
-    yield "whole cycle", error(cycle.apply(b), v_cycle(h, b)), 1e-5
+    cuda_transfer.restrict(v.op, r, v.a, v.factors, v.periodic, found, go)
+    yield "restrict", error(found, coarse), 1e-5
+    e = reference.prolong(t, coarse)
+    cuda_transfer.prolong(v.op, coarse.contiguous(), v.a, v.factors, v.periodic, v.e, go)
+    yield "prolong", error(v.e * op.mask, e), 1e-5
+    v.second.copy_(r)
+    cuda.correct(v.op, v.e, v.second, go)
+    yield "correct", error(v.second, r - reference.apply(op, e)), 1e-5
+    yield "whole cycle, with finish", error(cycle.apply(r), v_cycle(h, r)), 1e-5
 
 
 def check_solve(A: Poisson) -> Row:

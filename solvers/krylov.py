@@ -81,9 +81,14 @@ class _Run:
 
     def read(self, pending: list[tuple[Any, tuple[Any, ...]]]) -> Reason | None:
         """Bring ‖r‖² and the curvatures of the last steps to the host, all at one synchronisation."""
-        verdict = None
-        for rr, curvatures in _on_host(pending):
-            rr = float(rr)
+        verdict, last = None, None
+        for state in _on_host(pending):
+            rr, curvatures = float(state[0]), state[1]
+            if last == state and math.sqrt(rr) <= self.system.A.goal:  # a recurrence on a GPU stands still at the goal
+                self.iterations -= 1
+                self.system.A.calls -= 1
+                continue
+            last = state
             self.residuals.append(math.sqrt(rr) if rr >= 0 else math.nan)
             if curvatures and verdict is None:
                 values: list[Any] = [None if c is None else float(c) for c in curvatures]
@@ -248,6 +253,7 @@ def _iterate(run: _Run, attempts: list[Attempt], maxiter: int, watcher: Callable
 def _round(run: _Run, attempt: Attempt, maxiter: int, watcher: Callable | None, check_every: int) -> Reason | None:
     """Follow one uninterrupted recurrence. None: it asks for a restart from the true residual."""
     system, pending = run.system, []
+    system.A.goal = max(run.limit, run.floor)
     for step, (x, r, rr, curvatures) in enumerate(attempt.steps(system.A, system.b, system.x, attempt.M)):
         run.iterations += step > 0
         if step and watcher:

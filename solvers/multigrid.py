@@ -44,8 +44,10 @@ class NeuralMultigrid:
         None: the shipped network of this dimension. ``"tuned"``: the best constants, ``"geometric"`` and
         ``"resistor"``: the classical rules, all in the same kernels. A path: a safetensors file of `krylearn train`.
         A module: a rule.
-    dtype : torch.float32 or torch.float64
+    dtype : None, torch.float32, torch.float64 or torch.bfloat16
         Of the cycle, whatever the dtype of r; fp32 inside an fp64 CG costs no iterations and half the bytes.
+        torch.bfloat16 (CUDA): vectors and arithmetic in fp32, stored conductances of the levels in 16 bits. None: that
+        on CUDA, else float32.
     kernels : "auto", "cpu", "triton" or "reference"
         ``"auto"`` takes the fused numba kernels on a CPU, the Triton kernels on a CUDA device, plain torch elsewhere.
 
@@ -92,15 +94,19 @@ class NeuralMultigrid:
         A: Poisson,
         weights: str | Path | nn.Module | None = None,
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         kernels: str = "auto",
     ) -> None:
         if not isinstance(A, Poisson):
             raise TypeError(f"got A of type {type(A).__name__}; expected krylearn.pde.Poisson; see Poisson.from_matrix")
-        if dtype not in (torch.float32, torch.float64):
+        if dtype not in (None, torch.float32, torch.float64, torch.bfloat16):
             raise ValueError(f"got dtype={dtype}; expected torch.float32 or torch.float64 for the cycle")
-        choice.backend(kernels, A.device)  # refuses what cannot be
-        self.weights, self.cycle_dtype, self._kernels = weights, dtype, kernels
+        serves = choice.backend(kernels, A.device)  # refuses what cannot be
+        if dtype == torch.bfloat16 and serves != "triton":
+            raise ValueError("got dtype=torch.bfloat16; expected torch.float32 or torch.float64 but on CUDA")
+        self.weights, self._kernels = weights, kernels
+        self.cycle_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        self._storage = dtype or torch.bfloat16  # of the conductances that Triton kernels read
         self._dimension = len(A.grid_shape)
         self._rule = find_rule(weights, self._dimension)
         self.update(A)
@@ -146,9 +152,9 @@ class NeuralMultigrid:
 
     def _cuda_cycle(self) -> CudaCycle:
         """Set up on the device by the torch rule, keep what the kernels read; say what a set-up needs if it fails."""
-        from .kernels.cuda_cycle import device_cycle
+        from .kernels.cuda_setup import device_cycle
 
-        cycle = device_cycle(self.A, self.exponent, lambda: self.hierarchy, isinstance(self._rule, CoefficientNetwork))
+        cycle = device_cycle(self.A, self.exponent, lambda: self.hierarchy, self._rule, self._storage)
         self._hierarchy = None
         return cycle
 

@@ -25,13 +25,15 @@ Map = Callable[[torch.Tensor], torch.Tensor]
 class CountedMap:
     """A map that counts its products in `.calls`; `.operator` is what the caller passed.
 
+    `.goal` is a norm of the residual that the driver will find small enough: a recurrence may stand still there.
+
     >>> A = CountedMap(lambda v: 2 * v)
     >>> A(1.0), A.calls
     (2.0, 1)
     """
 
     def __init__(self, apply: Map, operator: Any = None):
-        self.apply, self.operator, self.calls = apply, operator, 0
+        self.apply, self.operator, self.calls, self.goal = apply, operator, 0, 0.0
 
     def __call__(self, v: torch.Tensor) -> torch.Tensor:
         """Return A v."""

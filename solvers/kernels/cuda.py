@@ -1,18 +1,30 @@
-"""The kernels of `reference` for a GPU (Triton): the product with its dot product, and the smoother.
+"""The kernels of `reference` for a GPU (Triton): the product with its dot product, and the smoother in residual form.
 
 Arrays are C-contiguous internal grids (nx, ny, nz). A program handles a tile of rows along z: integer divisions happen
 once per row, loads are contiguous, and what neighbouring tiles share comes from the cache. As in `cpu`, links wrap
 around every axis (the wrap link is 0 where an axis is not periodic), so no size and no boundary is special.
+Conductances come in four forms (`cuda_couplings`); arithmetic has the dtype of the vectors.
 
-Conductances come in two forms (`Couplings`). *Stored*: three links and the diagonal. *Cell-type*: all links of an axis
-are equal where they are open, so one byte per cell says which of its six links are open, one byte how many conductances
-per axis add up to its diagonal: 2 bytes instead of 16 (32 in fp64), also in the outer product.
+With S = s/diag, ω₁ and ω₂ = 0.57 and 1.4 and c = B Pᵀ r₂ from the coarse level, one level of the cycle is
 
-Damping is stored in eight bits. Bytes per cell of one level in fp32, neighbours in cache, stored (cell-type): from zero
-25 (11), residual 28 (14), restriction 7.5, prolongation 12.5, two smoothing steps 58 (30); sum 131 (75). Coarser levels
-are always stored, so all levels together move 150 (94).
+    relax    r₁ = b - ω₁ A S b,   r₂ = r₁ - ω₂ A S r₁          residual after each of the two steps from x = 0
+    restrict Pᵀ r₂                                             `cuda_transfer`
+    prolong  e = P c
+    correct  g = r₂ - A e                                      in place of r₂
+    finish   z = ω₁ S b + ω₂ S r₁ + e + ω₂ S g + ω₁ S (g - ω₂ A S g)      in place of r₁; with z·b on request
 
-Dot products are partial sums of one program each, added up in a fixed order by the kernel that needs the scalar.
+which is the reference's two steps, correction and two steps in reverse order: no iterate is stored, only residuals.
+`finish` computes e again from c, since reading the coarse grid is cheaper. Bytes per cell of one level, neighbours in
+cache; the last column is what all levels of an isotropic 3D grid move together (cell-type: coarser levels stored):
+
+    form            relax  relax  restrict  prolong  correct  finish   sum    all levels
+    stored, fp32       28     28       7.5      7.5       28    39.5   138.5     158
+    stored, bf16       18     18       7.5      7.5       20    29.5   100.5     115
+    patterns           10     10       6.5      6.5       14    18.5    65.5      85 (fp32 below), 80 (bf16 below)
+
+Dot products are partial sums of one program each, added up in a fixed order by the kernel that needs the scalar. Every
+kernel reads `stop` first, a number on the device, and does nothing if it is not 0: what `cuda_vectors` sets once the
+tolerance is met.
 """
 
 from __future__ import annotations
@@ -22,8 +34,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-
-from .reference import OMEGA
 
 try:
     import triton
@@ -36,7 +46,8 @@ if TYPE_CHECKING:
 
 TILE = 1024  # cells per program: 8 per thread of 4 warps
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # read by Triton too when it is imported
-FIRST, SECOND = tl.constexpr(OMEGA[0]), tl.constexpr(OMEGA[1])
+LAUNCHES = [0]  # kernels launched by this process, for tests
+_STORED, _CODES, _LEVEL, _TABLE = (tl.constexpr(form) for form in range(4))  # as in cuda_couplings
 
 
 def blocks(size: Any, cells: int = TILE) -> tuple[int, int]:
@@ -56,7 +67,13 @@ def programs(size: Any, cells: int = TILE) -> int:
 def launch(kernel: Any, size: Any, *arguments: Any, cells: int = TILE, **constants: Any) -> None:
     """Run a kernel over all tiles of a grid, whose lengths are its last arguments."""
     rows, columns = blocks(size, cells)
-    kernel[(programs(size, cells),)](*arguments, *size, R=rows, Z=columns, **constants)
+    run(kernel, programs(size, cells), *arguments, *size, R=rows, Z=columns, **constants)
+
+
+def run(kernel: Any, count: int, *arguments: Any, **constants: Any) -> None:
+    """Launch so many programs of a kernel."""
+    LAUNCHES[0] += 1
+    kernel[(count,)](*arguments, **constants)
 
 
 # --- inside a kernel --------------------------------------------------------------------------------------------------
@@ -98,134 +115,147 @@ def around(i, j, k, nx, ny, nz):
 
 
 @triton.jit
-def diagonal(w1, diag, o, live, CELLS: tl.constexpr):
-    """Return the diagonal at flat index o."""
-    value = tl.load(diag + o, mask=live, other=0)
-    if CELLS:  # how many conductances of each axis add up, in base 5; w1 holds the three conductances
-        cx, cy, cz = tl.load(w1), tl.load(w1 + 1), tl.load(w1 + 2)
-        n = value.to(tl.int32)
-        value = cx * (n % 5).to(cx.dtype) + cy * (n // 5 % 5).to(cx.dtype) + cz * (n // 25).to(cx.dtype)
-    return value
+def name_of(w0, o, live):
+    """Return code or pattern id at flat index o; unsigned."""
+    return tl.load(w0 + o, mask=live, other=0).to(tl.int32)
 
 
 @triton.jit
-def neighbours_sum(w0, w1, w2, o, xm, ym, zm, live, vxp, vxm, vyp, vym, vzp, vzm, CELLS: tl.constexpr):
-    """Return the sum of links times values at the six neighbours."""
-    if CELLS:
+def product_from(w0, w1, w2, e, name, o, xm, ym, zm, live, v, vxp, vxm, vyp, vym, vzp, vzm, FORM: tl.constexpr):
+    """Return A v at flat index o from the values there and at the six neighbours; `name` is the code or id there."""
+    if FORM == _CODES or FORM == _TABLE:
+        code = name
+        if FORM == _TABLE:
+            code = tl.load(w2 + name, mask=live, other=0)
         cx, cy, cz = tl.load(w1), tl.load(w1 + 1), tl.load(w1 + 2)
-        code = tl.load(w0 + o, mask=live, other=0).to(tl.int32)
-        x = tl.where(code & 1 != 0, vxp, 0) + tl.where(code & 2 != 0, vxm, 0)
-        y = tl.where(code & 4 != 0, vyp, 0) + tl.where(code & 8 != 0, vym, 0)
-        z = tl.where(code & 16 != 0, vzp, 0) + tl.where(code & 32 != 0, vzm, 0)
+        n = code >> 6  # how many conductances of each axis add up, in base 5
+        x = (n % 5).to(v.dtype) * v - tl.where(code & 1 != 0, vxp, 0) - tl.where(code & 2 != 0, vxm, 0)
+        y = (n // 5 % 5).to(v.dtype) * v - tl.where(code & 4 != 0, vyp, 0) - tl.where(code & 8 != 0, vym, 0)
+        z = (n // 25).to(v.dtype) * v - tl.where(code & 16 != 0, vzp, 0) - tl.where(code & 32 != 0, vzm, 0)
         return cx * x + cy * y + cz * z
-    x = tl.load(w0 + o, mask=live, other=0) * vxp + tl.load(w0 + xm, mask=live, other=0) * vxm
-    y = tl.load(w1 + o, mask=live, other=0) * vyp + tl.load(w1 + ym, mask=live, other=0) * vym
-    z = tl.load(w2 + o, mask=live, other=0) * vzp + tl.load(w2 + zm, mask=live, other=0) * vzm
-    return x + y + z
+    if FORM == _LEVEL:  # differences: a constant is in the null space exactly, whatever links were rounded to
+        vxp, vxm, vyp, vym, vzp, vzm = vxp - v, vxm - v, vyp - v, vym - v, vzp - v, vzm - v
+    x = tl.load(w0 + o, mask=live, other=0).to(v.dtype) * vxp + tl.load(w0 + xm, mask=live, other=0).to(v.dtype) * vxm
+    y = tl.load(w1 + o, mask=live, other=0).to(v.dtype) * vyp + tl.load(w1 + ym, mask=live, other=0).to(v.dtype) * vym
+    z = tl.load(w2 + o, mask=live, other=0).to(v.dtype) * vzp + tl.load(w2 + zm, mask=live, other=0).to(v.dtype) * vzm
+    return tl.load(e + o, mask=live, other=0).to(v.dtype) * v - (x + y + z)
 
 
 @triton.jit
-def product_at(w0, w1, w2, diag, x, i, j, k, nx, ny, nz, live, CELLS: tl.constexpr):
-    """Return flat index, A x, x and the diagonal at the cells (i, j, k)."""
+def named(w0, o, live, FORM: tl.constexpr):
+    """Return code or pattern id at flat index o where there is one, else the index."""
+    if FORM == _CODES or FORM == _TABLE:
+        return name_of(w0, o, live)
+    return o
+
+
+@triton.jit
+def scaled(w0, sd, r, o, live, FORM: tl.constexpr):
+    """Return S r at flat index o."""
+    v = tl.load(r + o, mask=live, other=0)
+    return tl.load(sd + named(w0, o, live, FORM), mask=live, other=0).to(v.dtype) * v
+
+
+@triton.jit
+def smoothed_product(w0, w1, w2, e, sd, r, i, j, k, nx, ny, nz, live, FORM: tl.constexpr):
+    """Return flat index, r, S and A S r at the cells (i, j, k)."""
     o, xp, xm, yp, ym, zp, zm = around(i, j, k, nx, ny, nz)
-    d, v = diagonal(w1, diag, o, live, CELLS), tl.load(x + o, mask=live, other=0)
+    name, value = named(w0, o, live, FORM), tl.load(r + o, mask=live, other=0)
+    s = tl.load(sd + name, mask=live, other=0).to(value.dtype)
+    vxp, vxm = scaled(w0, sd, r, xp, live, FORM), scaled(w0, sd, r, xm, live, FORM)
+    vyp, vym = scaled(w0, sd, r, yp, live, FORM), scaled(w0, sd, r, ym, live, FORM)
+    vzp, vzm = scaled(w0, sd, r, zp, live, FORM), scaled(w0, sd, r, zm, live, FORM)
+    v = s * value
+    return o, value, s, product_from(
+        w0, w1, w2, e, name, o, xm, ym, zm, live, v, vxp, vxm, vyp, vym, vzp, vzm, FORM
+    )  # fmt: skip
+
+
+@triton.jit
+def product_at(w0, w1, w2, e, x, i, j, k, nx, ny, nz, live, FORM: tl.constexpr):
+    """Return flat index, x and A x at the cells (i, j, k)."""
+    o, xp, xm, yp, ym, zp, zm = around(i, j, k, nx, ny, nz)
+    v = tl.load(x + o, mask=live, other=0)
     vxp, vxm = tl.load(x + xp, mask=live, other=0), tl.load(x + xm, mask=live, other=0)
     vyp, vym = tl.load(x + yp, mask=live, other=0), tl.load(x + ym, mask=live, other=0)
     vzp, vzm = tl.load(x + zp, mask=live, other=0), tl.load(x + zm, mask=live, other=0)
-    y = d * v - neighbours_sum(w0, w1, w2, o, xm, ym, zm, live, vxp, vxm, vyp, vym, vzp, vzm, CELLS)
-    return o, y, v, d
+    name = named(w0, o, live, FORM)
+    return o, v, product_from(w0, w1, w2, e, name, o, xm, ym, zm, live, v, vxp, vxm, vyp, vym, vzp, vzm, FORM)
+
+
+# --- kernels: what a tile does, then the kernel of it -----------------------------------------------------------------
 
 
 @triton.jit
-def damping(s, d, o, live):
-    """Return s/diag at flat index o; 0 where there is no unknown."""
-    share = tl.load(s + o, mask=live, other=0).to(d.dtype) / 255
-    return tl.where(d > 0, share / tl.where(d > 0, d, 1), 0)
-
-
-@triton.jit
-def first_step(w1, diag, s, b, o, live, CELLS: tl.constexpr):
-    """Return the first step from zero, omega (s/diag) b, at flat index o."""
-    d = diagonal(w1, diag, o, live, CELLS)
-    return FIRST * damping(s, d, o, live) * tl.load(b + o, mask=live, other=0)
-
-
-# --- kernels ----------------------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def _apply_dot(w0, w1, w2, diag, x, y, sums, nx, ny, nz, R: tl.constexpr, Z: tl.constexpr, CELLS: tl.constexpr):
-    i, j, k, live = tile(nx, ny, nz, R, Z)
-    o, product, v, _ = product_at(w0, w1, w2, diag, x, i, j, k, nx, ny, nz, live, CELLS)
-    tl.store(y + o, product, mask=live)
-    part = tl.where(live, v.to(tl.float64) * product.to(tl.float64), 0)
-    tl.store(sums + tl.program_id(0), tl.sum(part))
-
-
-@triton.jit
-def _smooth(
-    w0, w1, w2, diag, s, x, b, y, sums, nx, ny, nz,
-    R: tl.constexpr, Z: tl.constexpr, CELLS: tl.constexpr, OMEGA: tl.constexpr, DOT: tl.constexpr,
+def _apply_dot(
+    w0, w1, w2, e, sd, x, y, sums, stop, nx, ny, nz, R: tl.constexpr, Z: tl.constexpr, FORM: tl.constexpr
 ):  # fmt: skip
-    i, j, k, live = tile(nx, ny, nz, R, Z)
-    o, product, v, d = product_at(w0, w1, w2, diag, x, i, j, k, nx, ny, nz, live, CELLS)
-    r = tl.load(b + o, mask=live, other=0)
-    v += OMEGA * damping(s, d, o, live) * (r - product)
-    tl.store(y + o, v, mask=live)
-    if DOT:
-        part = tl.where(live, v.to(tl.float64) * r.to(tl.float64), 0)
+    if tl.load(stop) == 0:
+        i, j, k, live = tile(nx, ny, nz, R, Z)
+        o, v, product = product_at(w0, w1, w2, e, x, i, j, k, nx, ny, nz, live, FORM)
+        tl.store(y + o, product, mask=live)
+        part = tl.where(live, v.to(tl.float64) * product.to(tl.float64), 0)
         tl.store(sums + tl.program_id(0), tl.sum(part))
 
 
 @triton.jit
-def _smooth_from_zero(
-    w0, w1, w2, diag, s, b, y, nx, ny, nz, R: tl.constexpr, Z: tl.constexpr, CELLS: tl.constexpr
+def relax_tile(
+    w0, w1, w2, e, sd, r, out, nx, ny, nz,
+    R: tl.constexpr, Z: tl.constexpr, FORM: tl.constexpr, OMEGA: tl.constexpr,
 ):  # fmt: skip
+    """Write out = r - omega A S r where there is an unknown, else 0."""
     i, j, k, live = tile(nx, ny, nz, R, Z)
-    o, xp, xm, yp, ym, zp, zm = around(i, j, k, nx, ny, nz)
-    d, r = diagonal(w1, diag, o, live, CELLS), tl.load(b + o, mask=live, other=0)
-    sd = damping(s, d, o, live)
-    v = FIRST * sd * r
-    # the first step is recomputed at the six neighbours instead of being stored
-    vxp, vxm = first_step(w1, diag, s, b, xp, live, CELLS), first_step(w1, diag, s, b, xm, live, CELLS)
-    vyp, vym = first_step(w1, diag, s, b, yp, live, CELLS), first_step(w1, diag, s, b, ym, live, CELLS)
-    vzp, vzm = first_step(w1, diag, s, b, zp, live, CELLS), first_step(w1, diag, s, b, zm, live, CELLS)
-    product = d * v - neighbours_sum(w0, w1, w2, o, xm, ym, zm, live, vxp, vxm, vyp, vym, vzp, vzm, CELLS)
-    tl.store(y + o, v + SECOND * sd * (r - product), mask=live)
+    o, value, s, product = smoothed_product(w0, w1, w2, e, sd, r, i, j, k, nx, ny, nz, live, FORM)
+    # cells without an unknown may hold a coarse-grid b: it must not come back to the finer level
+    tl.store(out + o, tl.where(s > 0, value - OMEGA * product, 0), mask=live)
 
 
 @triton.jit
-def _residual(w0, w1, w2, diag, x, b, r, nx, ny, nz, R: tl.constexpr, Z: tl.constexpr, CELLS: tl.constexpr):
+def _relax(
+    w0, w1, w2, e, sd, r, out, stop, nx, ny, nz,
+    R: tl.constexpr, Z: tl.constexpr, FORM: tl.constexpr, OMEGA: tl.constexpr,
+):  # fmt: skip
+    if tl.load(stop) == 0:
+        relax_tile(w0, w1, w2, e, sd, r, out, nx, ny, nz, R, Z, FORM, OMEGA)
+
+
+@triton.jit
+def correct_tile(w0, w1, w2, e, x, r, nx, ny, nz, R: tl.constexpr, Z: tl.constexpr, FORM: tl.constexpr):
+    """Subtract A x from r."""
     i, j, k, live = tile(nx, ny, nz, R, Z)
-    o, product, _, d = product_at(w0, w1, w2, diag, x, i, j, k, nx, ny, nz, live, CELLS)
-    # cells without an unknown may hold a coarse-grid b: it must not come back to the finer level
-    tl.store(r + o, tl.where(d > 0, tl.load(b + o, mask=live, other=0) - product, 0), mask=live)
+    o, _, product = product_at(w0, w1, w2, e, x, i, j, k, nx, ny, nz, live, FORM)
+    tl.store(r + o, tl.load(r + o, mask=live, other=0) - product, mask=live)
+
+
+@triton.jit
+def _correct(w0, w1, w2, e, sd, x, r, stop, nx, ny, nz, R: tl.constexpr, Z: tl.constexpr, FORM: tl.constexpr):
+    if tl.load(stop) == 0:
+        correct_tile(w0, w1, w2, e, x, r, nx, ny, nz, R, Z, FORM)
 
 
 # --- what the host calls ----------------------------------------------------------------------------------------------
 
 
-def apply_dot(op: Couplings, x: Tensor, y: Tensor, sums: Tensor) -> None:
+def apply_dot(op: Couplings, x: Tensor, y: Tensor, sums: Tensor, stop: Tensor) -> None:
     """Compute y = A x; sums = x.y, one partial sum per program, in fp64."""
-    launch(_apply_dot, op.size, *op.arrays, x, y, sums, CELLS=op.cells)
+    launch(_apply_dot, op.size, *op.arrays, x, y, sums, stop, FORM=op.form)
 
 
-def smooth_from_zero(op: Couplings, s: Tensor, b: Tensor, y: Tensor) -> None:
-    """Take the two steps before the coarse correction, from x = 0."""
-    launch(_smooth_from_zero, op.size, *op.arrays, s, b, y, CELLS=op.cells)
+def relax(op: Couplings, r: Tensor, out: Tensor, omega: float, stop: Tensor) -> None:
+    """Compute out = r - omega A S r where there is an unknown, else 0: the residual after a step from x = 0."""
+    launch(_relax, op.size, *op.arrays, r, out, stop, FORM=op.form, OMEGA=omega)
 
 
-def smooth(op: Couplings, s: Tensor, x: Tensor, b: Tensor, y: Tensor, omega: float, sums: Tensor | None = None) -> None:
-    """Compute y = x + omega (s/diag) (b - A x); with `sums` also the partial sums of y.b."""
-    some = y if sums is None else sums
-    launch(_smooth, op.size, *op.arrays, s, x, b, y, some, CELLS=op.cells, OMEGA=omega, DOT=sums is not None)
-
-
-def residual(op: Couplings, x: Tensor, b: Tensor, r: Tensor) -> None:
-    """Compute r = b - A x where there is an unknown, else 0."""
-    launch(_residual, op.size, *op.arrays, x, b, r, CELLS=op.cells)
+def correct(op: Couplings, e: Tensor, r: Tensor, stop: Tensor) -> None:
+    """Subtract A e from r."""
+    launch(_correct, op.size, *op.arrays, e, r, stop, FORM=op.form)
 
 
 def new_sums(size: Any, device: torch.device) -> Tensor:
     """Room for one partial sum per program."""
     return torch.zeros(programs(size), dtype=torch.float64, device=device)
+
+
+def never(device: torch.device) -> Tensor:
+    """Return a `stop` that lets kernels run."""
+    return torch.zeros(1, dtype=torch.float64, device=device)

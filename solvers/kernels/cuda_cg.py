@@ -31,7 +31,8 @@ def cuda_product(operator: Any) -> Callable[[Tensor], Tensor]:
     def apply(x: Tensor) -> Tensor:
         x, y = x.contiguous(), torch.empty_like(x)
         with torch.cuda.device_of(x):
-            cuda.apply_dot(couplings_of(operator, x.dtype), x, y, cuda.new_sums(x.shape, x.device))
+            sums, go = cuda.new_sums(x.shape, x.device), cuda.never(x.device)
+            cuda.apply_dot(couplings_of(operator, x.dtype), x, y, sums, go)
         return y
 
     return apply
@@ -47,7 +48,7 @@ def cuda_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tensor
     M : None or a map; its `operator` may be a NeuralMultigrid, whose cycle then runs without conversions
     """
     w = workspace(A.operator, b, M)
-    w.start(b - A(x) if bool(x.any()) else b)
+    w.start(b - A(x) if bool(x.any()) else b, A.goal)
     yield x, w.r, w.facts()[RR], ()
     while True:
         with torch.cuda.device_of(b):
@@ -81,8 +82,11 @@ class Workspace:
     def __init__(self, operator: Any, b: Tensor, cycle: CudaCycle | None, exponent: int) -> None:
         self.op, self.cycle = couplings_of(operator, b.dtype), cycle
         self.foreign: Callable[[Tensor], Tensor] | None = None
-        self.r, self.p, self.q = (torch.zeros_like(b) for _ in range(3))
-        self.vectors = Vectors(b, cuda.programs(b.shape), exponent)
+        self.r, self.p = torch.zeros_like(b), torch.zeros_like(b)
+        lent = None if cycle is None else cycle.lent(b)  # A p and what the cycle works on are never alive together
+        self.q = torch.zeros_like(b) if lent is None else lent
+        most = max(cuda.programs(b.shape), cycle.sums_written() if cycle else 0)
+        self.vectors = Vectors(b, most, exponent)
         self.graph: Any = None
         self.runs = 0
 
@@ -91,12 +95,12 @@ class Workspace:
         """The right-hand side of the cycle."""
         return None if self.cycle is None else self.cycle.input
 
-    def start(self, r: Tensor) -> None:
-        """Begin with a residual."""
+    def start(self, r: Tensor, limit: float = 0.0) -> None:
+        """Begin with a residual; steps after the one that brings its norm to `limit` change nothing."""
         self.r.copy_(r)
         self.p.zero_()  # it may hold NaN from a solve that failed
         with torch.cuda.device_of(r):
-            self.vectors.start(self.r, self.input)
+            self.vectors.start(self.r, self.input, limit)
 
     def facts(self) -> Tensor:
         """Copy the scalars of this step: the next one overwrites them before the host looks."""
@@ -118,7 +122,7 @@ class Workspace:
         z, written = self.precondition()
         v.finish_rz(written)
         v.direction(self.p, z)
-        cuda.apply_dot(self.op, self.p, self.q, v.sums)
+        cuda.apply_dot(self.op, self.p, self.q, v.sums, v.stop)
         v.finish_pap(count, scaled=self.cycle is not None)
         v.update_residual(self.r, self.q, self.input)
         v.finish_rr()
@@ -128,7 +132,7 @@ class Workspace:
         v = self.vectors
         if self.cycle is not None:
             written = self.cycle.sums_written()
-            z = self.cycle(self.cycle.input, v.sums if written else None)
+            z = self.cycle(self.cycle.input, v.sums if written else None, v.stop)
             if not written:  # a grid so small that the dense inverse is all
                 v.dot(self.cycle.input, z)
             return z, written or v.programs

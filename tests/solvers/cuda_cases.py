@@ -3,13 +3,16 @@
 import numpy as np
 import torch
 from krylearn.pde import Poisson
-from krylearn.solvers.hierarchy import build
-from krylearn.solvers.kernels.cuda_couplings import Couplings, cell_codes
-from krylearn.solvers.kernels.cuda_cycle import CudaLevel
+from krylearn.solvers.hierarchy import Hierarchy, Level, build
+from krylearn.solvers.kernels import cuda
+from krylearn.solvers.kernels.cuda_couplings import LEVEL, Couplings, cell_codes
+from krylearn.solvers.kernels.cuda_level import CudaLevel
+from krylearn.solvers.kernels.reference import Stencil
 from krylearn.solvers.multigrid import power_of_two, quantise, stencil_of
 from multigrid_cases import GRIDS, grid_system, random_network
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+GO = cuda.never(torch.device(DEVICE))
 
 
 def vector(size, seed=90_001, dtype=torch.float32):
@@ -38,7 +41,22 @@ def levels(A, rule=None, dtype=torch.float32):
 def finest(A, dtype=torch.float32):
     """The reference's finest level, and the same as the kernels see it."""
     h, exponent = levels(A, dtype=dtype)
-    return h.levels[0], CudaLevel(h.levels[0], cell_codes(A.to(DEVICE)), exponent)
+    return h.levels[0], CudaLevel.of(h.levels[0], dtype, cell_codes(A.to(DEVICE)), exponent)
+
+
+def as_stored(level, v):
+    """The reference's level with the numbers that a level of the kernels stores, in the dtype of its vectors."""
+    if v.op.form != LEVEL:
+        return level
+    x, y, z, extra, sd = (t.to(v.b.dtype) for t in v.op.arrays)
+    zero = torch.zeros_like(extra)
+    op = Stencil([x, y, z], [zero, zero, zero], extra, level.op.periodic)
+    return Level(op, sd * op.diag, level.transfer)
+
+
+def hierarchy_as_stored(h, cycle):
+    pairs = zip(h.levels, cycle.levels, strict=True)
+    return Hierarchy([as_stored(level, v) for level, v in pairs], h.bottom, h.inverse)
 
 
 def stored(A, dtype):

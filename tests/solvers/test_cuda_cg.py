@@ -15,7 +15,7 @@ from krylearn.solvers import NeuralMultigrid, cg
 from krylearn.solvers.conjugate_gradients import cg_steps
 from krylearn.solvers.kernels import choice, cuda_cg
 from krylearn.solvers.kernels.cuda_cg import cuda_cg_steps, cuda_product
-from krylearn.solvers.kernels.cuda_cycle import bytes_needed
+from krylearn.solvers.kernels.cuda_setup import bytes_needed
 from krylearn.solvers.multigrid import build, find_rule, quantise, stencil_of
 from krylearn.solvers.systems import CountedMap, Preconditioner
 
@@ -51,8 +51,9 @@ def started(A, b, M=None):
 def test_history_of_the_cpu(name):
     A, b = problem(name)
     host, c = problem(name, "cpu")
-    x, info = cg(A, b, M=NeuralMultigrid(A, kernels="triton"), rtol=1e-6, check_every=3)
-    y, expected = cg(host, c, rtol=1e-6, check_every=3)
+    M = NeuralMultigrid(A, kernels="triton", dtype=torch.float32)
+    x, info = cg(A, b, M=M, rtol=1e-6, check_every=3)
+    y, expected = cg(host, c, rtol=1e-6)
     assert info == expected == 0
     assert info.iterations == expected.iterations
     np.testing.assert_allclose(info.residuals[:-1], expected.residuals[:-1], rtol=1e-4)
@@ -119,7 +120,8 @@ def test_no_scalar_visits_the_host(monkeypatch):
 
 def test_application_needs_no_host_and_has_any_scale():
     A, b = problem("lognormal")
-    M, reference = NeuralMultigrid(A, kernels="triton"), NeuralMultigrid(A, kernels="reference")
+    M = NeuralMultigrid(A, kernels="triton", dtype=torch.float32)
+    reference = NeuralMultigrid(A, kernels="reference")
     r = A.to_grid(b)
     for scale in (1.0, 2.0**90, 2.0**-90):
         close(M.apply(scale * r), scale * reference.apply(r), 1e-6)

@@ -12,7 +12,8 @@ PROGRAM = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from krylearn.solvers.kernels import cuda, cuda_transfer, cuda_vectors
+from krylearn.solvers.kernels import cuda, cuda_codes, cuda_transfer, cuda_vectors
+from krylearn.solvers.kernels.cuda_couplings import CODES, LEVEL, STORED, TABLE
 
 def compiled(kernel, types, **constants):
     names, types = kernel.arg_names, iter(types.split())
@@ -21,28 +22,35 @@ def compiled(kernel, types, **constants):
     values = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=aligned)
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32))
-    print(kernel.__name__, len(made.asm["cubin"]), any(wide in made.asm["ptx"] for wide in (".v4.b32", ".v2.b64")))
+    wide = any(wide in made.asm["ptx"] for wide in (".v4.b32", ".v2.b64"))
+    print(kernel.__name__, len(made.asm["cubin"]), wide, made.asm["ptx"].count("st.local"))
 
-f, d, u = "*fp32 ", "*fp64 ", "*u8 "
-size, tile = "i32 i32 i32", {"R": 8, "Z": 128}
-for cells in (False, True):
-    w = lambda t: u + t + t + u if cells else 4 * t
-    compiled(cuda._apply_dot, w(d) + d + d + d + size, CELLS=cells, **tile)
-    compiled(cuda._smooth, w(f) + u + 3 * f + d + size, CELLS=cells, OMEGA=0.57, DOT=True, **tile)
-    compiled(cuda._smooth_from_zero, w(f) + u + f + f + size, CELLS=cells, **tile)
-    compiled(cuda._residual, w(f) + 3 * f + size, CELLS=cells, **tile)
+f, d, u, h, i16, i32 = "*fp32 ", "*fp64 ", "*u8 ", "*bf16 ", "*i16 ", "*i32 "
+size, coarse, tile = "i32 i32 i32 ", "i32 i32 ", {"R": 8, "Z": 128}
+outer = {STORED: 5 * d, CODES: i16 + 4 * d}
+level = {LEVEL: 5 * h, TABLE: "*u16 " + f + i32 + f + f}
+for form, w in outer.items():
+    compiled(cuda._apply_dot, w + d + d + d + d + size, FORM=form, **tile)
 factors = dict(FX=2, FY=1, FZ=2, WX=True, WY=False, WZ=False)
-compiled(cuda_transfer._restrict, f + u + f + 6 * "i32 ", R=1, Z=128, DX=1, DY=0, DZ=1, **factors)
-compiled(cuda_transfer._prolong_add, f + u + u + f + 5 * "i32 ", **factors, **tile)
-compiled(cuda_transfer._multiply, 3 * f + "i32", M=128)
-compiled(cuda_vectors._finish_rz, d + d + "i32 " + d, HAVE=True, B=1024)
-compiled(cuda_vectors._finish_pap, d + d + "i32", SCALED=True, B=1024)
-compiled(cuda_vectors._finish_rr, d + d + "i32", FIRST=True, SCALED=True, B=1024)
-compiled(cuda_vectors._dot, d + f + d + "i32", B=1024)
+for form, w in level.items():
+    name, a = (w.split()[0] + " "), (u if form == LEVEL else i32)
+    compiled(cuda._relax, w + f + f + d + size, FORM=form, OMEGA=0.57, **tile)
+    compiled(cuda._correct, w + f + f + d + size, FORM=form, **tile)
+    donors = dict(R=1, Z=128, DX=1, DY=0, DZ=1)
+    compiled(cuda_transfer._restrict, name + f + a + f + d + size + size, FORM=form, **donors, **factors)
+    compiled(cuda_transfer._prolong, name + f + a + f + d + coarse + size, FORM=form, **factors, **tile)
+    types = w + f + a + 3 * f + d + d + coarse + size
+    compiled(cuda_transfer._finish, types, FORM=form, DOT=True, **factors, **tile)
+compiled(cuda_transfer._multiply, 3 * f + d + "i32", M=128)
+compiled(cuda_codes._encode, 7 * d + d + i16 + i32 + size, **tile)
+compiled(cuda_vectors._finish_rz, 3 * d + "i32 " + d, HAVE=True, B=1024)
+compiled(cuda_vectors._finish_pap, 3 * d + "i32", SCALED=True, B=1024)
+compiled(cuda_vectors._finish_rr, 3 * d + "i32", FIRST=False, SCALED=True, B=1024)
+compiled(cuda_vectors._dot, d + f + d + d + "i32", B=1024)
 compiled(cuda_vectors._scaled_copy, d + f + d + "i32", B=1024)
-compiled(cuda_vectors._direction, d + f + d + "i32", B=1024)
-compiled(cuda_vectors._update_residual, d + d + f + d + d + "i32", SCALED=True, B=1024)
-compiled(cuda_vectors._advance, d + d + d + "i32", B=1024)
+compiled(cuda_vectors._direction, d + f + d + d + "i32", B=1024)
+compiled(cuda_vectors._update_residual, d + d + f + d + d + d + "i32", SCALED=True, B=1024)
+compiled(cuda_vectors._advance, d + d + d + d + "i32", B=1024)
 """
 
 
@@ -54,6 +62,7 @@ def test_every_kernel_compiles_for_hopper_and_loads_sixteen_bytes(tmp_path):
     run = subprocess.run([sys.executable, "-W", "ignore", program], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     kernels = [line.split() for line in run.stdout.splitlines()]
-    assert len(kernels) == 19
-    narrow = {name for name, _, wide in kernels if wide == "False"}
-    assert not narrow & {"_apply_dot", "_smooth", "_smooth_from_zero", "_residual"}
+    assert len(kernels) == 22
+    narrow = {name for name, _, wide, _ in kernels if wide == "False"}
+    assert not narrow & {"_apply_dot", "_relax", "_correct", "_finish"}
+    assert {name for name, *_, spilled in kernels if int(spilled)} == set()

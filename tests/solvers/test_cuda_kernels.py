@@ -5,12 +5,13 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux: pip install krylearn[cuda]")
 
-from cuda_cases import DEVICE, SYSTEMS, cell_system, close, finest, levels, stored, vector
+from cuda_cases import DEVICE, GO, SYSTEMS, cell_system, close, finest, hierarchy_as_stored, levels, stored, vector
 from krylearn.pde import Poisson
 from krylearn.solvers.hierarchy import v_cycle
 from krylearn.solvers.kernels import cuda, cuda_transfer, cuda_vectors, reference
-from krylearn.solvers.kernels.cuda_couplings import Couplings, cell_codes, couplings_of
+from krylearn.solvers.kernels.cuda_couplings import CODES, LEVEL, STORED, TABLE, Couplings, cell_codes, couplings_of
 from krylearn.solvers.kernels.cuda_cycle import CudaCycle
+from krylearn.solvers.kernels.cuda_level import CudaLevel, diagonal_of
 from krylearn.solvers.kernels.reference import OMEGA, Transfer
 from multigrid_cases import GRIDS, grid_system
 
@@ -21,7 +22,7 @@ EXACT = {torch.float32: 1e-5, torch.float64: 1e-13}
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Many programs per grid, whose tiles divide nothing evenly."""
-    monkeypatch.setattr(cuda, "blocks", lambda size, cells=0: (16, min(4, cuda.triton.next_power_of_2(size[2]))))
+    monkeypatch.setattr(cuda, "blocks", lambda size, cells=0: (16, min(8, cuda.triton.next_power_of_2(size[2]))))
     monkeypatch.setattr(cuda_vectors, "BLOCK", 64)
 
 
@@ -35,9 +36,9 @@ def system(form, grid):
 def test_product_and_its_dot(grid, form, dtype, small_tiles):
     A = system(form, grid)
     op = couplings_of(A, dtype)
-    assert op.cells == (form == "cells")
+    assert op.form == (CODES if form == "cells" else STORED)
     x, y, sums = vector(op.size, dtype=dtype), vector(op.size, 1, dtype), cuda.new_sums(op.size, A.device)
-    cuda.apply_dot(op, x, y, sums)
+    cuda.apply_dot(op, x, y, sums, GO)
     expected = A.to(dtype=torch.float64).apply(x.double())
     close(y, expected, EXACT[dtype])
     close(sums.sum(), (x.double() * y.double()).sum(), 1e-12)
@@ -45,32 +46,43 @@ def test_product_and_its_dot(grid, form, dtype, small_tiles):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("grid", GRIDS)
-def test_smoother_and_residual(grid, form):
+def test_every_kernel_of_a_level(grid, form):
     level, v = finest(system(form, grid))
-    x, b = vector(v.size), vector(v.size, 2)
-    cuda.smooth_from_zero(v.op, v.s, b, v.x)
-    close(v.x, reference.smooth_from_zero(level.op, level.s, b))
-    sums = cuda.new_sums(v.size, b.device)
-    for omega in OMEGA:
-        cuda.smooth(v.op, v.s, x, b, v.y, omega, sums)
-        close(v.y, reference.smooth(level.op, level.s, x, b, omega))
-        close(sums.sum(), (v.y.double() * b.double()).sum(), 1e-12)
-    cuda.residual(v.op, x, b, v.y)
-    close(v.y, (b - reference.apply(level.op, x)) * level.op.mask)
-
-
-@pytest.mark.parametrize("grid", GRIDS)
-def test_transfer(grid):
-    level, v = finest(system("stored", grid))
-    r, t = vector(v.size) * level.op.mask, level.transfer
+    op, s, t, mask = level.op, level.s, level.transfer, level.op.mask
+    assert v.op.form == (TABLE if form == "cells" else LEVEL)
+    r = vector(v.size)
+    cuda.relax(v.op, r, v.r, OMEGA[1], GO)
+    close(v.r, (r - OMEGA[1] * reference.apply(op, s * op.inv * r)) * mask)
+    r = r * mask
     expected = reference.restrict(t, r)
     coarse = torch.full_like(expected, torch.nan)  # every entry has to be written
-    cuda_transfer.restrict(r, v.a, v.factors, v.periodic, coarse)
+    cuda_transfer.restrict(v.op, r, v.a, v.factors, v.periodic, coarse, GO)
     close(coarse, expected)
-    c, x = vector(coarse.shape, 3), vector(v.size, 4)
-    changed = x.clone()
-    cuda_transfer.prolong_add(c, v.a, v.s, v.factors, v.periodic, changed)
-    close(changed, x + reference.prolong(t, c))
+    c = vector(coarse.shape, 3)
+    prolonged = reference.prolong(t, c)
+    cuda_transfer.prolong(v.op, c, v.a, v.factors, v.periodic, v.e, GO)
+    close(v.e * mask, prolonged)
+    left = r.clone()
+    cuda.correct(v.op, v.e, left, GO)
+    close(left, r - reference.apply(op, prolonged))
+    finish_is_the_reference(level, v, c, left)
+
+
+def finish_is_the_reference(level, v, c, left):
+    """The two steps from zero, the correction and the two steps in reverse order, however they are computed."""
+    b = vector(v.size, 2) * level.op.mask
+    sums = torch.zeros(cuda.programs(v.size, cuda_transfer.FINISH), dtype=torch.float64, device=DEVICE)
+    cuda.relax(v.op, b, v.r, OMEGA[0], GO)
+    cuda.relax(v.op, v.r, v.second, OMEGA[1], GO)
+    x = reference.smooth_from_zero(level.op, level.s, b)
+    close(v.second, b - reference.apply(level.op, x))
+    cuda.correct(v.op, v.e, v.second, GO)
+    cuda_transfer.finish(v.op, c, v.a, v.factors, v.periodic, b, v.second, v.r, GO, sums)
+    x = x + reference.prolong(level.transfer, c)
+    for omega in reversed(OMEGA):
+        x = reference.smooth(level.op, level.s, x, b, omega)
+    close(v.r, x)
+    close(sums.sum(), (v.r.double() * b.double()).sum(), 1e-12)
 
 
 FACTORS = {
@@ -91,26 +103,29 @@ def test_restriction_is_the_transpose_for_any_weights_and_factors(grid):
         if not periodic[d]:
             a[d].narrow(d, 0, 1).zero_()
             a[d].narrow(d, size[d] - 1, 1).zero_()
+    op = Couplings(LEVEL, (a[0],) * 5, size)
     mask = torch.ones(size, dtype=torch.float64, device=DEVICE)
     t = Transfer([a[d].double() / 255 if f == 2 else None for d, f in enumerate(factors)], factors, mask, periodic)
     r = vector(size, 6, torch.float64)
     expected = reference.restrict(t, r)
-    coarse, x = torch.full_like(expected, torch.nan), torch.zeros_like(r)
-    cuda_transfer.restrict(r, a, factors, periodic, coarse)
+    coarse, x = torch.full_like(expected, torch.nan), torch.full_like(r, torch.nan)
+    cuda_transfer.restrict(op, r, a, factors, periodic, coarse, GO)
     close(coarse, expected, 1e-14)
     c = vector(coarse.shape, 7, torch.float64)
-    cuda_transfer.prolong_add(c, a, torch.ones_like(a[0]), factors, periodic, x)
+    cuda_transfer.prolong(op, c, a, factors, periodic, x, GO)
     close(x, reference.prolong(t, c), 1e-14)
     close((x * r).sum(), (c * coarse).sum(), 1e-12)
 
 
-def whole_cycle(grid, form):
+def whole_cycle(grid, form, storage=torch.float32):
     A = system(form, grid)
     h, exponent = levels(A)
-    cycle = CudaCycle.from_hierarchy(h, cell_codes(A), exponent)
+    cycle = CudaCycle.from_hierarchy(h, cell_codes(A), exponent, storage)
     b = vector(tuple(A.diag.shape)) * A.unknown
+    expected = v_cycle(hierarchy_as_stored(h, cycle), b)
     for _ in range(2):  # the second time nothing is left behind
-        close(cycle.apply(b), v_cycle(h, b))
+        close(cycle.apply(b), expected)
+    return cycle
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -125,22 +140,43 @@ def test_whole_cycle_in_small_tiles(grid, form, small_tiles):
     whole_cycle(grid, form)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_whole_cycle_with_conductances_in_sixteen_bits(form):
+    cycle = whole_cycle("prime_3d", form, torch.bfloat16)
+    kinds = {v.op.arrays[3].dtype for v in cycle.levels if v.op.form == LEVEL}
+    assert kinds <= {torch.bfloat16}
+    assert kinds or form == "cells"
+
+
 def test_levels_without_an_unknown_stay_zero():
     A = cell_system("even_3d").to(DEVICE)
     _, v = finest(A)
     b = vector(v.size)
-    cuda.smooth_from_zero(v.op, v.s, b, v.x)
-    assert not v.x[~A.unknown].any()
-    cuda.residual(v.op, v.x, b, v.y)
-    assert not v.y[~A.unknown].any()
+    cuda.relax(v.op, b, v.r, OMEGA[0], GO)
+    assert not v.r[~A.unknown].any()
+    v.second.zero_()
+    cuda_transfer.finish(v.op, vector((4, 4, 4)), v.a, v.factors, v.periodic, b, v.second, v.r, GO)
+    assert not v.r[~A.unknown].any()
 
 
 def test_the_coarsest_inverse():
     for m in (1, 5, 16, 61, 128):
         matrix, b = vector((m, m), m), vector((m,), m + 1)
         y = torch.full_like(b, torch.nan)
-        cuda_transfer.multiply(matrix, b, y)
+        cuda_transfer.multiply(matrix, b, y, GO)
         close(y, matrix @ b)
+
+
+def test_no_kernel_of_the_cycle_writes_once_stopped():
+    A = system("stored", "prime_3d")
+    h, _ = levels(A)
+    cycle = CudaCycle.from_hierarchy(h)
+    b = vector(tuple(A.diag.shape))
+    cycle(b)
+    kept = [t for v in cycle.levels for t in (v.r, v.second, v.e)] + [cycle.bottom_b, cycle.bottom_x]
+    before = [t.clone() for t in kept]
+    cycle(2 * b, stop=torch.ones_like(GO))
+    assert all(torch.equal(t, u) for t, u in zip(kept, before, strict=True))
 
 
 @pytest.mark.parametrize("n", [1, 63, 300])
@@ -207,12 +243,24 @@ def test_the_factor_is_the_power_of_two_of_the_cpu(norm):
 def test_codes_say_all_of_a_cell_type_operator(grid):
     A = cell_system(grid).to(DEVICE)
     codes = cell_codes(A)
-    count, c = codes.count.int(), codes.conductance
-    diag = c[0] * (count % 5) + c[1] * (count // 5 % 5) + c[2] * (count // 25)
-    torch.testing.assert_close(diag, A.diag, rtol=1e-15, atol=0)
+    torch.testing.assert_close(diagonal_of(codes.code, codes.conductance), A.diag, rtol=1e-15, atol=0)
     for d in range(3):
-        assert torch.equal((codes.open >> (2 * d) & 1) * c[d], A.links[d])
+        assert torch.equal((codes.code >> (2 * d) & 1) * codes.conductance[d], A.links[d])
+        assert torch.equal((codes.code >> (2 * d + 1) & 1) * codes.conductance[d], torch.roll(A.links[d], 1, d))
     assert Couplings.of_cells(codes, torch.float64).nbytes < stored(A, torch.float64).nbytes
+
+
+def test_more_patterns_than_sixteen_bits_name(monkeypatch):
+    A = system("cells", "prime_3d")
+    h, exponent = levels(A)
+    short = CudaLevel.of(h.levels[0], torch.float32, cell_codes(A), exponent)
+    monkeypatch.setattr("krylearn.solvers.kernels.cuda_level.SHORT", 3)
+    long = CudaLevel.of(h.levels[0], torch.float32, cell_codes(A), exponent)
+    assert (short.op.arrays[0].dtype, long.op.arrays[0].dtype) == (torch.uint16, torch.int32)
+    b = vector(long.size)
+    for v in (short, long):
+        cuda.relax(v.op, b, v.r, 1.0, GO)
+    assert torch.equal(short.r, long.r)
 
 
 def test_what_is_no_cell_type_operator():
