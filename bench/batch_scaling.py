@@ -28,7 +28,7 @@ BASE = 128  # the batch size that rules start from: as many doublings below as a
 SEEDS = (30011, 30013, 30029)
 START = {"sgd": -6, "adamw": -14}  # first guess at the base: lr = 2^(k/2)
 HABIT = {"sgd": 1.0, "adamw": 0.5}  # first guess of d ln lr/d ln B, until two sizes are measured
-REACH = 3  # grid points on each side of the guess
+REACH = 2  # grid points on each side of the guess
 
 
 def run_study(
