@@ -112,6 +112,8 @@ def rival(
 ) -> Record:
     """Time one rival on a matrix, in pairs with ours where `solve` is ours; absence and failure are records too.
 
+    `time_limit`, in seconds, ends the first, watched solve; and no more pairs are timed than fit into it.
+
     Examples
     --------
     >>> import scipy.sparse as sp
@@ -140,6 +142,8 @@ def rival(
     if outcome.again:
         first = solve or outcome.again
         first()  # ours was idle while the rival was set up: caches and threads are warm again
+        affordable = int(time_limit / outcome.solve.median) if outcome.solve else pairs
+        pairs = max(1, min(pairs, affordable))
         pair = paired(first, outcome.again, pairs=pairs, warmup=0)
         record.solve_s, record.spread_s, record.repeats = pair.theirs.median, (pair.theirs.low, pair.theirs.high), pairs
         record.more["seconds"] = rounded(pair.theirs.seconds)
