@@ -140,7 +140,8 @@ def run_facts(tasks: Sequence[str] | None = None, methods: Sequence[str] | None 
                     output,
                     [record(small_task(name), method, seconds, more | {"seeds": [seed], "facts": _short(found)})],
                 )
-                console.print(f"{name} {method}: noise scale {[round(f['noise_scale']) for f in found]}")
+                scales = ", ".join(f"{each['noise_scale']:.3g}" for each in found)
+                console.print(f"{name} {method}: noise scales {scales}")
 
 
 def _is_facts(line: dict[str, Any], task: str, method: str) -> bool:
