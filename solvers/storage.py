@@ -12,14 +12,16 @@ import json
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import nn
 
 from .coefficients import CoefficientNetwork
 
+Network = TypeVar("Network", bound=nn.Module)
 ARCHITECTURE = "coefficients-1"
 DEFAULT = {2: "2d-network-v1", 3: "3d-network-v1"}
 TUNED = {2: "2d-tuned-v1", 3: "3d-tuned-v1"}
@@ -50,15 +52,22 @@ def save_weights(network: CoefficientNetwork, path: str | Path, card: dict[str, 
     Path
         of the safetensors file
     """
-    path = Path(path).with_suffix(".safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().float().cpu().contiguous() for k, v in network.state_dict().items()}
-    metadata = {
+    facts = {
         "architecture": ARCHITECTURE,
         "hidden": str(network.hidden),
         "dimension": str(card.get("dimension", "")),
-        "sha256": checksum(tensors),
     }
+    return write_tensors(network.state_dict(), facts, path, card)
+
+
+def write_tensors(
+    state: dict[str, torch.Tensor], facts: dict[str, str], path: str | Path, card: dict[str, Any]
+) -> Path:
+    """Write tensors with facts (architecture and what it takes to build it) and a card, of any architecture."""
+    path = Path(path).with_suffix(".safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().float().cpu().contiguous() for k, v in state.items()}
+    metadata = {**facts, "sha256": checksum(tensors)}
     partial = path.with_suffix(".partial")
     partial.write_bytes(save(tensors, metadata))
     partial.replace(path)
@@ -78,6 +87,17 @@ def load_weights(path: str | Path) -> CoefficientNetwork:
     ValueError
         if it is a pickle, truncated, altered, or of another architecture; the message says which and what to do
     """
+    tensors, facts = read_tensors(path, ARCHITECTURE)
+    path = Path(path)
+    hidden = facts.get("hidden", "none")
+    if not (hidden.isascii() and hidden.isdigit() and int(hidden) <= WIDEST):
+        raise ValueError(f"{path.name} has hidden={hidden!r}; expected a width from 0 to {WIDEST}; {REMEDY}")
+    network = CoefficientNetwork(int(hidden))
+    return fill(network, tensors, facts, path)
+
+
+def read_tensors(path: str | Path, architecture: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read the tensors and facts of a safetensors file of one architecture; errors as in `load_weights`."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"got weights={str(path)!r}; expected a .safetensors file; {REMEDY}")
@@ -95,17 +115,20 @@ def load_weights(path: str | Path) -> CoefficientNetwork:
         raise ValueError(
             f"{path.name} is truncated or no safetensors file ({error}); copy it again, or {REMEDY}"
         ) from None
-    if facts.get("architecture") != ARCHITECTURE:
+    if facts.get("architecture") != architecture:
         got = facts.get("architecture", "none")
-        raise ValueError(f"{path.name} has architecture {got!r}; expected {ARCHITECTURE!r}; {REMEDY}")
-    hidden = facts.get("hidden", "none")
-    if not (hidden.isascii() and hidden.isdigit() and int(hidden) <= WIDEST):
-        raise ValueError(f"{path.name} has hidden={hidden!r}; expected a width from 0 to {WIDEST}; {REMEDY}")
-    network = CoefficientNetwork(int(hidden))
+        raise ValueError(f"{path.name} has architecture {got!r}; expected {architecture!r}; {REMEDY}")
+    return tensors, facts
+
+
+def fill(network: Network, tensors: dict[str, torch.Tensor], facts: dict[str, str], path: Path) -> Network:
+    """Put checked tensors into a network of their architecture; evaluation mode."""
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"{path.name} does not hold the tensors of {ARCHITECTURE}: {error}; {REMEDY}") from None
+        raise ValueError(
+            f"{path.name} does not hold the tensors of {facts['architecture']}: {error}; {REMEDY}"
+        ) from None
     if facts.get("sha256") != checksum(tensors):
         raise ValueError(f"{path.name} differs from its checksum; copy it again, or {REMEDY}")
     if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
