@@ -61,24 +61,27 @@ def tridiagonalize_probes(
     basis = torch.empty(k, steps, n, **_where(starts, storage))
     alpha, beta = (torch.zeros(k, steps, dtype=torch.float64, device=starts.device) for _ in range(2))
     eps, sweep = torch.finfo(starts.dtype).eps, 1 if starts.device.type == "cpu" else 8
-    ends = [0] * k
+    size, last = torch.zeros_like(norms), torch.zeros_like(norms)
+    ends = torch.zeros(k, dtype=torch.int64, device=starts.device)  # step after which a probe's subspace is invariant
     for j in watch(range(steps)):
         basis[:, j] = q.to(basis.device, basis.dtype)
         w = apply(q).to(q.dtype)
-        alpha[:, j] = (q.double() * w.double()).sum(1)
-        last = beta[:, j - 1 : j].to(w.dtype) if j else 0.0
-        w = w - alpha[:, j : j + 1].to(w.dtype) * q - last * before
-        beta[:, j] = _orthogonalize(basis[:, : j + 1], w)
-        before, q = q, w / beta[:, j : j + 1].clamp_min(torch.finfo(torch.float64).tiny).to(w.dtype)
+        diagonal = (q.double() * w.double()).sum(1)
+        w = w - diagonal[:, None].to(w.dtype) * q - last[:, None].to(w.dtype) * before
+        off = _orthogonalize(basis[:, : j + 1], w)
+        size = torch.maximum(size, diagonal.abs() + off + last)  # ‖T‖ so far; NaN stays
+        ends = torch.where((ends == 0) & (off <= breakdown * eps * size), j + 1, ends)
+        alpha[:, j], beta[:, j], last = diagonal, off, off
+        before, q = q, w / off[:, None].clamp_min(torch.finfo(torch.float64).tiny).to(w.dtype)
         if (j + 1) % sweep == 0 or j + 1 == steps:
-            ends = [_end(alpha[i, : j + 1].cpu(), beta[i, : j + 1].cpu(), breakdown * eps) for i in range(k)]
-            if all(ends):
+            _refuse_nan(size)
+            if bool(ends.all()):
                 break
         q = torch.nan_to_num(q, nan=0.0, posinf=0.0, neginf=0.0)
-    made = j + 1
+    made = [(int(end) or j + 1, bool(end)) for end in ends]
     return [
-        Tridiagonal(alpha[i, :m].cpu(), beta[i, :m].cpu(), basis[i, :m], float(norms[i]), bool(end))
-        for i, (end, m) in enumerate((end, end or made) for end in ends)
+        Tridiagonal(alpha[i, :m].cpu(), beta[i, :m].cpu(), basis[i, :m], float(norms[i]), end)
+        for i, (m, end) in enumerate(made)
     ]
 
 
@@ -119,11 +122,6 @@ def _project(rows: Tensor, w: Tensor) -> Tensor:
     return out
 
 
-def _end(alpha: Tensor, beta: Tensor, tolerance: float) -> int:
-    """Return the step at which the subspace became invariant, 0 if it did not; refuse NaN and infinity."""
-    if not bool(torch.isfinite(alpha).all() & torch.isfinite(beta).all()):
+def _refuse_nan(size: Tensor) -> None:
+    if not bool(torch.isfinite(size).all()):
         raise ValueError("the operator gave NaN or infinity; look for an overflow in the loss or its derivatives")
-    before = torch.cat([beta.new_zeros(1), beta[:-1]])
-    size = torch.cummax(alpha.abs() + beta + before, 0).values
-    small = torch.nonzero(beta <= tolerance * size)
-    return int(small[0]) + 1 if len(small) else 0
