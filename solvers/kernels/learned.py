@@ -11,25 +11,34 @@ import torch
 from ..coarsening import balanced_factors
 from ..coefficients import Perceptron
 from ..hierarchy import generalised_inverse
-from . import setup, setup_coarse, setup_fine
-from .cpu_jit import threads_for
+from . import setup, setup_coarse, setup_fine, setup_paths, setup_sums
+from .cpu_jit import over_strips, threads_for
 from .cycle import FusedCycle, FusedLevel
 from .reference import Stencil
+from .setup_patterns import STRIP
 
 Array = np.ndarray[Any, Any]
 Weights = tuple[Array, ...]
 
 
 def packed(perceptron: Perceptron) -> Weights:
-    """Return the arrays of a perceptron; a constant one becomes a perceptron of width one that answers its bias."""
+    """Return the arrays of a perceptron, padded with zeros to widths that are multiples of four.
+
+    A constant one becomes a perceptron that answers its bias.
+    """
     bias = perceptron.bias.detach().numpy()
     if perceptron.last is None:
-        one = np.zeros((1, 1), np.float32)
-        return one, one[0], one, one[0], np.zeros((len(bias), 1), np.float32), bias
+        one, outputs = np.zeros((4, 4), np.float32), np.zeros(4, np.float32)
+        return one, one[0].copy(), one, one[0].copy(), one, np.append(bias, outputs)[:4].astype(np.float32)
     layers: Any = perceptron.layers
     first, second = layers
-    tensors = (first.weight, first.bias, second.weight, second.bias, perceptron.last.weight)
-    return (*(np.ascontiguousarray(t.detach().float().cpu().numpy()) for t in tensors), bias.astype(np.float32))
+    tensors = (first.weight, first.bias, second.weight, second.bias, perceptron.last.weight, perceptron.bias)
+    return tuple(padded(t.detach().float().cpu().numpy()) for t in tensors)
+
+
+def padded(v: Array) -> Array:
+    """Append zeros so that every axis is a multiple of four long."""
+    return np.ascontiguousarray(np.pad(v, [(0, -n % 4) for n in v.shape]))
 
 
 @dataclass
@@ -53,6 +62,15 @@ class Grid:
         """Flat distance of neighbours per axis."""
         return np.array([self.size[1] * self.size[2], self.size[2], 1])
 
+    @property
+    def rows(self) -> int:
+        """Lines of cells along the last axis."""
+        return self.size[0] * self.size[1]
+
+    def sum_diagonal(self) -> None:
+        """Make the diagonal what the rest says."""
+        over_strips(setup.sum_diagonal, self.rows, self.w, self.ground, self.shift, self.sizes, self.strides, self.diag)
+
     @classmethod
     def empty(cls, size: tuple[int, int, int], periodic: tuple[bool, bool, bool]) -> Grid:
         """Room for a stencil."""
@@ -60,6 +78,14 @@ class Grid:
         axes, cells = (3, n), (n,)
         w, ground, shift, diag = (np.empty(shape, np.float32) for shape in (axes, axes, cells, cells))
         return cls(size, periodic, w, ground, shift, diag)
+
+    @classmethod
+    def zeros(cls, size: tuple[int, int, int], periodic: tuple[bool, bool, bool]) -> Grid:
+        """Room for a stencil, filled with zeros."""
+        grid = cls.empty(size, periodic)
+        for v in (grid.w, grid.ground, grid.shift):
+            v.fill(0)
+        return grid
 
     def stencil(self) -> Stencil:
         """View the arrays as torch tensors on a grid."""
@@ -77,7 +103,8 @@ def first_grid(A: Any, exponent: int) -> Grid:
     for source, target in zip(
         (*A.links, *A.ground, A.shift, A.diag), (*grid.w, *grid.ground, grid.shift, grid.diag), strict=True
     ):
-        setup.scale_into(source.contiguous().numpy().reshape(rows), 2.0**-exponent, target.reshape(rows))
+        values = source.contiguous().numpy().reshape(rows)
+        over_strips(setup.scale_into, grid.rows, values, 2.0**-exponent, target.reshape(rows))
     return grid
 
 
@@ -90,54 +117,56 @@ def learned_cycle(A: Any, exponent: int, network: Any, coarsest: int) -> FusedCy
     while grid.diag.size > coarsest:
         with threads_for(grid.diag.size):
             factors = balanced_factors(link_means(grid), grid.size)
-            paths, flags = circuits(grid, factors)
-            levels.append(fine(grid, factors, paths, flags, damping, weight))
+            paths, patterns = circuits(grid, factors)
+            levels.append(fine(grid, factors, paths, patterns, damping, weight))
             grid = coarse(grid, factors, paths, link, earth)
     return FusedCycle(levels, grid.size, generalised_inverse(grid.stencil()).float())
 
 
 def link_means(grid: Grid) -> list[float]:
     """Mean positive link per axis."""
-    counts = [np.count_nonzero(w) for w in grid.w]
-    return [float(w.sum(dtype=np.float64)) / c if c else 0.0 for w, c in zip(grid.w, counts, strict=True)]
+    sums = np.empty((grid.rows, 3, 2))
+    over_strips(setup.link_sums, grid.rows, grid.w, grid.size[2], sums)
+    return [float(total / count) if count else 0.0 for total, count in sums.sum(0)]
 
 
-def usual_links(w: Array) -> Array:
-    """Return the largest link of each axis: that of the bulk of a cell-type problem."""
-    return w.max(1)
-
-
-def coarse_size(grid: Grid, factors: tuple[int, int, int]) -> Any:
+def coarse_size(grid: Grid, factors: tuple[int, int, int]) -> tuple[int, int, int]:
     """Count the cells per axis of the next level."""
-    return tuple(-(-n // f) for n, f in zip(grid.size, factors, strict=True))
+    nx, ny, nz = (-(-n // f) for n, f in zip(grid.size, factors, strict=True))
+    return nx, ny, nz
+
+
+def bits(*arrays: Array) -> tuple[Array, ...]:
+    """View fp32 arrays as integers, to be hashed."""
+    return tuple(v.view(np.uint32) for v in arrays)
 
 
 def circuits(grid: Grid, factors: tuple[int, int, int]) -> tuple[Array, Array]:
-    """Conductance through the outer link of every cell, and which cells look like the bulk."""
-    paths, flags = np.empty_like(grid.w), np.empty(grid.diag.size, np.uint8)
-    f, usual = np.array(factors), usual_links(grid.w)
-    setup_fine.outer_paths(grid.w, grid.ground, grid.shift, grid.diag, grid.sizes, grid.strides, f, usual, paths, flags)
-    return paths, flags
+    """Conductance through the outer link of every cell, and the pattern of every block's surroundings."""
+    paths, signatures = np.empty_like(grid.w), np.empty(grid.diag.size, np.uint64)
+    f, size = np.array(factors), coarse_size(grid, factors)
+    seen = bits(grid.w, grid.ground, grid.shift, paths)
+    problem = (grid.w, grid.ground, grid.shift, grid.diag, seen, grid.sizes, f)
+    over_strips(setup_paths.outer_paths, grid.rows, problem, paths, signatures)
+    patterns = np.empty(int(np.prod(size)), np.uint64)
+    places = (grid.sizes, f, np.array(size), np.array(grid.periodic))
+    over_strips(setup_paths.block_patterns, size[0] * size[1], signatures, places, patterns)
+    return paths, patterns
 
 
-def first_of(flags: Array) -> int:
-    """Index of the first flagged cell, -1 if there is none."""
-    first = int(flags.argmax())
-    return first if flags[first] else -1
+def strips(tasks: int) -> int:
+    """Count the strips of blocks or coarse cells."""
+    return -(-tasks // STRIP)
 
 
 def fine(
-    grid: Grid, factors: tuple[int, int, int], paths: Array, flags: Array, damping: Weights, weight: Weights
+    grid: Grid, factors: tuple[int, int, int], paths: Array, patterns: Array, damping: Weights, weight: Weights
 ) -> FusedLevel:
     """Damping and prolongation weights of one level."""
-    f, periodic, size = np.array(factors), np.array(grid.periodic), coarse_size(grid, factors)
-    quiet = np.empty(int(np.prod(size)), np.uint8)
-    setup_fine.flag_blocks(flags, grid.sizes, grid.strides, f, np.array(size), periodic, quiet)
-    block = first_of(quiet)
-    example = int(np.array(np.unravel_index(block, size)) * f @ grid.strides) if block >= 0 else -1
-    sd, a = np.empty_like(grid.diag), np.empty((3, grid.diag.size), np.uint8)
+    f, periodic, size = np.array(factors), np.array(grid.periodic), np.array(coarse_size(grid, factors))
+    sd, a = np.zeros_like(grid.diag), np.zeros((3, grid.diag.size), np.uint8)
     problem = (grid.w, grid.ground, grid.shift, grid.diag, paths, grid.sizes, grid.strides, f, periodic)
-    setup_fine.fine_level(problem, quiet, example, np.array(size), damping, weight, (sd, a))
+    over_strips(setup_fine.fine_level, strips(patterns.size), problem, patterns, size, damping, weight, (sd, a))
     shape = grid.size
     links = tuple(w.reshape(shape) for w in grid.w)
     return FusedLevel(factors, grid.periodic, links, grid.diag.reshape(shape), sd.reshape(shape), a.reshape(3, *shape))
@@ -146,28 +175,18 @@ def fine(
 def coarse(grid: Grid, factors: tuple[int, int, int], paths: Array, link: Weights, earth: Weights) -> Grid:
     """Evaluate the learned operator of the next level."""
     size = coarse_size(grid, factors)
-    classical = Grid.empty(size, grid.periodic)
-    uniform = np.empty_like(classical.w)
-    facts = np.empty((7, classical.diag.size), np.float32)
+    old = Grid.empty(size, grid.periodic)  # the resistor rule's
+    uniform, facts = np.empty_like(old.w), np.empty((7, old.diag.size), np.float32)
     f, periodic = np.array(factors), np.array(grid.periodic)
-    setup_coarse.coarse_sums(
-        grid.w, grid.ground, grid.shift, grid.diag, paths, grid.sizes, grid.strides, f, periodic, classical.sizes,
-        uniform, classical.w, classical.ground, classical.shift, facts,
-    )  # fmt: skip
-    setup.sum_diagonal(
-        classical.w, classical.ground, classical.shift, classical.sizes, classical.strides, classical.diag
-    )
-    flags = np.empty(classical.diag.size, np.uint8)
-    setup_coarse.flag_usual(
-        uniform, classical.w, classical.ground, classical.shift, facts, classical.sizes, usual_links(uniform), flags
-    )
-    quiet = np.empty_like(flags)
-    setup.flag_quiet(flags, classical.sizes, classical.strides, periodic, quiet)
-    new = Grid.empty(size, grid.periodic)
-    problem = (
-        uniform, classical.w, classical.ground, classical.shift, classical.diag, facts, classical.sizes,
-        classical.strides, f, periodic,
-    )  # fmt: skip
-    setup_coarse.coarse_level(problem, quiet, first_of(quiet), link, earth, (new.w, new.ground, new.shift))
-    setup.sum_diagonal(new.w, new.ground, new.shift, new.sizes, new.strides, new.diag)
+    problem = ((grid.w, grid.ground, grid.shift, grid.diag), paths, grid.sizes, f, periodic, old.sizes)
+    over_strips(setup_sums.coarse_sums, old.rows, problem, (uniform, old.w, old.ground, old.shift, facts))
+    old.sum_diagonal()
+    signatures = np.empty(old.diag.size, np.uint64)
+    seen = bits(uniform, old.w, old.ground, old.shift, facts)
+    over_strips(setup_coarse.cell_signatures, old.rows, seen, old.sizes, signatures)
+    new = Grid.zeros(size, grid.periodic)
+    classical = (uniform, old.w, old.ground, old.shift, old.diag, facts, old.sizes, old.strides, f, periodic)
+    results = (new.w, new.ground, new.shift)
+    over_strips(setup_coarse.coarse_level, strips(old.diag.size), classical, signatures, link, earth, results)
+    new.sum_diagonal()
     return new

@@ -1,244 +1,301 @@
-"""Set-up of a coarse operator: both classical ones (`coarse_sums`), then the learned blend of the two (`coarse_level`).
-
-Coarse cells that look like all others as far as the features see (*quiet*) are evaluated once and copied.
-"""
+"""Set-up of a coarse operator: the learned blend of the two classical ones, evaluated once per pattern."""
 
 from __future__ import annotations
 
-import math
-
-import numba
 import numpy as np
 
-from .cpu_jit import kernel, row_kernel
-from .setup import CHUNK, above, below, half_resistance, inner_link, locate, perceptron, quotient, ratios, sigmoid
+from .cpu_jit import row_kernel, strip_kernel
+from .setup import CHUNK, ONE, TINY, ZERO, above, below, exponential, locate, perceptron, ratio
+from .setup_patterns import PRIMES, SLOTS, STRIP, add_bits, clear, finish, representative
 
-STRIP = 1024  # coarse cells per task
-BOUND, CUT = 3.0, 0.01  # as in `coefficients`
-
-
-@kernel
-def coarse_sums(
-    w, ground, shift, diag, fine_path, size, stride, factors, periodic, coarse, uniform, path, grounds, shifts, facts
-):
-    """Write both classical coarse operators, and `facts`: children; open paths and sum of squared paths per axis."""
-    cells = coarse[0] * coarse[1] * coarse[2]
-    for index in numba.prange(cells):
-        block, position = np.zeros(3, np.int64), np.zeros(3, np.int64)
-        locate(index, coarse, block)
-        total = np.zeros((5, 3))  # uniform, series, ground, open paths, squares
-        children, shift_sum = 0.0, 0.0
-        for u in range(factors[0] * factors[1] * factors[2]):
-            position[0] = block[0] * factors[0] + u % factors[0]
-            position[1] = block[1] * factors[1] + (u // factors[0]) % factors[1]
-            position[2] = block[2] * factors[2] + u // (factors[0] * factors[1])
-            if position[0] >= size[0] or position[1] >= size[1] or position[2] >= size[2]:
-                continue
-            c = position[0] * stride[0] + position[1] * stride[1] + position[2] * stride[2]
-            if diag[c] == 0:
-                continue
-            children += 1.0
-            shift_sum += shift[c]
-            for d in range(3):
-                n, t, p = size[d], stride[d], position[d]
-                g, link = np.float64(ground[d, c]), np.float64(w[d, c])
-                if factors[d] == 1:
-                    total[2, d] += g
-                    total[0, d] += link
-                    straight = link
-                else:
-                    if g > 0:
-                        total[2, d] += 1.0 / (1.0 / g + half_resistance(inner_link(w, d, c, p, n, t)))
-                    straight = 0.0
-                    if p & 1 or (p == n - 1 and periodic[d]):
-                        po = p + 1 if p < n - 1 else 0
-                        # the lower cell of an interface stores it as its outer path, but not the single last cell of
-                        # an odd periodic axis: there the upper cell does
-                        straight = np.float64(fine_path[d, c if p & 1 else above(c, p, n, t)])
-                        half = 0.5 if p & 1 else 0.0
-                        half_o = 0.5 if po < n - 1 else 0.0
-                        total[0, d] += link / (1.0 + half + half_o)
-                total[1, d] += straight
-                total[3, d] += 1.0 if straight > 0 else 0.0
-                total[4, d] += straight * straight
-        for d in range(3):
-            alone = coarse[d] == 1  # a periodic axis of one block couples to itself: no link
-            uniform[d, index] = 0.0 if alone else total[0, d]
-            path[d, index] = 0.0 if alone else total[1, d]
-            grounds[d, index] = total[2, d]
-            facts[1 + d, index] = total[3, d]
-            facts[4 + d, index] = total[4, d]
-        shifts[index] = shift_sum
-        facts[0, index] = children / (factors[0] * factors[1] * factors[2])
+BOUND, CUT = np.float32(3), np.float32(0.01)  # as in `coefficients`
+# rows of what is gathered per axis, of the face above a cell: both coarse links, what their neighbours are, both cells'
+# diagonals, links across, ground and shift as fractions of the diagonal, children; open paths, squares
+(
+    LINK,
+    UNIFORM,
+    LOWER,
+    UPPER,
+    DIAG,
+    DIAG_O,
+    ACROSS,
+    ACROSS_O,
+    EARTH,
+    EARTH_O,
+    SHIFTS,
+    CHILDREN,
+    CHILDREN_O,
+    OPEN,
+    SQUARES,
+) = range(15)
 
 
 @row_kernel
-def transverse(path, c, d, position, size, stride):
+def signatures_of_row(row, seen, size, out):
+    """Write the signatures of a row of coarse cells."""
+    uniform, path, ground, shift, facts = seen
+    ny, nz = size[1], size[2]
+    total, ones = np.empty(nz, np.uint64), np.ones(nz, np.float32)
+    start, stop = row * nz, (row + 1) * nz
+    i, j = row // ny, row % ny
+    lows = (row - ny if i > 0 else row + (size[0] - 1) * ny, row - 1 if j > 0 else row + ny - 1)
+    clear(total)
+    for d in range(3):
+        add_bits(total, uniform[d, start:stop], PRIMES[d])
+        add_bits(total, path[d, start:stop], PRIMES[3 + d])
+        add_bits(total, ground[d, start:stop], PRIMES[6 + d])
+    for f in range(7):
+        add_bits(total, facts[f, start:stop], PRIMES[9 + f])
+    add_bits(total, shift[start:stop], PRIMES[16])
+    add_bits(total, path[0, lows[0] * nz : (lows[0] + 1) * nz], PRIMES[17])
+    add_bits(total, path[1, lows[1] * nz : (lows[1] + 1) * nz], PRIMES[18])
+    add_bits(total[1:], path[2, start : stop - 1], PRIMES[19])
+    total[0] += np.uint64(path[2, stop - 1]) * PRIMES[19]
+    finish(total, ones, out[start:stop])
+
+
+@strip_kernel
+def cell_signatures(start, stop, seen, size, out):
+    """Write the signatures of rows start..stop of coarse cells; the arguments are the bits of fp32 arrays."""
+    for row in range(start, stop):
+        signatures_of_row(row, seen, size, out)
+
+
+@row_kernel
+def pattern(c, signatures, position, size, stride, periodic):
+    """Condense what the features of cell c depend on: its signature and those of its neighbours, where they exist."""
+    h = signatures[c] * PRIMES[20]
+    for d in range(3):
+        n, t, p = size[d], stride[d], position[d]
+        if n > 1:
+            if p > 0 or periodic[d]:
+                h += signatures[below(c, p, n, t)] * PRIMES[21 + d]
+            if p < n - 1 or periodic[d]:
+                h += signatures[above(c, p, n, t)] * PRIMES[24 + d]
+    return h
+
+
+@row_kernel
+def across(path, c, d, position, size, stride):
     """Sum of the links of a coarse cell across axis d."""
-    total = 0.0
+    total = ZERO
     for e in range(3):
         if e != d:
-            total += np.float64(path[e, c]) + path[e, below(c, position[e], size[e], stride[e])]
+            total += path[e, c] + path[e, below(c, position[e], size[e], stride[e])]
     return total
 
 
 @row_kernel
-def one_ratio(x, y):
-    """Compute a single ratio feature."""
-    return 1.0 / (1.0 + math.sqrt(math.sqrt(quotient(y, x))))
-
-
-@row_kernel
-def link_row(x, m, c, d, uniform, path, ground, shift, diag, facts, position, size, stride, factors, periodic, other):
-    """Write the sixteen features of the coarse face above cell c along axis d into column m."""
-    n, t, p = size[d], stride[d], position[d]
-    up, lo = above(c, p, n, t), below(c, p, n, t)
-    exists = periodic[d] or p < n - 1
-    for e in range(3):
-        other[e] = position[e]
-    other[d] = p + 1 if p < n - 1 else 0
-    r, u = np.float64(path[d, c]), np.float64(uniform[d, c])
-    count = 4.0 if factors[d] == 2 else 8.0
-    d0, d1 = np.float64(diag[c]), np.float64(diag[up]) if exists else 0.0
-    inv0, inv1 = (1.0 / d0 if d0 > 0 else 0.0), (1.0 / d1 if d1 > 0 else 0.0)
-    g0 = (ground[0, c] + ground[1, c] + ground[2, c]) * inv0
-    g1 = (ground[0, up] + ground[1, up] + ground[2, up]) * inv1
-    t0 = transverse(path, c, d, position, size, stride)
-    t1 = transverse(path, up, d, other, size, stride) if exists else 0.0
-    c0, c1 = np.float64(facts[0, c]), np.float64(facts[0, up]) if exists else 0.0
-    u_lo = np.float64(uniform[d, lo]) if p > 0 or periodic[d] else 0.0
-    u_hi = np.float64(uniform[d, up]) if exists else 0.0
-    x[d, 0, m] = quotient(u, r)
-    x[d, 1, m] = facts[1 + d, c] / count
-    x[d, 2, m] = min(r * r / max(np.float64(facts[4 + d, c]) * count, 1e-37), 1.0)
-    x[d, 3, m] = quotient(min(d0, d1), r)
-    x[d, 4, m] = quotient(max(d0, d1), r)
-    lower, upper = one_ratio(u, u_lo), one_ratio(u, u_hi)
-    x[d, 5, m] = lower * upper
-    x[d, 6, m] = lower + upper
-    x[d, 7, m] = quotient(min(t0, t1), r)
-    x[d, 8, m] = quotient(max(t0, t1), r)
-    x[d, 9, m] = min(g0, g1)
-    x[d, 10, m] = max(g0, g1)
-    x[d, 11, m] = shift[c] * inv0 + shift[up] * inv1
-    x[d, 12, m] = min(c0, c1)
-    x[d, 13, m] = max(c0, c1)
-    x[d, 14, m] = quotient(max(d0, d1), min(d0, d1))
-    x[d, 15, m] = factors[d] - 1.0
-
-
-@row_kernel
-def ground_row(x, m, c, path, ground, shift, diag, facts, position, size, stride):
-    """Write the nine features of a coarse cell into column m."""
-    inv = 1.0 / diag[c] if diag[c] > 0 else 0.0
-    g_sum, g_max, g_square, f_max, f_square, both, pairs = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+def gather(c, m, problem, position, own, pairs, axes):
+    """Copy what the features of coarse cell c and of the faces above it read into column m."""
+    uniform, path, ground, shift, diag, facts, size, stride, _, periodic = problem
+    own[0, m], own[1, m], own[2, m] = diag[c], shift[c], facts[0, c]
+    inv = ONE / diag[c] if diag[c] > 0 else ZERO
     for d in range(3):
-        pair = np.float64(path[d, c]) + path[d, below(c, position[d], size[d], stride[d])]
-        g, f = ground[d, c] * inv, pair * inv
-        pairs += pair
-        g_sum += ground[d, c]
-        g_max, f_max = max(g_max, g), max(f_max, f)
-        g_square += g * g
-        f_square += f * f
-        both += f * g
-    x[0, m] = g_sum * inv
-    x[1, m] = shift[c] * inv
-    x[2, m] = g_max
-    x[3, m] = g_square
-    x[4, m] = f_max
-    x[5, m] = f_square
-    x[6, m] = both
-    x[7, m] = facts[0, c]
-    x[8, m] = one_ratio(g_sum, pairs)
-
-
-@kernel
-def flag_usual(uniform, path, ground, shift, facts, size, usual, flags):
-    """Mark the coarse cells whose own links are the usual ones, with nothing to p = 0 and all children."""
-    for c in numba.prange(flags.size):
-        same = facts[0, c] == 1 and shift[c] == 0
-        for d in range(3):
-            straight = uniform[d, c] == usual[d] and path[d, c] == usual[d]
-            same = same and ground[d, c] == 0 and (size[d] == 1 or straight)
-        flags[c] = 1 if same else 0
+        n, t, p = size[d], stride[d], position[d]
+        up, lo = above(c, p, n, t), below(c, p, n, t)
+        g = axes[d]
+        pairs[d, m], pairs[3 + d, m] = path[d, c] + path[d, lo], ground[d, c]
+        g[LINK, m], g[UNIFORM, m] = path[d, c], uniform[d, c]
+        if uniform[d, c] == 0 and path[d, c] == 0:
+            continue
+        exists = periodic[d] or p < n - 1
+        inv_o = ONE / diag[up] if diag[up] > 0 else ZERO
+        g[LOWER, m] = uniform[d, lo] if p > 0 or periodic[d] else ZERO
+        g[UPPER, m] = uniform[d, up] if exists else ZERO
+        g[DIAG, m], g[DIAG_O, m] = diag[c], (diag[up] if exists else ZERO)
+        g[ACROSS, m] = across(path, c, d, position, size, stride)
+        position[d] = p + 1 if p < n - 1 else 0
+        g[ACROSS_O, m] = across(path, up, d, position, size, stride) if exists else ZERO
+        position[d] = p
+        g[EARTH, m] = (ground[0, c] + ground[1, c] + ground[2, c]) * inv
+        g[EARTH_O, m] = (ground[0, up] + ground[1, up] + ground[2, up]) * inv_o if exists else ZERO
+        g[SHIFTS, m] = shift[c] * inv + (shift[up] * inv_o if exists else ZERO)
+        g[CHILDREN, m], g[CHILDREN_O, m] = facts[0, c], (facts[0, up] if exists else ZERO)
+        g[OPEN, m], g[SQUARES, m] = facts[1 + d, c], facts[4 + d, c]
 
 
 @row_kernel
-def evaluate(cells, problem, link, earth, results, space):
-    """Write the learned links, ground and shift of a list of at most CHUNK coarse cells."""
-    uniform, path, ground, shift, diag, facts, size, stride, factors, periodic = problem
+def lower_of(a, b, out):
+    """Write the smaller of two chunks."""
+    for k in range(CHUNK):
+        out[k] = min(a[k], b[k])
+
+
+@row_kernel
+def upper_of(a, b, out):
+    """Write the larger of two chunks."""
+    for k in range(CHUNK):
+        out[k] = max(a[k], b[k])
+
+
+@row_kernel
+def link_features(g, factor, space, x):
+    """Write the sixteen features of `coefficients.link_features`."""
+    low, high = space[0], space[1]
+    count = np.float32(4) if factor == 2 else np.float32(8)
+    ratio(g[LINK], g[UNIFORM], x[0])
+    for k in range(CHUNK):
+        x[1, k] = g[OPEN, k] / count
+    for k in range(CHUNK):
+        x[2, k] = min(g[LINK, k] * g[LINK, k] / max(g[SQUARES, k] * count, TINY), ONE)
+    lower_of(g[DIAG], g[DIAG_O], low)
+    upper_of(g[DIAG], g[DIAG_O], high)
+    ratio(g[LINK], low, x[3])
+    ratio(g[LINK], high, x[4])
+    ratio(low, high, x[14])
+    ratio(g[UNIFORM], g[LOWER], low)
+    ratio(g[UNIFORM], g[UPPER], high)
+    for k in range(CHUNK):
+        x[5, k] = low[k] * high[k]
+    for k in range(CHUNK):
+        x[6, k] = low[k] + high[k]
+    lower_of(g[ACROSS], g[ACROSS_O], low)
+    upper_of(g[ACROSS], g[ACROSS_O], high)
+    ratio(g[LINK], low, x[7])
+    ratio(g[LINK], high, x[8])
+    lower_of(g[EARTH], g[EARTH_O], x[9])
+    upper_of(g[EARTH], g[EARTH_O], x[10])
+    x[11] = g[SHIFTS]
+    lower_of(g[CHILDREN], g[CHILDREN_O], x[12])
+    upper_of(g[CHILDREN], g[CHILDREN_O], x[13])
+    x[15] = np.float32(factor - 1)
+
+
+@row_kernel
+def ground_features(own, pairs, space, x):
+    """Write the nine features of `coefficients.ground_features`."""
+    earth, links = space[0], space[1]
+    x[:9] = 0
+    earth[:] = 0
+    links[:] = 0
+    for d in range(3):
+        f, g = x[9], x[10]
+        for k in range(CHUNK):
+            f[k] = pairs[d, k] / own[0, k] if own[0, k] > 0 else ZERO
+        for k in range(CHUNK):
+            g[k] = pairs[3 + d, k] / own[0, k] if own[0, k] > 0 else ZERO
+        for k in range(CHUNK):
+            earth[k] += pairs[3 + d, k]
+        for k in range(CHUNK):
+            links[k] += pairs[d, k]
+        for k in range(CHUNK):
+            x[0, k] += g[k]
+        for k in range(CHUNK):
+            x[2, k] = max(x[2, k], g[k])
+        for k in range(CHUNK):
+            x[3, k] += g[k] * g[k]
+        for k in range(CHUNK):
+            x[4, k] = max(x[4, k], f[k])
+        for k in range(CHUNK):
+            x[5, k] += f[k] * f[k]
+        for k in range(CHUNK):
+            x[6, k] += f[k] * g[k]
+    for k in range(CHUNK):
+        x[1, k] = own[1, k] / own[0, k] if own[0, k] > 0 else ZERO
+    x[7] = own[2]
+    ratio(earth, links, x[8])
+    x[9] = 0
+    x[10] = 0
+
+
+@row_kernel
+def clamped_exponential(y, bits):
+    """Replace a chunk by e^y, |y| at most BOUND."""
+    for k in range(CHUNK):
+        y[k] = min(max(y[k], -BOUND), BOUND)
+    exponential(y, bits)
+
+
+@row_kernel
+def blended_link(link, uniform, y, bits, out):
+    """Write (g uniform + (1-g) series) e^y₁ with g = σ(y₀); a blocked face stays closed if it is hardly opened."""
+    for k in range(CHUNK):
+        y[0, k] = -y[0, k]
+    exponential(y[0], bits)
+    clamped_exponential(y[1], bits)
+    for k in range(CHUNK):
+        gate = ONE / (ONE + y[0, k])
+        out[k] = (gate * uniform[k] + (ONE - gate) * link[k]) * y[1, k]
+    for k in range(CHUNK):
+        out[k] = ZERO if link[k] == 0 and out[k] < CUT * uniform[k] else out[k]
+
+
+@row_kernel
+def evaluate(cells, count, problem, link, earth, results, space):
+    """Write the learned links, ground and shift of the first `count` coarse cells of a list."""
+    ground, shift, size, factors = problem[2], problem[3], problem[6], problem[8]
     w, g_out, s_out = results
-    x, axes, hidden, y, position, other = space
-    for m in range(cells.size):
-        c = cells[m]
-        locate(c, size, position)
-        ground_row(x, m, c, path, ground, shift, diag, facts, position, size, stride)
-        for d in range(3):
-            if uniform[d, c] > 0 or path[d, c] > 0:
-                link_row(
-                    axes, m, c, d, uniform, path, ground, shift, diag, facts, position, size, stride, factors, periodic,
-                    other,
-                )  # fmt: skip
-    perceptron(x, earth, hidden, y)
-    for m in range(cells.size):
-        e = math.exp(min(max(np.float64(y[0, m]), -BOUND), BOUND))
-        for d in range(3):
-            g_out[d, cells[m]] = ground[d, cells[m]] * e
-        s_out[cells[m]] = shift[cells[m]] * e
+    own, pairs, axes, x, hidden, y, two, value, bits, position, flat = space
+    for m in range(count):
+        locate(cells[m], size, position)
+        gather(cells[m], m, problem, position, own, pairs, axes)
+    ground_features(own, pairs, two, x)
+    perceptron(flat[0], earth, hidden, flat[1])
+    clamped_exponential(y[0], bits)
+    for m in range(count):
+        c, e = cells[m], y[0, m]
+        g_out[0, c], g_out[1, c], g_out[2, c], s_out[c] = (
+            ground[0, c] * e,
+            ground[1, c] * e,
+            ground[2, c] * e,
+            shift[c] * e,
+        )
     for d in range(3):
-        for f in (0, 3, 4, 7, 8, 14):
-            ratios(axes[d, f])
-        perceptron(axes[d], link, hidden, y)
-        for m in range(cells.size):
-            c, g = cells[m], sigmoid(y[0, m])
-            blend = g * uniform[d, c] + (1.0 - g) * path[d, c]
-            value = blend * math.exp(min(max(np.float64(y[1, m]), -BOUND), BOUND))
-            w[d, c] = 0.0 if path[d, c] == 0 and value < CUT * uniform[d, c] else value
+        link_features(axes[d], factors[d], two, x)
+        perceptron(flat[0], link, hidden, flat[1])
+        blended_link(axes[d, LINK], axes[d, UNIFORM], y, bits, value)
+        for m in range(count):
+            w[d, cells[m]] = value[m]
+    x[9:12] = 0
 
 
 @row_kernel
 def work_space(width):
     """Arrays of one task."""
+    x, y = np.zeros((16, CHUNK), np.float32), np.zeros((4, CHUNK), np.float32)
     return (
-        np.zeros((9, CHUNK), np.float32), np.ones((3, 16, CHUNK), np.float32), np.empty((2, width, CHUNK), np.float32),
-        np.empty((2, CHUNK), np.float32), np.zeros(3, np.int64), np.zeros(3, np.int64),
+        np.ones((3, CHUNK), np.float32), np.ones((6, CHUNK), np.float32), np.ones((3, 15, CHUNK), np.float32), x,
+        np.empty((2, width * CHUNK), np.float32), y, np.empty((2, CHUNK), np.float32), np.empty(CHUNK, np.float32),
+        np.empty(CHUNK, np.int32), np.zeros(3, np.int64), (x.reshape(16 * CHUNK), y.reshape(4 * CHUNK)),
     )  # fmt: skip
 
 
 @row_kernel
-def sort_out(start, stop, example, quiet, problem, results, cells):
-    """Copy the example to quiet cells, zero those that couple to nothing, list all others; return their number."""
-    uniform, diag = problem[0], problem[4]
+def coarse_strip(strip, problem, signatures, link, earth, results):
+    """Evaluate what is new among the coarse cells of one strip, copy the rest."""
+    uniform, diag, size, stride, periodic = problem[0], problem[4], problem[6], problem[7], problem[9]
     w, g_out, s_out = results
-    usual, count = np.zeros(3, np.float32), 0
-    if example >= 0:
-        usual[:] = w[:, example]
+    start, stop = strip * STRIP, min(strip * STRIP + STRIP, diag.size)
+    keys, values = np.zeros(SLOTS, np.uint64), np.empty(SLOTS, np.int64)
+    position, cells, first_of = np.empty(3, np.int64), np.zeros(CHUNK, np.int64), np.empty(STRIP, np.int64)
+    space = work_space(link[0].shape[0])
+    count = 0
     for c in range(start, stop):
-        if example >= 0 and quiet[c] == 1:
-            if c != example:  # other tasks are reading it
-                for d in range(3):
-                    w[d, c], g_out[d, c] = usual[d], 0
-                s_out[c] = 0
-        elif diag[c] == 0 and uniform[0, c] + uniform[1, c] + uniform[2, c] == 0:
-            for d in range(3):
-                w[d, c] = g_out[d, c] = 0
-            s_out[c] = 0
-        else:
+        first_of[c - start] = c
+        if diag[c] == 0 and uniform[0, c] + uniform[1, c] + uniform[2, c] == 0:
+            continue
+        locate(c, size, position)
+        key = pattern(c, signatures, position, size, stride, periodic)
+        first_of[c - start] = representative(key, c, keys, values)
+        if first_of[c - start] == c:
             cells[count] = c
             count += 1
-    return count
+            if count == CHUNK:
+                evaluate(cells, count, problem, link, earth, results, space)
+                count = 0
+    if count:
+        evaluate(cells, count, problem, link, earth, results, space)
+    for c in range(start, stop):
+        s = first_of[c - start]
+        if s != c:
+            for d in range(3):
+                w[d, c], g_out[d, c] = w[d, s], g_out[d, s]
+            s_out[c] = s_out[s]
 
 
-@kernel
-def coarse_level(problem, quiet, example, link, earth, results):
-    """Write the learned links, ground and shift of the coarse level; `example` is a quiet cell, or -1."""
-    total, width = problem[4].size, link[0].shape[0]
-    if example >= 0:
-        evaluate(np.full(1, example), problem, link, earth, results, work_space(width))
-    for strip in numba.prange((total + STRIP - 1) // STRIP):
-        cells, start = np.empty(STRIP, np.int64), strip * STRIP
-        count = sort_out(start, min(start + STRIP, total), example, quiet, problem, results, cells)
-        if count:
-            space = work_space(width)
-            for first in range(0, count, CHUNK):
-                evaluate(cells[first : min(first + CHUNK, count)], problem, link, earth, results, space)
+@strip_kernel
+def coarse_level(start, stop, problem, signatures, link, earth, results):
+    """Write the learned links, ground and shift of strips start..stop of the coarse level; they come in as zeros."""
+    for strip in range(start, stop):
+        coarse_strip(strip, problem, signatures, link, earth, results)

@@ -1,269 +1,315 @@
 """Set-up of one fine level: damping and prolongation weights of every cell, straight into the eight bits of the cycle.
 
-`outer_paths` walks the circuits once; `fine_level` evaluates the perceptrons in chunks. Where the medium is uniform as
-far as the features see (*quiet* blocks: the bulk of every cell-type problem), they are evaluated once and copied.
+The perceptrons are evaluated once per pattern of surroundings (`setup_patterns`), in chunks: first the numbers around
+each cell are gathered into columns, then features, perceptrons and results are computed a row of columns at a time.
 """
 
 from __future__ import annotations
 
-import math
-
-import numba
 import numpy as np
 
-from .cpu_jit import kernel, row_kernel
+from .cpu_jit import row_kernel, strip_kernel
 from .setup import (
     CHUNK,
-    above,
-    below,
-    half_resistance,
-    inner_link,
-    is_alone,
-    is_blocked,
+    HALF,
+    ONE,
+    TINY,
+    ZERO,
+    exponential,
     locate,
-    outer_cell,
     perceptron,
-    quotient,
-    ratios,
-    series,
-    sigmoid,
+    ratio,
 )
+from .setup_patterns import SLOTS, STRIP, representative
 
-STRIP = 4096  # cells per task
-
-
-@kernel
-def outer_paths(w, ground, shift, diag, size, stride, factors, usual, path, flags):
-    """Write the conductance of the circuit through the outer link of every cell, and which cells are all usual.
-
-    A cell is flagged if all its links are the usual ones (the largest of their axis) and nothing leads to p = 0.
-    """
-    for strip in numba.prange((diag.size + STRIP - 1) // STRIP):
-        position = np.empty(3, np.int64)
-        for c in range(strip * STRIP, min(strip * STRIP + STRIP, diag.size)):
-            locate(c, size, position)
-            same = diag[c] > 0 and shift[c] == 0
-            for d in range(3):
-                n, t, p = size[d], stride[d], position[d]
-                lo = below(c, p, n, t)
-                straight = w[d, c] == usual[d] and w[d, lo] == usual[d]
-                same = same and ground[d, c] == 0 and (n == 1 or straight)
-                if factors[d] == 2:
-                    o, po = outer_cell(c, p, n, t)
-                    link = np.float64(w[d, c]) if p & 1 else np.float64(w[d, lo])
-                    if link == 0:
-                        path[d, c] = 0
-                    elif straight and (p & 1 or p < n - 1) and inner_link(w, d, o, po, n, t) == link:
-                        path[d, c] = 0.5 * link  # uniform: 1 / (1/2w + 1/w + 1/2w)
-                    else:
-                        path[d, c] = series(w, d, diag, c, p, o, po, n, t, link)
-            flags[c] = 1 if same else 0
+# rows of what is gathered per axis: links below and above and the diagonals there; inner and outer link, the outer
+# neighbour's inner link; path through this cell, mean of the parallel ones; diagonal of the outer neighbour; who stands
+# alone; blocked; geometric weight; ground
+LOW, HIGH, DIAG_LOW, DIAG_HIGH, INNER, LINK, INNER_O, PATH, MEAN, DIAG_O, ALONE, ALONE_O, BLOCKED, GEOMETRIC, GROUND = (
+    range(15)
+)
+THIRD_OF_LOGIT = np.float32(3)
+LEAST, MOST, BITS, SIX = np.float32(1e-4), np.float32(1 - 1e-3), np.float32(255), np.float32(1 / 6)
 
 
 @row_kernel
-def axis_indices(block, d, size, stride, factors, periodic, steps):
-    """Write the flat offsets of a block's cells along axis d, and before and behind it; tell if all exist."""
-    n, f, start = size[d], factors[d], block * factors[d]
-    steps[d, 0], steps[d, 1] = start * stride[d], (start + f - 1) * stride[d]
-    if n == 1:
-        steps[d, 2] = steps[d, 3] = 0
-        return True
-    before, behind = start - 1, start + f
-    steps[d, 2] = (before if before >= 0 else n - 1) * stride[d]
-    steps[d, 3] = (behind if behind < n else 0) * stride[d]
-    paired = f == 1 or not n & 1 or (before >= 0 and behind < n - 1)  # neighbours have partners too
-    return paired and behind <= n and (periodic[d] or (before >= 0 and behind < n))
-
-
-@kernel
-def flag_blocks(flags, size, stride, factors, coarse, periodic, quiet):
-    """Mark the blocks whose cells, and all cells at their faces, are flagged: all that the features see."""
-    for index in numba.prange(coarse[0] * coarse[1] * coarse[2]):
-        block, steps = np.empty(3, np.int64), np.empty((3, 4), np.int64)
-        locate(index, coarse, block)
-        ok = True
-        for d in range(3):
-            ok = axis_indices(block[d], d, size, stride, factors, periodic, steps) and ok
-        for u in range(2):
-            for v in range(2):
-                ok = (
-                    ok
-                    and flags[steps[0, u] + steps[1, v] + steps[2, 0]] + flags[steps[0, u] + steps[1, v] + steps[2, 1]]
-                    == 2
-                )
-        for d in range(3):
-            e, f = (d + 1) % 3, (d + 2) % 3
-            for u in range(2):
-                for v in range(2):
-                    if ok:
-                        c = steps[e, u] + steps[f, v]
-                        ok = flags[c + steps[d, 2]] + flags[c + steps[d, 3]] == 2
-        quiet[index] = 1 if ok else 0
+def gather_sides(cells, count, position, w, diag, ground, n, t, g):
+    """Copy links, neighbours' diagonals and ground of one axis into the first columns."""
+    wrap = (n - 1) * t
+    for m in range(count):
+        c, p = cells[m], position[m]
+        lo, hi = (c - t if p > 0 else c + wrap), (c + t if p < n - 1 else c - wrap)
+        g[LOW, m], g[HIGH, m], g[DIAG_LOW, m], g[DIAG_HIGH, m] = w[lo], w[c], diag[lo], diag[hi]
+        g[GROUND, m] = ground[c]
 
 
 @row_kernel
-def mean_path(path, c, d, position, size, stride, factors):
-    """Mean of the paths through the parallel cells of the coarse face."""
-    total = 0.0
+def gather_circuit(cells, count, position, w, diag, path, n, t, periodic, g):
+    """Copy what the circuit of a coarsened axis consists of, around each cell, into the first columns."""
+    for m in range(count):
+        c, p = cells[m], position[m]
+        odd = p & 1
+        paired, exists = odd or p < n - 1, periodic or (p < n - 1 if odd else p > 0)
+        partner = (g[DIAG_LOW, m] if odd else g[DIAG_HIGH, m]) if paired else ZERO
+        inner = (g[LOW, m] if odd else g[HIGH, m]) if paired else ZERO
+        po = (p + 1 if p < n - 1 else 0) if odd else (p - 1 if p > 0 else n - 1)
+        o = c + (po - p) * t
+        paired_o = po & 1 or po < n - 1
+        pair_o = o - t if po & 1 else (o + t if paired_o else o)
+        inner_o, partner_o = w[pair_o if po & 1 else o], diag[pair_o]
+        diag_o = g[DIAG_HIGH, m] if odd else g[DIAG_LOW, m]
+        g[INNER, m], g[LINK, m], g[PATH, m] = inner, (g[HIGH, m] if odd else g[LOW, m]), path[c]
+        g[INNER_O, m] = inner_o if exists and paired_o else ZERO
+        g[DIAG_O, m] = diag_o if exists else ZERO
+        g[ALONE, m] = ONE if partner == 0 else ZERO
+        g[ALONE_O, m] = ONE if exists and diag_o > 0 and (partner_o == 0 or not paired_o) else ZERO
+        g[BLOCKED, m] = ONE if inner == 0 and partner > 0 else ZERO
+        half, half_o = (HALF if paired else ZERO), (HALF if paired_o else ZERO)
+        g[GEOMETRIC, m] = half / (ONE + half + half_o)
+
+
+@row_kernel
+def gather_mean(cells, count, position, path, d, size, stride, factors, mean):
+    """Write the mean of the paths through the parallel cells of the coarse face."""
     e, f = (d + 1) % 3, (d + 2) % 3
-    for u in range(factors[e]):
-        for v in range(factors[f]):
-            pe = (position[e] & -factors[e]) + u
-            pf = (position[f] & -factors[f]) + v
-            if pe < size[e] and pf < size[f]:
-                total += path[d, c + (pe - position[e]) * stride[e] + (pf - position[f]) * stride[f]]
-    return total / (factors[e] * factors[f])
+    te, tf, ne, nf = stride[e], stride[f], size[e], size[f]
+    one_e, one_f = factors[e] == 1, factors[f] == 1
+    for m in range(count):
+        c, pe, pf = cells[m], position[e, m], position[f, m]
+        # from a cell to the other one of the pair, if there is one
+        to_e = 0 if one_e or (not pe & 1 and pe == ne - 1) else (-te if pe & 1 else te)
+        to_f = 0 if one_f or (not pf & 1 and pf == nf - 1) else (-tf if pf & 1 else tf)
+        total = path[c]
+        if to_f != 0:
+            total += path[c + to_f]
+        if to_e != 0:
+            total += path[c + to_e]
+            if to_f != 0:
+                total += path[c + to_e + to_f]
+        mean[m] = total
+    scale = ONE / np.float32(factors[e] * factors[f])
+    for m in range(CHUNK):
+        mean[m] *= scale
 
 
 @row_kernel
-def weight_row(x, m, c, d, w, ground, shift, diag, path, position, size, stride, factors, periodic, sums):
-    """Write sixteen features of cell c and axis d into column m; return both classical weights and the outer link."""
-    n, t, p = size[d], stride[d], position[d]
-    inner = inner_link(w, d, c, p, n, t)
-    o, po = outer_cell(c, p, n, t)
-    exists = periodic[d] or (p < n - 1 if p & 1 else p > 0)
-    link = np.float64(w[d, c]) if p & 1 else np.float64(w[d, o])
-    inner_o = inner_link(w, d, o, po, n, t) if exists else 0.0
-    r, r_o = half_resistance(inner), half_resistance(inner_o)
-    inv = sums[2]
-    resistor = r * path[d, c] if path[d, c] > 0 else (r / (r + 1.0 / link + r_o) if link > 0 and r > 0 else 0.0)
-    half = 0.5 if p & 1 or p < n - 1 else 0.0
-    half_o = (0.5 if po & 1 or po < n - 1 else 0.0) if exists else 0.0
-    x[d, 0, m] = quotient(link, inner)
-    x[d, 1, m] = quotient(inner_o, link)
-    x[d, 2, m] = quotient(inner_o, inner)
-    x[d, 3, m] = quotient(mean_path(path, c, d, position, size, stride, factors), np.float64(path[d, c]))
-    x[d, 4, m] = quotient(np.float64(diag[o]) if exists else 0.0, np.float64(diag[c]))
-    x[d, 5, m] = inner * inv
-    x[d, 6, m] = link * inv
-    x[d, 7, m] = ground[d, c] * inv
-    x[d, 8, m] = (ground[0, c] + ground[1, c] + ground[2, c]) * inv
-    x[d, 9, m] = shift[c] * inv
-    x[d, 10, m] = sums[0] - inner * inv
-    x[d, 11, m] = sums[1] - link * inv
-    x[d, 12, m] = 1.0 if is_alone(diag, c, p, n, t) else 0.0
-    x[d, 13, m] = 1.0 if exists and is_alone(diag, o, po, n, t) else 0.0
-    x[d, 14, m] = 1.0 if is_blocked(diag, inner, c, p, n, t) else 0.0
-    x[d, 15, m] = resistor
-    return resistor, (half / (1.0 + half + half_o) if link > 0 else 0.0), link
-
-
-@row_kernel
-def damping_row(x, m, c, w, ground, shift, diag, position, size, stride, factors, sums):
-    """Write the nine damping features of cell c into column m, and the sums over inner and outer links into `sums`."""
-    inv = 1.0 / diag[c]
-    row, square, inner_max, outer_max, squares = 0.0, 0.0, 0.0, 0.0, 0.0
-    sums[0] = sums[1] = 0.0
-    sums[2] = inv
-    for d in range(3):
-        n, t, p = size[d], stride[d], position[d]
-        lo, hi = below(c, p, n, t), above(c, p, n, t)
-        w_lo, w_hi = np.float64(w[d, lo]), np.float64(w[d, c])
-        if w_lo > 0:
-            v = w_lo / diag[lo]
-            row += v
-            square += w_lo * inv * v
-        if w_hi > 0:
-            v = w_hi / diag[hi]
-            row += v
-            square += w_hi * inv * v
-        if factors[d] == 2:
-            inner = inner_link(w, d, c, p, n, t) * inv
-            link = (w_hi if p & 1 else w_lo) * inv
-            sums[0] += inner
-            sums[1] += link
-            inner_max, outer_max = max(inner_max, inner), max(outer_max, link)
-            squares += inner * inner + link * link
-    x[0, m] = (ground[0, c] + ground[1, c] + ground[2, c]) * inv
-    x[1, m] = shift[c] * inv
-    x[2, m] = sums[0]
-    x[3, m] = sums[1]
-    x[4, m] = inner_max
-    x[5, m] = outer_max
-    x[6, m] = squares
-    x[7, m] = min(row, 6.0) / 6.0
-    x[8, m] = square
-
-
-@row_kernel
-def evaluate(cells, problem, damping, weight, results, space):
-    """Write sd and a of a list of at most CHUNK cells that hold unknowns."""
+def gather(cells, count, problem, position, own, axes):
+    """Copy what the features of a list of cells read into columns."""
     w, ground, shift, diag, path, size, stride, factors, periodic = problem
-    sd, a = results
-    x, axes, hidden, y, classical, position, sums = space
-    for m in range(cells.size):
+    for m in range(count):
         c = cells[m]
-        locate(c, size, position)
-        damping_row(x, m, c, w, ground, shift, diag, position, size, stride, factors, sums)
-        for d in range(3):
-            if factors[d] == 2:
-                resistor, geometric, link = weight_row(
-                    axes, m, c, d, w, ground, shift, diag, path, position, size, stride, factors, periodic, sums
-                )
-                classical[d, 0, m] = resistor if link > 0 else -1.0
-                classical[d, 1, m] = geometric
-    perceptron(x, damping, hidden, y)
-    for m in range(cells.size):
-        s = max(np.rint(255.0 * sigmoid(y[0, m] + 3.0)), 1.0) / 255.0
-        sd[cells[m]] = s / diag[cells[m]]
+        cell, nz, ny = np.uint32(c), np.uint32(size[2]), np.uint32(size[1])
+        row = cell // nz
+        position[2, m], position[0, m] = cell - row * nz, row // ny
+        position[1, m] = row - (row // ny) * ny
+        own[0, m], own[1, m] = diag[c], shift[c]
+    for d in range(3):
+        g, n, t = axes[d], size[d], stride[d]
+        gather_sides(cells, count, position[d], w[d], diag, ground[d], n, t, g)
+        if factors[d] == 2:
+            gather_circuit(cells, count, position[d], w[d], diag, path[d], n, t, periodic[d], g)
+            gather_mean(cells, count, position, path[d], d, size, stride, factors, g[MEAN])
+        else:
+            g[INNER], g[LINK] = 0, 0
+
+
+@row_kernel
+def product_sum(a, b, out):
+    """Add a b to a chunk."""
+    for k in range(CHUNK):
+        out[k] += a[k] * b[k]
+
+
+@row_kernel
+def largest(a, b, out):
+    """Raise a chunk to at least a b."""
+    for k in range(CHUNK):
+        out[k] = max(out[k], a[k] * b[k])
+
+
+@row_kernel
+def squared(a, b, out):
+    """Add (a b)² to a chunk."""
+    for k in range(CHUNK):
+        out[k] += (a[k] * b[k]) * (a[k] * b[k])
+
+
+@row_kernel
+def share(w, diag, sevenths, inv, x, row, square):
+    """Add w/diag₊ to one chunk and w²/(diag diag₊) to another; `x` is work space."""
+    for k in range(CHUNK):
+        x[k] = w[k] / max(diag[k], TINY)
+    for k in range(CHUNK):
+        row[k] += x[k] * sevenths
+    for k in range(CHUNK):
+        square[k] += (w[k] * inv[k]) * x[k]
+
+
+@row_kernel
+def damping_features(own, axes, factors, inv, x):
+    """Write the nine features of `coefficients.damping_features`; row 9 is work space."""
+    for k in range(CHUNK):
+        inv[k] = ONE / max(own[0, k], TINY)
+    x[:9] = 0
+    for d in range(3):
+        g = axes[d]
+        product_sum(g[GROUND], inv, x[0])
+        if factors[d] == 2:
+            product_sum(g[INNER], inv, x[2])
+            product_sum(g[LINK], inv, x[3])
+            largest(g[INNER], inv, x[4])
+            largest(g[LINK], inv, x[5])
+            squared(g[INNER], inv, x[6])
+            squared(g[LINK], inv, x[6])
+        share(g[LOW], g[DIAG_LOW], SIX, inv, x[9], x[7], x[8])
+        share(g[HIGH], g[DIAG_HIGH], SIX, inv, x[9], x[7], x[8])
+    product_sum(own[1], inv, x[1])
+    for k in range(CHUNK):
+        x[7, k] = min(x[7, k], ONE)
+    x[9] = 0
+
+
+@row_kernel
+def resistor_weight(inner, link, inner_o, path, out):
+    """Write r / (r + 1/link + r')."""
+    for k in range(CHUNK):
+        r = HALF / max(inner[k], TINY) if inner[k] > 0 else ZERO
+        r_o = HALF / max(inner_o[k], TINY) if inner_o[k] > 0 else ZERO
+        value = r * path[k] if path[k] > 0 else r / (r + ONE / max(link[k], TINY) + r_o)
+        out[k] = value if link[k] > 0 else ZERO
+
+
+@row_kernel
+def weight_features(own, g, inv, x, y):
+    """Write the sixteen features of `coefficients.weight_features` into y, with the damping features x at hand."""
+    ratio(g[INNER], g[LINK], y[0])
+    ratio(g[LINK], g[INNER_O], y[1])
+    ratio(g[INNER], g[INNER_O], y[2])
+    ratio(g[PATH], g[MEAN], y[3])
+    ratio(own[0], g[DIAG_O], y[4])
+    y[5:8] = 0
+    product_sum(g[INNER], inv, y[5])
+    product_sum(g[LINK], inv, y[6])
+    product_sum(g[GROUND], inv, y[7])
+    y[8], y[9] = x[0], x[1]
+    for k in range(CHUNK):
+        y[10, k] = x[2, k] - y[5, k]
+    for k in range(CHUNK):
+        y[11, k] = x[3, k] - y[6, k]
+    y[12], y[13], y[14] = g[ALONE], g[ALONE_O], g[BLOCKED]
+    resistor_weight(g[INNER], g[LINK], g[INNER_O], g[PATH], y[15])
+
+
+@row_kernel
+def blended_weight(link, resistor, geometric, y, bits, out):
+    """Write the eight-bit weight: σ(logit(g geometric + (1-g) resistor) + y₁), g = σ(y₀); 0 where there is no link."""
+    for k in range(CHUNK):
+        y[0, k] = -y[0, k]
+    exponential(y[0], bits)
+    exponential(y[1], bits)
+    for k in range(CHUNK):
+        gate = ONE / (ONE + y[0, k])
+        y[0, k] = min(max(gate * geometric[k] + (ONE - gate) * resistor[k], LEAST), MOST)
+    for k in range(CHUNK):
+        odds = y[0, k] * y[1, k]
+        out[k] = BITS * (odds / (odds + (ONE - y[0, k]))) if link[k] > 0 else ZERO
+
+
+@row_kernel
+def evaluate(cells, count, problem, damping, weight, results, space):
+    """Write sd and a of the first `count` cells of a list; they hold unknowns."""
+    diag, factors = problem[3], problem[7]
+    sd, a = results
+    own, axes, inv, x, y, hidden, out, value, bits, position, flat = space
+    gather(cells, count, problem, position, own, axes)
+    damping_features(own, axes, factors, inv, x)
+    perceptron(flat[0], damping, hidden, flat[2])
+    for k in range(CHUNK):
+        out[0, k] = -out[0, k] - THIRD_OF_LOGIT
+    exponential(out[0], bits)
+    for m in range(count):
+        sd[cells[m]] = max(np.rint(BITS / (ONE + out[0, m])), ONE) / BITS / diag[cells[m]]
     for d in range(3):
         if factors[d] == 2:
-            for f in range(5):
-                ratios(axes[d, f])
-            perceptron(axes[d], weight, hidden, y)
-        for m in range(cells.size):
-            value = 0.0
-            if factors[d] == 2 and classical[d, 0, m] >= 0:
-                g = sigmoid(y[0, m])
-                mix = min(max(g * classical[d, 1, m] + (1.0 - g) * classical[d, 0, m], 1e-4), 1.0 - 1e-3)
-                value = sigmoid(math.log(mix / (1.0 - mix)) + y[1, m])
-            a[d, cells[m]] = np.uint8(np.rint(255.0 * value))
+            weight_features(own, axes[d], inv, x, y)
+            perceptron(flat[1], weight, hidden, flat[2])
+            blended_weight(axes[d, LINK], y[15], axes[d, GEOMETRIC], out, bits, value)
+            for m in range(count):
+                a[d, cells[m]] = np.uint8(np.rint(value[m]))
 
 
 @row_kernel
 def work_space(width):
     """Arrays of one task."""
+    x, y, out = np.zeros((12, CHUNK), np.float32), np.zeros((16, CHUNK), np.float32), np.zeros((4, CHUNK), np.float32)
+    flat = (x.reshape(12 * CHUNK), y.reshape(16 * CHUNK), out.reshape(4 * CHUNK))
     return (
-        np.zeros((9, CHUNK), np.float32), np.ones((3, 16, CHUNK), np.float32), np.empty((2, width, CHUNK), np.float32),
-        np.empty((2, CHUNK), np.float32), np.zeros((3, 2, CHUNK)), np.zeros(3, np.int64), np.zeros(3),
+        np.ones((2, CHUNK), np.float32), np.ones((3, 15, CHUNK), np.float32), np.empty(CHUNK, np.float32), x, y,
+        np.empty((2, width * CHUNK), np.float32), out, np.empty(CHUNK, np.float32), np.empty(CHUNK, np.int32),
+        np.zeros((3, CHUNK), np.int64), flat,
     )  # fmt: skip
 
 
 @row_kernel
-def sort_out(start, stop, example, quiet, coarse, problem, results, cells):
-    """Copy the example to quiet cells, zero those without an unknown, list all others; return their number."""
-    diag, size, factors = problem[3], problem[5], problem[7]
+def corner(block, coarse, size, stride, factors, position):
+    """Return the first cell of a block, and how many cells it has along each axis."""
+    locate(block, coarse, position)
+    first = 0
+    for d in range(3):
+        start = position[d] * factors[d]
+        first += start * stride[d]
+        position[d] = min(factors[d], size[d] - start)
+    return first
+
+
+@row_kernel
+def copy_block(source, target, extent, stride, sd, a):
+    """Copy the results of one block to another."""
+    for u in range(extent[0]):
+        for v in range(extent[1]):
+            shift = u * stride[0] + v * stride[1]
+            for k in range(extent[2]):
+                s, t = source + shift + k, target + shift + k
+                sd[t], a[0, t], a[1, t], a[2, t] = sd[s], a[0, s], a[1, s], a[2, s]
+
+
+@row_kernel
+def fine_strip(strip, problem, patterns, coarse, damping, weight, results):
+    """Evaluate what is new among the blocks of one strip, copy the rest."""
+    diag, size, stride, factors = problem[3], problem[5], problem[6], problem[7]
     sd, a = results
-    position, count = np.empty(3, np.int64), 0
-    usual = np.float32(0)
-    weights = np.zeros(3, np.uint8)
-    if example >= 0:
-        usual, weights[:] = sd[example], a[:, example]
-    for c in range(start, stop):
-        if diag[c] == 0:
-            sd[c] = a[0, c] = a[1, c] = a[2, c] = 0
+    start, stop = strip * STRIP, min(strip * STRIP + STRIP, patterns.size)
+    keys, values = np.zeros(SLOTS, np.uint64), np.empty(SLOTS, np.int64)
+    extent, cells = np.empty(3, np.int64), np.zeros(CHUNK, np.int64)
+    first_of = np.empty(STRIP, np.int64)
+    space = work_space(damping[0].shape[0])
+    count = 0
+    for block in range(start, stop):
+        first_of[block - start] = representative(patterns[block], block, keys, values)
+        if first_of[block - start] != block:
             continue
-        locate(c, size, position)
-        block = (position[0] >> (factors[0] - 1)) * coarse[1] + (position[1] >> (factors[1] - 1))
-        if example >= 0 and quiet[block * coarse[2] + (position[2] >> (factors[2] - 1))] == 1:
-            if c != example:  # other tasks are reading it
-                sd[c], a[0, c], a[1, c], a[2, c] = usual, weights[0], weights[1], weights[2]
-        else:
-            cells[count] = c
-            count += 1
-    return count
+        first = corner(block, coarse, size, stride, factors, extent)
+        for u in range(extent[0]):
+            for v in range(extent[1]):
+                for k in range(extent[2]):
+                    c = first + u * stride[0] + v * stride[1] + k
+                    if diag[c] > 0:
+                        cells[count] = c
+                        count += 1
+                        if count == CHUNK:
+                            evaluate(cells, count, problem, damping, weight, results, space)
+                            count = 0
+    if count:
+        evaluate(cells, count, problem, damping, weight, results, space)
+    for block in range(start, stop):
+        origin = first_of[block - start]
+        if origin != block:
+            target = corner(block, coarse, size, stride, factors, extent)
+            copy_block(corner(origin, coarse, size, stride, factors, extent), target, extent, stride, sd, a)
 
 
-@kernel
-def fine_level(problem, quiet, example, coarse, damping, weight, results):
-    """Write sd = s/diag and the eight-bit weights a of one level; `example` is a cell of a quiet block, or -1."""
-    total, width = problem[3].size, damping[0].shape[0]
-    if example >= 0:
-        evaluate(np.full(1, example), problem, damping, weight, results, work_space(width))
-    for strip in numba.prange((total + STRIP - 1) // STRIP):
-        cells, start = np.empty(STRIP, np.int64), strip * STRIP
-        count = sort_out(start, min(start + STRIP, total), example, quiet, coarse, problem, results, cells)
-        if count:
-            space = work_space(width)
-            for first in range(0, count, CHUNK):
-                evaluate(cells[first : min(first + CHUNK, count)], problem, damping, weight, results, space)
+@strip_kernel
+def fine_level(start, stop, problem, patterns, coarse, damping, weight, results):
+    """Write sd = s/diag and the eight-bit weights a for strips start..stop of a level; both come in as zeros."""
+    for strip in range(start, stop):
+        fine_strip(strip, problem, patterns, coarse, damping, weight, results)
