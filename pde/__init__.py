@@ -6,6 +6,7 @@ from .poisson import Poisson
 from .scenes import FAMILIES, Family, scene
 from .smoke import SmokePlume, smoke_sequence
 from .sources import right_hand_side
+from .stacking import stack
 from .transforms import is_box, solve_box
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "scene",
     "smoke_sequence",
     "solve_box",
+    "stack",
 ]

@@ -46,6 +46,9 @@ def previous(t: Tensor, d: int, periodic: bool, fill: float = 0) -> Tensor:
 
 def harmonic_mean(a: Tensor, b: Tensor) -> Tensor:
     """2ab/(a + b), exact for a = b, symmetric, 0 if either is 0, free of overflow."""
+    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):  # min and max have kinks where a = b
+        total = a + b
+        return 2 * a * (b / torch.where(total > 0, total, 1))
     low, high = torch.minimum(a, b), torch.maximum(a, b)
     share = high / torch.where(high > 0, low + high, 1)
     return 2 * low * share

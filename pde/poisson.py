@@ -351,6 +351,27 @@ class Poisson:
         object.__setattr__(moved, "facts", dict(self.facts))
         return moved
 
+    def detach(self) -> Poisson:
+        """Return the same operator without a history for gradients; self if there is none.
+
+        >>> A = Poisson.from_coefficients(torch.ones(2, 2, dtype=torch.float64, requires_grad=True))
+        >>> A.diag.requires_grad, A.detach().diag.requires_grad, A.detach().detach() is A.detach()
+        (True, False, True)
+        """
+        if not self.diag.requires_grad:
+            return self
+        if "detached" not in self.cache:
+
+            def plain(value: Any) -> Any:
+                if isinstance(value, tuple):
+                    return tuple(plain(v) for v in value)
+                return value.detach() if isinstance(value, Tensor) else value
+
+            made = Poisson(**{f.name: plain(getattr(self, f.name)) for f in fields(self) if f.init})
+            object.__setattr__(made, "facts", self.facts)
+            self.cache["detached"] = made
+        return self.cache["detached"]
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "cache": {}}
 

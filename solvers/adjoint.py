@@ -2,14 +2,18 @@
 
 A is symmetric, so the adjoint of the solve is a solve: with the gradient g of a loss with respect to x,
 
-    A λ = g,   gradient with respect to b = λ          (g without its part in the null space, if A has one)
+    A λ = g,   gradient with respect to b = λ,   with respect to the conductances: see `sensitivities`
 
-The preconditioner runs without gradients: it changes the path to the solution, not the solution.
+(g without its part in the null space, if A has one). Backward is written in operations that are differentiable again,
+so derivatives of any order, forward mode and `torch.func` come out of the same few lines. The preconditioner runs
+without gradients: it changes the path to the solution, not the solution; it is set up once for all of these solves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,24 +21,29 @@ from krylearn.pde import Poisson
 from krylearn.pde.transforms import is_box, solve_box
 from torch import Tensor
 
+from .batches import block_diagonal, is_systems, solve_blocks
 from .conjugate_gradients import cg
 from .interop import from_torch, library_of, to_torch
+from .sensitivities import Conductances, gradients, product
 
 
 def solve(
     A: Any, b: Any, *, rtol: float | None = None, atol: float = 0.0, maxiter: int | None = None, M: Any = None
 ) -> Any:
-    """Solve A x = b, differentiably in b (torch), and raise ConvergenceError instead of returning a bad x.
+    """Solve A x = b, differentiably in b and in what A was built from; raise instead of returning a bad x.
 
     Full boxes with constant coefficients are solved by fast transforms (their answer is checked, too), everything else
-    by `cg` in double precision. Backward: one more solve. Batches are solved one after the other.
+    by `cg` in double precision. Backward: one more solve, with the same preconditioner. Works under `torch.func`
+    (`grad`, `jvp`, `jacrev`, `jacfwd`, `hessian`; `vmap` over b) and in forward mode.
 
     Parameters
     ----------
-    A : Poisson, or anything Hermitian positive definite that `cg` takes; no gradients with respect to A
-    b : (..., n), for Poisson also (..., *grid); batches lead; NumPy, CuPy or torch
+    A : Poisson, or anything Hermitian positive definite that `cg` takes. Gradients flow into the tensors that a Poisson
+        operator was built from (kappa, faces, shift, extra); into other operators there are none. Or k Poisson
+        operators on grids of one shape: many small systems in one loop
+    b : (..., n), for Poisson also (..., *grid); batches lead; NumPy, CuPy or torch. For k operators (k, n), (k, *grid)
     rtol, atol : float; ‖b - A x‖ <= max(rtol ‖b‖, atol) for each vector, before x is rounded to b's dtype.
-        rtol=None: 1e-10, in single precision 1e-6; the backward solve uses the same
+        rtol=None: 1e-10, in single precision 1e-6; the backward solve uses the same rtol, and no atol
     maxiter, M : as in `cg`
 
     Returns
@@ -44,15 +53,16 @@ def solve(
     Raises
     ------
     ConvergenceError (a RuntimeError, with ``.info``) : a tolerance that was not met, or a b outside the range of A
+    TypeError : a torch matrix that requires gradients, which it would not get
 
     Examples
     --------
-    >>> A = Poisson.from_coefficients(torch.ones(6, 6, dtype=torch.float64))
+    >>> kappa = torch.ones(6, 6, dtype=torch.float64, requires_grad=True)
     >>> b = torch.ones(6, 6, dtype=torch.float64, requires_grad=True)
-    >>> x = solve(A, b)
+    >>> x = solve(Poisson.from_coefficients(kappa), b)
     >>> x.sum().backward()                                    # A is symmetric and b is all ones: the gradient is x
-    >>> bool(torch.allclose(b.grad, x))
-    True
+    >>> bool(torch.allclose(b.grad, x)), bool((kappa.grad < 0).all())     # what conducts better holds less
+    (True, True)
     """
     library = library_of(b)
     v = b if isinstance(b, Tensor) else to_torch(b)
@@ -60,13 +70,47 @@ def solve(
         v = v.double()
     if rtol is None:
         rtol = 1e-10 if torch.finfo(v.dtype).eps < 1e-10 else 1e-6
-    x = _Solve.apply(v, _Solver(A, rtol, atol, maxiter, M))
+    solver = _Solver(A, rtol, atol, maxiter, M)
+    if is_systems(A):
+        x = _solve_systems(A, v, solver)
+    elif isinstance(A, Poisson):
+        grid = A.to_grid(v)
+        x = A.from_grid(_apply(A, grid, solver), v)
+    elif isinstance(A, Tensor) and A.requires_grad:
+        raise TypeError("got a torch matrix that requires gradients; expected one that does not, or a Poisson operator")
+    else:
+        x = _Solve.apply(v, solver)
     return from_torch(x, library)
+
+
+def _apply(A: Poisson, grid: Tensor, solver: _Solver) -> Tensor:
+    return _Solve.apply(grid, solver, *(Conductances.of(A) if _has_history(A) else ()))
+
+
+def _solve_systems(operators: Sequence[Poisson], v: Tensor, solver: _Solver) -> Tensor:
+    A = block_diagonal(operators)
+    expected = [(len(operators), A.shape[0] // len(operators)), (len(operators), *operators[0].grid_shape)]
+    if tuple(v.shape) not in expected:
+        raise ValueError(
+            f"got b of shape {tuple(v.shape)}; expected {expected[0]} or {expected[1]}, a row per operator"
+        )
+    flat = v.reshape(-1)
+    return A.from_grid(_apply(A, A.to_grid(flat), replace(solver, A=A, blocks=len(operators))), flat).reshape(v.shape)
+
+
+def _has_history(A: Poisson) -> bool:
+    """Tell whether the conductances depend on something that is being differentiated, in whichever way."""
+    return any(
+        t.requires_grad
+        or torch.autograd.forward_ad.unpack_dual(t).tangent is not None
+        or torch._C._functorch.is_functorch_wrapped_tensor(t)
+        for t in Conductances.of(A)
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class _Solver:
-    """b -> A⁻¹ b for batches, without gradients."""
+    """b -> A⁻¹ b for batches, without gradients; on the internal grid for a Poisson operator."""
 
     A: Any
     rtol: float
@@ -74,39 +118,57 @@ class _Solver:
     maxiter: int | None
     M: Any
     project: bool = False  # take the part of b outside the range of A out first: what an adjoint solve wants
+    blocks: int = 1  # of a block-diagonal A: each has a tolerance of its own
 
-    def __call__(self, b: Tensor) -> Tensor:
+    def adjoint(self) -> _Solver:
+        """Return the solver of adjoint systems, whose right-hand sides have another unit."""
+        return replace(self, project=True, atol=0.0)
+
+    def __call__(self, b: Tensor, conductances: tuple[Tensor, ...]) -> Tensor:
         v = b.detach().to(torch.promote_types(b.dtype, torch.float64))
-        x = self._on_grid(v) if isinstance(self.A, Poisson) else self._flat(v)
-        return x.to(b.dtype)
-
-    def _on_grid(self, v: Tensor) -> Tensor:
-        A = self.A
-        grid = A.to_grid(v)
+        if not isinstance(self.A, Poisson):
+            return self._flat(v).to(b.dtype)
+        A = self._numbers(conductances) if conductances else self.A
         if self.project and A.nullspace:
-            grid = A.nullspace.project(grid)
-        batch = grid.reshape(-1, *grid.shape[-3:])
-        guess = self._transforms(batch) if self.M is None and is_box(A) else None
-        rows = [self._one(g, None if guess is None else guess[k]) for k, g in enumerate(batch)]
-        return A.from_grid(torch.stack(rows).reshape(grid.shape) if rows else grid, v)
+            v = A.nullspace.project(v)
+        batch = v.reshape(-1, *v.shape[-3:])
+        box = self.M is None and self.blocks == 1 and is_box(A)
+        guess = self._transforms(A, batch) if box else None
+        rows = [self._one(A, g, None if guess is None else guess[k]) for k, g in enumerate(batch)]
+        return (torch.stack(rows).reshape(v.shape) if rows else v).to(b.dtype)
 
-    def _one(self, g: Tensor, guess: Tensor | None) -> Tensor:
+    def _numbers(self, conductances: tuple[Tensor, ...]) -> Poisson:
+        """Return A as numbers alone; kept, so that all solves with this A share one set-up."""
+        A, cache = self.A, self.A.cache
+        if "numbers" not in cache:
+            c = Conductances(*(t.detach() for t in conductances))
+            facts = {"grid_shape": A.grid_shape, "spacing": A.spacing, "boundary": A.boundary, "sides": ()}
+            cache["numbers"] = Poisson(
+                links=c.links, ground=c.ground, shift=c.shift, unknown=c.unknown, numbering=A.numbering, **facts
+            )
+        return cache["numbers"]
+
+    def _one(self, A: Poisson, g: Tensor, guess: Tensor | None) -> Tensor:
         """Solve for one vector on the internal grid; the driver judges the guess like any other iterate."""
-        A = self.A
-        M = "none" if guess is not None and self._good(g, guess) else self.M
+        M = "none" if guess is not None and self._good(A, g, guess) else self.M
         like = g.new_empty(A.shape[0])
         b, x0 = A.from_grid(g, like), None if guess is None else A.from_grid(guess, like)
-        x, _ = cg(A, b, x0, M=M, rtol=self.rtol, atol=self.atol, maxiter=self.maxiter, strict=True)
+        limits: dict[str, Any] = {"rtol": self.rtol, "atol": self.atol, "strict": True}
+        if self.blocks > 1:
+            joint = partial(cg, M=M, maxiter=self.maxiter, rtol=0.0)
+            x, _ = solve_blocks(joint, A, b.reshape(self.blocks, -1), **limits)
+            return A.to_grid(x.reshape(-1))
+        x, _ = cg(A, b, x0, M=M, maxiter=self.maxiter, **limits)
         return A.to_grid(x)
 
-    def _transforms(self, batch: Tensor) -> Tensor:
-        shaped = batch.reshape(-1, *self.A.grid_shape)
-        return solve_box(self.A, shaped).reshape(batch.shape)
+    def _transforms(self, A: Poisson, batch: Tensor) -> Tensor:
+        shaped = batch.reshape(-1, *A.grid_shape)
+        return solve_box(A, shaped).reshape(batch.shape)
 
-    def _good(self, g: Tensor, x: Tensor) -> bool:
+    def _good(self, A: Poisson, g: Tensor, x: Tensor) -> bool:
         """Tell whether x will pass as it is, so that no preconditioner has to be set up."""
         norm = torch.linalg.vector_norm
-        return bool(norm(g - self.A.apply(x)) <= max(self.rtol * float(norm(g)), self.atol))
+        return bool(norm(g - A.apply(x)) <= max(self.rtol * float(norm(g)), self.atol))
 
     def _flat(self, v: Tensor) -> Tensor:
         batch = v.reshape(-1, v.shape[-1]) if v.dim() else v.reshape(1, 1)
@@ -116,24 +178,46 @@ class _Solver:
 
 
 class _Solve(torch.autograd.Function):
-    """Autograd's view: linear in b, its own adjoint."""
+    """Autograd's view of x(b, conductances): its own adjoint in b, and differentiable as often as one likes."""
 
     @staticmethod
-    def forward(b: Tensor, solver: _Solver) -> Tensor:
-        return solver(b)
+    def forward(b: Tensor, solver: _Solver, *conductances: Tensor) -> Tensor:
+        return solver(b, conductances)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, _Solver], output: Tensor) -> None:
-        ctx.solver = inputs[1]
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.solver, *conductances = inputs
+        if conductances:
+            ctx.save_for_backward(output, *conductances)
+            ctx.save_for_forward(output, *conductances)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _Solve.apply(grads[0], replace(ctx.solver, project=True)), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, *conductances = ctx.saved_tensors or (None,)
+        adjoint = _Solve.apply(grads[0], ctx.solver.adjoint(), *conductances)
+        if not conductances:
+            return adjoint, None
+        c, wanted = Conductances(*conductances), ctx.needs_input_grad[2:]
+        found = gradients(c, _batch(x), _batch(adjoint), wanted)
+        return adjoint, None, *(g if g is None else g.to(t.dtype) for g, t in zip(found, c, strict=True))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _Solve.apply(tangents[0], replace(ctx.solver, project=True))
+        x, *conductances = ctx.saved_tensors or (None,)
+        change, _, *changes = tangents
+        if any(t is not None for t in changes):
+            zero = [torch.zeros_like(t) if d is None else d for d, t in zip(changes[:7], conductances[:7], strict=True)]
+            lost = product(Conductances(*zero, conductances[7]), x)
+            change = -lost if change is None else change - lost
+        return _Solve.apply(change, ctx.solver.adjoint(), *conductances)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], b: Tensor, solver: _Solver) -> tuple[Tensor, int]:
-        return _Solve.apply(b.movedim(in_dims[0] or 0, 0), solver), 0
+    def vmap(info: Any, in_dims: tuple[int | None, ...], b: Tensor, solver: _Solver, *conductances: Tensor) -> Any:
+        if any(d is not None for d in in_dims[2:]):
+            raise NotImplementedError("got a vmap over operators; expected one over b: loop over the operators")
+        return _Solve.apply(b.movedim(in_dims[0] or 0, 0), solver, *conductances), 0
+
+
+def _batch(v: Tensor) -> Tensor:
+    """Give v one leading batch dimension."""
+    return v.reshape(-1, *v.shape[-3:])

@@ -17,6 +17,7 @@ Hestenes and Stiefel, J. Res. NBS 49 (1952).  Interface: SciPy's `cg`; the delib
 | NaN, infinity; rtol = atol = 0 | runs on, returns NaN | stops at once, info.reason says so |
 | indefinite A or M | NaN | stops with the last finite x, or switches to flexible directions and notes it |
 | bare callable as A or M | TypeError | accepted |
+| b of shape (..., n) | ValueError | one solve per row, `info.each` |
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from krylearn.pde import Poisson
 
 from . import kernels
+from .batches import is_systems, leading, solve_rows, solve_systems
 from .conjugate_directions import direction_steps
 from .krylov import Attempt, SolveInfo, State, Steps, dot, drive, move, start
-from .multigrid import default_preconditioner
+from .multigrid import NeuralMultigrid, default_preconditioner
+from .symmetry_watch import Watched, watched
 from .systems import Preconditioner, System, open_system
 
 
@@ -76,8 +80,10 @@ def cg(
 
     Parameters
     ----------
-    A : Poisson, matrix, SciPy or CuPy operator, torch tensor, or callable v -> A v; n by n, symmetric or Hermitian
-    b : array of shape (n,) or (n, 1), for Poisson also of the grid's shape; NumPy, CuPy or torch
+    A : Poisson, matrix, SciPy or CuPy operator, torch tensor, or callable v -> A v; n by n, symmetric or Hermitian.
+        Or k Poisson operators on grids of one shape: many small systems in one loop, b of shape (k, n)
+    b : array of shape (n,) or (n, 1), for Poisson also of the grid's shape; NumPy, CuPy or torch. With leading
+        dimensions, (..., n): as many solves, the tolerance of each is its own, and ``info.each`` tells of each
     x0 : array like b, "Mb" for M b, or None for zero; not changed
     rtol, atol : float; tolerance relative to ‖b‖, and absolute (in the unit of b)
     maxiter : int or None for 10 n
@@ -108,6 +114,15 @@ def cg(
     >>> info == 0, info.iterations, float(round(x[0], 6))
     (True, 5, 5.0)
     """
+    A = A.detach() if isinstance(A, Poisson) else A
+    options: dict[str, Any] = {
+        "M": M, "maxiter": maxiter, "callback": callback, "nullspace": nullspace, "check_every": check_every
+    }  # fmt: skip
+    if is_systems(A):
+        return solve_systems(partial(cg, rtol=0.0, **options), A, b, x0, rtol=rtol, atol=atol, strict=strict)
+    batch = leading(A, b)
+    if batch:
+        return solve_rows(partial(cg, A, rtol=rtol, atol=atol, **options), b, x0, batch, strict=strict)
     with torch.no_grad():
         M, setup = _resolve(A, M, nullspace)
         system, precondition = open_system(A, b, x0, M, nullspace=nullspace)
@@ -119,9 +134,11 @@ def cg(
 
 def _attempts(system: System, M: Preconditioner | None) -> list[Attempt]:
     """CG; should M not suit it, the same with M in full precision, then flexible directions, which any M suits."""
-    attempts = [Attempt(_recurrence(system, M), M)]
+    steps = _recurrence(system, M)
     if M is None:
-        return attempts
+        return [Attempt(steps, None)]
+    ours = isinstance(M.operator, NeuralMultigrid)  # symmetric by construction: nothing to watch
+    attempts = [Attempt(steps, M) if ours else Attempt(watched(steps), Watched(M))]
     if M.exact is not None:
         attempts.append(Attempt(cg_steps, M.exact, "r·Mr <= 0 in single precision: M applied in double"))
     attempts.append(Attempt(direction_steps(2), M, "M is not symmetric positive definite: switched to flexible CG"))

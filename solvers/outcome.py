@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
@@ -38,6 +39,8 @@ class SolveInfo(int):
     compile_seconds : float; compiling kernels, at the first solve of a process (`krylearn warmup` fills the disk cache)
     nullspace : int; dimension of the null space that was projected out
     notes : tuple of str; what was noticed on the way, for example that A is negative definite
+    each : tuple of SolveInfo; of a batch one per right-hand side, in C order, else empty. Then the facts above are: the
+        first failure's reason, the most iterations, all products, the largest residual, no history
 
     Examples
     --------
@@ -57,6 +60,7 @@ class SolveInfo(int):
     compile_seconds: float
     nullspace: int
     notes: tuple[str, ...]
+    each: tuple[SolveInfo, ...]
 
     def __new__(cls, value: int = 0, **facts: Any) -> SolveInfo:
         """Make the integer, then attach the facts."""
@@ -64,6 +68,7 @@ class SolveInfo(int):
         defaults: dict[str, Any] = {
             "reason": Reason.MAXITER if value else Reason.CONVERGED, "iterations": 0, "matvecs": 0, "residuals": (),
             "true_residual": math.nan, "setup_seconds": 0.0, "compile_seconds": 0.0, "nullspace": 0, "notes": (),
+            "each": (),
         }  # fmt: skip
         info.__dict__.update(defaults | facts)
         return info
@@ -73,6 +78,35 @@ class SolveInfo(int):
         return f"SolveInfo({', '.join([text, f'‖b - Ax‖ = {self.true_residual:.3g}', *self.notes])})"
 
     __str__ = __repr__
+
+    @classmethod
+    def of_batch(cls, each: Sequence[SolveInfo], **facts: Any) -> SolveInfo:
+        """Sum up a batch: 0 if and only if every right-hand side has converged.
+
+        >>> SolveInfo.of_batch([SolveInfo(0, iterations=3), SolveInfo(9, iterations=9)])
+        SolveInfo(9, MAXITER after 9 iterations, ‖b - Ax‖ = nan, 1 of 2 failed: 1)
+        """
+        failed = [k for k, info in enumerate(each) if info]
+        first = each[failed[0]] if failed else None
+        listed = ", ".join(map(str, failed[:8])) + (", ..." if len(failed) > 8 else "")
+        found: dict[str, Any] = {
+            "reason": first.reason if first else Reason.CONVERGED,
+            "iterations": max((info.iterations for info in each), default=0),
+            "matvecs": sum(info.matvecs for info in each),
+            "true_residual": _largest([info.true_residual for info in each]),
+            "setup_seconds": sum(info.setup_seconds for info in each),
+            "compile_seconds": sum(info.compile_seconds for info in each),
+            "nullspace": max((info.nullspace for info in each), default=0),
+            "notes": (f"{len(failed)} of {len(each)} failed: {listed}",) if failed else (),
+            "each": tuple(each),
+        }
+        if "notes" in facts:
+            facts["notes"] = (*facts["notes"], *found["notes"])
+        return cls(int(first) if first else 0, **(found | facts))
+
+
+def _largest(values: Sequence[float]) -> float:
+    return math.nan if any(map(math.isnan, values)) else max(values, default=0.0)
 
 
 class ConvergenceError(RuntimeError):

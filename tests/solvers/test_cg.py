@@ -157,7 +157,6 @@ def test_x0_and_b_are_not_changed():
         (np.eye(3), np.ones(3), {"M": np.eye(2)}, "build M from this A"),
         (np.eye(3), np.ones(3), {"M": "geometric"}, "only a Poisson"),
         (np.eye(3), np.ones(3), {"nullspace": np.ones(2)}, "nullspace has shape"),
-        (Poisson.from_coefficients(np.ones((2, 2))), np.ones((5, 2, 2)), {"M": "none"}, "loop, or use solve"),
         (Poisson.from_coefficients(np.ones((2, 2))), np.ones(4), {"M": "none", "nullspace": np.ones(4)}, "its own"),
     ],
 )
