@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .dcdm_loop import SCHEDULES, RitzStream, fit_on_ritz
 from .dcdm_network import SIZES, DCDMNetwork
 from .dcdm_storage import save_network
-from .ritz import ritz_basis, scaled_theta
+from .ritz import scaled_theta, stored_basis
 from .training import LICENCE
 from .training_loop import require_lightning
 
@@ -140,7 +140,7 @@ def train_dcdm(
         "seed": seed,
     }
     A = Poisson.from_cells(np.ones((grid,) * dimension)).to(device)
-    basis = ritz_basis(A, m, theta=theta, seed=seed)
+    basis = stored_basis(A, m, Path(output) / "ritz-basis.safetensors", theta=theta, seed=seed)
     network = DCDMNetwork(size, dimension, generator=torch.Generator().manual_seed(seed)).to(device)
     A = A.to(dtype="float32")
     facts = fit_on_ritz(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from .systems import System
 
 __all__ = ["Attempt", "ConvergenceError", "Reason", "SolveInfo", "State", "Steps", "dot", "drive", "move", "start"]
+
+PATIENCE = 1000
+"""Steps without a smaller residual after which directions from any map are given up."""
 
 State = tuple[torch.Tensor, torch.Tensor, Any, tuple[Any, ...]]
 Steps = Callable[[Any, torch.Tensor, torch.Tensor, Any], Iterator[State]]
@@ -49,6 +52,14 @@ def move(x: torch.Tensor, alpha: torch.Tensor, p: torch.Tensor) -> None:
         x += torch.where(torch.isfinite(alpha), alpha * p, torch.zeros_like(p))
     elif math.isfinite(alpha):
         x.addcmul_(p, alpha.to(x.dtype))
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """A preconditioner that knows when CG's theory seems not to hold for it (`symmetry_watch`)."""
+
+    def suspicious(self) -> bool:
+        """Whether something spoke against symmetry since the last question."""
 
 
 class Attempt(NamedTuple):
@@ -77,6 +88,7 @@ class _Run:
     checked_at: int = -1
     a_sign: float = 0.0
     m_sign: float = 0.0
+    any_map: bool = False  # the recurrence asks nothing of M: r·Mr has no meaning, symmetry is not expected
     notes: list[str] = field(default_factory=list)
 
     def read(self, pending: list[tuple[Any, tuple[Any, ...]]]) -> Reason | None:
@@ -128,11 +140,12 @@ class _Run:
             self.m_sign = self.m_sign or math.copysign(1.0, rz)
             if rz * self.m_sign <= 0:
                 return Reason.INDEFINITE_M
+        self.any_map = rz is None
         self.a_sign = self.a_sign or math.copysign(1.0, pAp)
         return Reason.INDEFINITE_A if pAp * self.a_sign <= 0 else None
 
     def watch(self, value: float, r: torch.Tensor, M: Callable | None) -> Reason | None:
-        """Look for a residual that no longer falls: frozen, or held up by an M that is not symmetric."""
+        """Look for a residual that no longer falls, frozen or held up, and for an M that is not symmetric."""
         if not math.isfinite(value):
             return Reason.NON_FINITE
         if value < self.best:
@@ -140,8 +153,11 @@ class _Run:
         waited = self.iterations - self.best_at
         if waited >= 4 and len(set(self.residuals[-4:])) == 1:
             return Reason.STAGNATED
-        if M is not None and waited >= self.next_probe:
-            self.next_probe *= 2
+        if M is None or self.any_map:
+            return Reason.STAGNATED if self.any_map and waited >= PATIENCE else None
+        suspicious = isinstance(M, Watch) and M.suspicious()
+        if waited >= self.next_probe or suspicious:
+            self.next_probe *= 1 if suspicious else 2
             if not _is_symmetric(M, r, self.system.b):
                 return Reason.INDEFINITE_M
         return None
