@@ -1,4 +1,4 @@
-"""The command line: `krylearn demo | solve | train | bench | report | warmup`.
+"""The command line: `krylearn demo | solve | train | bench | report | spectrum | warmup`.
 
 Each command imports what it needs when it runs, so that `krylearn --help` is quick. Exit codes: 0 done (a solve
 converged), 1 done but not converged, or a check failed, 2 input that cannot be used.
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .cli_bench import add_commands
+from .cli_curvature import add_bench_curvature, add_spectrum
 from .console import UsageError
 
 NAMES = ("geometric", "resistor", "tuned")
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="krylearn", description="Learned components for Krylov methods.")
     top.set_defaults(command="")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_demo, _add_solve, _add_train, _add_bench, _add_report, _add_warmup):
+    for add in (_add_demo, _add_solve, _add_train, _add_bench, _add_report, _add_spectrum, _add_warmup):
         add(commands)
     return top
 
@@ -187,6 +188,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     add("--interpret", action="store_true", help="run the kernels on the CPU, by Triton's interpreter: no time is kept")
     add("--records", type=Path, help="file to append to (default: cuda.jsonl in bench/records; interpreted: none)")
     add_commands(experiments, _command)
+    add_bench_curvature(experiments, _command)
 
 
 def _families(options: argparse.Namespace) -> int:
@@ -237,6 +239,10 @@ def _report(options: argparse.Namespace) -> int:
     from .report import write_report
 
     return write_report(check=options.check)
+
+
+def _add_spectrum(commands: argparse._SubParsersAction) -> None:
+    add_spectrum(commands, _command)
 
 
 def _add_warmup(commands: argparse._SubParsersAction) -> None:

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from . import contest, families
+from . import contest, curvature_table, families
 from .console import UsageError, console
 from .pictures import families_figure
 from .record import latest, read, records_folder
@@ -191,10 +191,15 @@ def _families_title(lines: Lines) -> str:
     return f"Iterations to {first['tolerance']:g}, {grid}, means over {seeds} seeds of the test stream"
 
 
+def _curvature_table(lines: Lines) -> str:
+    return markdown(curvature_table.HEADER, curvature_table.rows(lines))
+
+
 TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "demo": (_demo_table, "krylearn demo"),
     "headline": (_headline_table, "krylearn bench headline"),
     "families": (_families_table, "krylearn bench families"),
+    "curvature": (_curvature_table, "krylearn bench curvature"),
 }
 # experiment -> what draws its last run into docs/images
 PICTURES: dict[str, Callable[[Lines, Path], None]] = {"families": _families_picture}

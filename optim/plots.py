@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +69,70 @@ def plot_spectrum(spectrum: Spectrum, ax: Any = None, *, log: bool = False) -> A
     ax.set_yscale("log")
     ax.set_ylim(bottom=1 / (10 * spectrum.size), top=None)
     return ax
+
+
+def draw_spectra(spectra: Sequence[tuple[int, Spectrum]]) -> Any:
+    """Draw spectra through training: their densities one above the other, and their edges over the steps.
+
+    Parameters
+    ----------
+    spectra : (step, Spectrum), one or more;  one alone is drawn with a linear and a logarithmic axis
+
+    Returns
+    -------
+    Figure
+
+    Examples
+    --------
+    >>> import torch
+    >>> from krylearn.optim import slq
+    >>> s = slq(torch.diag(torch.linspace(0.1, 1, 40)), steps=10, probes=2, rng=1)
+    >>> len(draw_spectra([(0, s), (100, s)]).axes)
+    2
+    """
+    figure = new_axes().figure
+    figure.clear()
+    figure.set_size_inches(11, 4.2)
+    left, right = figure.subplots(1, 2)
+    if len(spectra) == 1:
+        plot_spectrum(spectra[0][1], left)
+        plot_spectrum(spectra[0][1], right, log=True)
+        return figure
+    _ridges(left, spectra)
+    _edges(right, spectra)
+    return figure
+
+
+def _ridges(ax: Any, spectra: Sequence[tuple[int, Spectrum]]) -> None:
+    """One curve per spectrum over asinh(λ/s), each on its own base line; the height is log10 of the density."""
+    size = max(max(abs(s.min), abs(s.max)) for _, s in spectra)
+    linear = 1e-3 * size
+    x = np.linspace(-1, 1, 1200) * (np.arcsinh(size / linear) + 0.5)
+    for k, (_, s) in enumerate(spectra):
+        floor = 1 / (20 * s.size)
+        height = np.log10(np.maximum(s.scaled_density(linear, x).values, floor) / floor)
+        height *= 1.6 / np.log10(20 * s.size)
+        ax.fill_between(x, k, k + height, color="white", zorder=2 * (len(spectra) - k), lw=0)
+        ax.plot(x, k + height, color=POSITIVE, lw=1.2, zorder=2 * (len(spectra) - k) + 1)
+    ticks = (-1.0, -0.1, -0.01, 0.0, 0.01, 0.1, 1.0)
+    ax.set_xticks([np.arcsinh(t * size / linear) for t in ticks], [f"{t * size:.2g}" for t in ticks])
+    ax.set_yticks(range(len(spectra)), [str(step) for step, _ in spectra])
+    ax.set_xlabel("eigenvalue (linear near zero, logarithmic further out)")
+    ax.set_ylabel("step; height: log of the density")
+
+
+def _edges(ax: Any, spectra: Sequence[tuple[int, Spectrum]]) -> None:
+    steps = [step for step, _ in spectra]
+    ends = [s.extremes() for _, s in spectra]
+    for name, marker, color in (("top", "o", POSITIVE), ("bottom", "s", NEGATIVE)):
+        edges = [getattr(end, name) for end in ends]
+        values = np.array([edge.value for edge in edges])
+        bars = [np.abs([edge.low for edge in edges] - values), np.abs([edge.high for edge in edges] - values)]
+        ax.errorbar(steps, values, yerr=bars, marker=marker, color=color, lw=1.2, capsize=2, label=f"{name} eigenvalue")
+    ax.axhline(0, color="0.6", lw=0.8)
+    ax.set_xlabel("step")
+    ax.set_ylabel("eigenvalue")
+    ax.legend(frameon=False)
 
 
 def _curve(ax: Any, density: Any, color: str, label: str | None, *, power: bool = False) -> None:

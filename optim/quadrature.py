@@ -14,7 +14,7 @@ from krylearn.solvers.lanczos import Tridiagonal, ritz_pairs
 from torch import Tensor
 
 from .deflation import deflated_weights, resolved
-from .densities import decade_density, linear_density, quantiles
+from .densities import asinh_density, decade_density, linear_density, quantiles
 from .estimates import Density, Edge, Estimate, Extremes
 from .intervals import upper_end
 
@@ -208,6 +208,10 @@ class Spectrum:
         1.0
         """
         return decade_density(self._measures(deflate), sign, width, decades, level)
+
+    def scaled_density(self, linear: float, points: Any) -> Density:
+        """Return the density of asinh(λ/linear) at points: linear around zero, by decades further out."""
+        return asinh_density(self._measures(True), linear, np.asarray(points))
 
     def quantile(self, q: Any) -> np.ndarray:
         """Return the eigenvalues below which the fractions q of all lie: the whole spectrum as a function.
