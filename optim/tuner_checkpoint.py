@@ -1,0 +1,112 @@
+"""How the learned values reach the base's step and its checkpoints, and how the outside's values come back.
+
+In a checkpoint groups hold the effective lr and momentum, so a plain base goes on as the tuner would; what the outside
+had there is under "krylearn" of each group, the tuner's numbers under "krylearn" of the first, its tensors (during the
+ramp: the fixed batch and snapshots; then one snapshot and the last top eigenvector) under "krylearn" of the state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from .tuner_loop import Loop
+from .tuner_state import Facts, Snapshot
+
+KEY = "krylearn"
+
+
+@contextlib.contextmanager
+def effective(loop: Loop) -> Iterator[None]:
+    """Put the effective lr and momentum into the groups, and back what the outside had there.
+
+    Examples
+    --------
+    >>> import torch
+    >>> sgd = torch.optim.SGD([torch.ones(1)], lr=1.0)
+    >>> loop = Loop(sgd, budget=0.1, rng=0, own_momentum=True)
+    >>> loop.facts.scale = 0.25
+    >>> with effective(loop):
+    ...     print(sgd.param_groups[0]["lr"])
+    0.25
+    >>> sgd.param_groups[0]["lr"]
+    1.0
+    """
+    f, groups = loop.facts, loop.base.param_groups
+    learned = loop.own_momentum and math.isfinite(f.momentum)
+    if f.scale == 1.0 and not learned:
+        yield
+        return
+    outside = [(group, group["lr"], group.get("momentum")) for group in groups]
+    saved = [lr.clone() if isinstance(lr, Tensor) else lr for _, lr, _ in outside]
+    try:
+        for group, lr, _ in outside:
+            group["lr"] = lr.mul_(f.scale) if isinstance(lr, Tensor) else lr * f.scale
+            if learned:
+                group["momentum"] = f.momentum
+        yield
+    finally:
+        for (group, lr, beta), old in zip(outside, saved, strict=True):
+            group["lr"] = lr.copy_(old) if isinstance(lr, Tensor) else lr  # in place: compiled steps hold the tensor
+            if learned:
+                group["momentum"] = beta
+
+
+def pack(loop: Loop) -> dict[str, Any]:
+    """Return the base's state dict with what the tuner adds.
+
+    Examples
+    --------
+    >>> import torch
+    >>> packed = pack(Loop(torch.optim.SGD([torch.ones(1)], lr=1.0), budget=0.1, rng=0, own_momentum=True))
+    >>> packed["param_groups"][0]["krylearn"]["outside"]["lr"]
+    1.0
+    """
+    packed, f = loop.base.state_dict(), loop.facts
+    for group in packed["param_groups"]:
+        outside = {name: group[name] for name in ("lr", "momentum") if name in group}
+        group["lr"] = group["lr"] * f.scale
+        if loop.own_momentum and math.isfinite(f.momentum):
+            group["momentum"] = f.momentum
+        group[KEY] = {"outside": outside}
+    packed["param_groups"][0][KEY]["facts"] = f.plain()
+    tensors: dict[str, Any] = {}
+    if loop.control is not None:
+        tensors["control"] = loop.control
+    if loop.snapshots:
+        tensors["snapshots"] = [[step, lr, kept.plain()] for step, lr, kept in loop.snapshots]
+    if loop.top is not None:
+        tensors["top"] = loop.top
+    if tensors:
+        packed["state"][KEY] = tensors
+    return packed
+
+
+def unpack(loop: Loop, state_dict: dict[str, Any]) -> None:
+    """Load what `pack` returned, or a plain base's state dict (then tuning begins at the next observation).
+
+    Examples
+    --------
+    >>> import torch
+    >>> sgd = torch.optim.SGD([torch.ones(1)], lr=1.0)
+    >>> loop = Loop(sgd, budget=0.1, rng=0, own_momentum=True)
+    >>> unpack(loop, torch.optim.SGD([torch.ones(1)], lr=0.5).state_dict())
+    >>> loop.facts.nominal
+    0.5
+    """
+    groups, own = [], {}
+    for group in state_dict["param_groups"]:
+        own = own or group.get(KEY, {})
+        groups.append({k: v for k, v in group.items() if k != KEY} | group.get(KEY, {}).get("outside", {}))
+    state = {k: v for k, v in state_dict["state"].items() if k != KEY}
+    loop.base.load_state_dict({"state": state, "param_groups": groups})
+    tensors = copy.deepcopy(state_dict["state"].get(KEY, {}))
+    fresh = Facts(nominal=float(loop.base.param_groups[0]["lr"]))
+    loop.facts = Facts.load(own["facts"]) if "facts" in own else fresh
+    loop.control, loop.top, loop.modules = tensors.get("control"), tensors.get("top"), []
+    loop.snapshots = [(step, lr, Snapshot(**kept)) for step, lr, kept in tensors.get("snapshots", ())]
