@@ -62,7 +62,7 @@ def scale_hyperparameters(
     sharpness: SharpnessLaw | Mapping[float, float] | None = None,
     scheduler: Any = None,
 ) -> Change:
-    """Change lr, betas, eps and weight decay in place for a new batch size, by a rule that explains itself.
+    """Change lr, momentum or betas, eps and weight decay in place for a new batch size, by a rule that explains itself.
 
     Ratios between groups stay. What schedulers keep in groups (initial_lr, max_lr, min_lr) changes with lr; pass the
     scheduler, or a list, so that the base_lrs they hold change too. Batch sizes count samples per optimizer step over
@@ -87,9 +87,9 @@ def scale_hyperparameters(
     Examples
     --------
     >>> sgd = torch.optim.SGD([torch.ones(1)], lr=0.1)
-    >>> change = scale_hyperparameters(sgd, old_batch=128, new_batch=4096, rule="auto", noise_scale=2000)
+    >>> change = scale_hyperparameters(sgd, old_batch=128, new_batch=1024, rule="auto", noise_scale=2000)
     >>> round(sgd.param_groups[0]["lr"], 4), change.why
-    (1.1171, 'noise_scale: measured noise scale')
+    (0.563, 'noise_scale: B_n = 2e+03; compared with measured optima')
     """
     if isinstance(rule, str) and rule not in RULES:
         raise ValueError(f"got rule={rule!r}; expected one of {list(RULES)} or a function of Facts")
@@ -127,6 +127,8 @@ def apply_change(optimizer: torch.optim.Optimizer, change: Change, scheduler: An
             beta1 = 1 - change.one_minus_beta1 * (1 - beta1)
             beta2 = (1 - change.one_minus_beta2 * (1 - beta2)) ** change.beta2_power
             group["betas"] = (min(max(beta1, 0.0), 1.0), min(max(beta2, 0.0), 1.0), *rest)
+        if change.one_minus_beta1 != 1 and group.get("momentum"):  # without momentum there is none to change
+            group["momentum"] = max(1 - change.one_minus_beta1 * (1 - group["momentum"]), 0.0)
     for each in scheduler if isinstance(scheduler, list | tuple) else [scheduler]:
         _scale_scheduler(each, change.lr)
 

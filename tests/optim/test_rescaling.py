@@ -62,16 +62,33 @@ def test_groups_keep_their_ratio_and_momentum_stays():
 
 def test_adam_gets_betas_eps_and_decay():
     optimizer = two_groups(torch.optim.AdamW, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.01)
-    change = scale_hyperparameters(optimizer, old_batch=32, new_batch=128, noise_scale=4000)
-    assert change.why.startswith("malladi")
+    scale_hyperparameters(optimizer, old_batch=32, new_batch=128, noise_scale=4000, rule="malladi")
     for group, lr in zip(optimizer.param_groups, (0.2, 0.1), strict=True):
         assert group["lr"] == pytest.approx(lr)
         assert group["betas"] == pytest.approx((0.6, 0.96))
-        assert (group["eps"], group["weight_decay"]) == (pytest.approx(5e-7), pytest.approx(0.02))
-    back = scale_hyperparameters(optimizer, old_batch=128, new_batch=32, noise_scale=4000)
+        assert group["eps"] == pytest.approx(5e-7)
+    back = scale_hyperparameters(optimizer, old_batch=128, new_batch=32, noise_scale=4000, rule="malladi")
     assert back.valid
     assert optimizer.param_groups[0]["betas"] == pytest.approx((0.9, 0.99))
+
+
+def test_auto_keeps_betas_and_decay_per_sample():
+    optimizer = two_groups(torch.optim.AdamW, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.01)
+    assert scale_hyperparameters(optimizer, old_batch=32, new_batch=128, noise_scale=4000).valid
+    for group, lr in zip(optimizer.param_groups, (0.2, 0.1), strict=True):
+        assert group["lr"] == pytest.approx(lr)
+        assert group["betas"] == (0.9, 0.99)
+        assert (group["eps"], group["weight_decay"]) == (pytest.approx(5e-7), pytest.approx(0.02))
+    scale_hyperparameters(optimizer, old_batch=128, new_batch=32, noise_scale=4000)
     assert optimizer.param_groups[1]["weight_decay"] == pytest.approx(0.01)
+
+
+def test_a_rule_may_change_momentum_where_there_is_some():
+    with_momentum, without = two_groups(), two_groups(momentum=0.0)
+    for optimizer in (with_momentum, without):
+        apply_change(optimizer, Change(one_minus_beta1=3.0))
+    assert [g["momentum"] for g in with_momentum.param_groups] == pytest.approx([0.7, 0.7])
+    assert [g["momentum"] for g in without.param_groups] == [0, 0]
 
 
 def test_tensor_lr_changes_in_place():
@@ -92,8 +109,8 @@ def test_warnings_come_when_validity_is_false_or_unknown_and_only_then():
 
     assert "not known to be valid" in scale("auto")[0]
     assert "not valid here" in scale("linear", noise_scale=50)[0]
-    assert scale("auto", noise_scale=50) == []
-    assert scale("auto", sharpness={16: 12.5, 64: 5.0, 256: 3.125}) == []
+    assert "more than a factor 8 apart" in scale("auto", noise_scale=5000)[0]
+    assert scale("random_matrix", sharpness={16: 12.5, 64: 5.0, 256: 3.125}) == []
     assert scale(lambda facts: Change(lr=2.0, valid=True)) == []
 
 

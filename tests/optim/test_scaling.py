@@ -150,21 +150,50 @@ def test_random_matrix_rule_names_its_regime_and_its_limits():
         rule(Facts(8, 16))
 
 
-def test_auto_chooses_by_optimizer_and_regime():
+def test_auto_chooses_by_optimizer_and_what_is_known():
     chosen = {
         "linear": Facts(32, 64),
-        "noise_scale": Facts(32, 64, 500.0),
-        "random_matrix": Facts(32, 64, 500.0, LAW),
-        "square_root": Facts(32, 64, adaptive=True, betas=(0.9, 0.99)),
-        "malladi": Facts(32, 64, 500.0, adaptive=True, betas=(0.9, 0.99)),
-        "adam_scale": Facts(32, 640, 500.0, adaptive=True, betas=(0.9, 0.99)),
+        "noise_scale": Facts(32, 64, 500.0, LAW),
+        "square_root": Facts(32, 64, 500.0, adaptive=True, betas=(0.9, 0.99)),
     }
     for name, given_facts in chosen.items():
         assert auto(given_facts).why.startswith(f"{name}: ")
         assert auto(given_facts).lr == pytest.approx(RULES[name](given_facts).lr)
-        assert (auto(given_facts).valid is None) == (name in ("linear", "square_root"))
-    assert auto(Facts(32, 10**5, 500.0, LAW)).why.startswith("noise_scale: ")  # sharpness was not measured there
+    assert auto(Facts(32, 64, adaptive=True)).lr == pytest.approx(2**0.5)
     assert auto(Facts(32, 64, math.inf)).lr == 2
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_auto_vouches_only_for_what_was_compared_with_measured_optima(adaptive):
+    def valid(old, new, scale):
+        return auto(Facts(old, new, scale, adaptive=adaptive)).valid
+
+    assert valid(64, 512, 256.0)
+    assert valid(512, 64, 256.0)
+    assert valid(64, 513, 1e9) is None  # more than a factor 8
+    assert valid(513, 64, 1e9) is None
+    assert valid(256, 513, 256.0) is None  # above twice the noise scale
+    assert valid(64, 128, None) is None
+    assert "unknown" in auto(Facts(64, 128, adaptive=adaptive)).why
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@given(a=SIZES, b=SIZES, c=SIZES, scale=st.floats(1, 1e6))
+def test_auto_does_not_depend_on_the_way_and_grows_with_the_batch(adaptive, a, b, c, scale):
+    def change(old, new):
+        return auto(Facts(old, new, scale, adaptive=adaptive, decoupled=adaptive))
+
+    for key in ("lr", "eps", "weight_decay"):
+        both = getattr(change(a, b), key) * getattr(change(b, c), key)
+        assert both == pytest.approx(getattr(change(a, c), key), rel=1e-9)
+    power = 0.5 if adaptive else 1.0
+    low, high = sorted((a, b))
+    assert 1 - 1e-9 <= change(low, high).lr <= (high / low) ** power * (1 + 1e-9)
+
+
+def test_adaptive_lr_stops_growing_at_twice_the_noise_scale():
+    lrs = [auto(Facts(100, b, 200.0, adaptive=True)).lr for b in (399, 400, 401, 10_000)]
+    assert lrs[0] < lrs[1] == lrs[2] == lrs[3] == 2
 
 
 @given(old=SIZES, new=SIZES)
