@@ -121,6 +121,12 @@ def name_of(w0, o, live):
 
 
 @triton.jit
+def link_at(w, o, live, dtype: tl.constexpr):
+    """Return a stored number at flat index o."""
+    return tl.load(w + o, mask=live, other=0).to(dtype)
+
+
+@triton.jit
 def product_from(w0, w1, w2, e, name, o, xm, ym, zm, live, v, vxp, vxm, vyp, vym, vzp, vzm, FORM: tl.constexpr):
     """Return A v at flat index o from the values there and at the six neighbours; `name` is the code or id there."""
     if FORM == _CODES or FORM == _TABLE:
@@ -133,12 +139,13 @@ def product_from(w0, w1, w2, e, name, o, xm, ym, zm, live, v, vxp, vxm, vyp, vym
         y = (n // 5 % 5).to(v.dtype) * v - tl.where(code & 4 != 0, vyp, 0) - tl.where(code & 8 != 0, vym, 0)
         z = (n // 25).to(v.dtype) * v - tl.where(code & 16 != 0, vzp, 0) - tl.where(code & 32 != 0, vzm, 0)
         return cx * x + cy * y + cz * z
-    if FORM == _LEVEL:  # differences: a constant is in the null space exactly, whatever links were rounded to
-        vxp, vxm, vyp, vym, vzp, vzm = vxp - v, vxm - v, vyp - v, vym - v, vzp - v, vzm - v
-    x = tl.load(w0 + o, mask=live, other=0).to(v.dtype) * vxp + tl.load(w0 + xm, mask=live, other=0).to(v.dtype) * vxm
-    y = tl.load(w1 + o, mask=live, other=0).to(v.dtype) * vyp + tl.load(w1 + ym, mask=live, other=0).to(v.dtype) * vym
-    z = tl.load(w2 + o, mask=live, other=0).to(v.dtype) * vzp + tl.load(w2 + zm, mask=live, other=0).to(v.dtype) * vzm
-    return tl.load(e + o, mask=live, other=0).to(v.dtype) * v - (x + y + z)
+    else:
+        if FORM == _LEVEL:  # differences: a constant is in the null space exactly, whatever links were rounded to
+            vxp, vxm, vyp, vym, vzp, vzm = vxp - v, vxm - v, vyp - v, vym - v, vzp - v, vzm - v
+        x = link_at(w0, o, live, v.dtype) * vxp + link_at(w0, xm, live, v.dtype) * vxm
+        y = link_at(w1, o, live, v.dtype) * vyp + link_at(w1, ym, live, v.dtype) * vym
+        z = link_at(w2, o, live, v.dtype) * vzp + link_at(w2, zm, live, v.dtype) * vzm
+        return link_at(e, o, live, v.dtype) * v - (x + y + z)
 
 
 @triton.jit
@@ -146,7 +153,8 @@ def named(w0, o, live, FORM: tl.constexpr):
     """Return code or pattern id at flat index o where there is one, else the index."""
     if FORM == _CODES or FORM == _TABLE:
         return name_of(w0, o, live)
-    return o
+    else:
+        return o
 
 
 @triton.jit

@@ -25,17 +25,29 @@ from .cuda_cycle import CudaCycle
 from .cuda_vectors import PAP, RR, RZ, Vectors
 
 
-def cuda_product(operator: Any) -> Callable[[Tensor], Tensor]:
-    """Return x -> A x for one internal grid of a Poisson operator."""
+class cuda_product:  # noqa: N801  (it is called like a function)
+    """The map x -> A x for one internal grid of a Poisson operator."""
 
-    def apply(x: Tensor) -> Tensor:
-        x, y = x.contiguous(), torch.empty_like(x)
+    def __init__(self, operator: Any) -> None:
+        self.operator = operator
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return A x."""
+        return self.write(x, torch.empty_like(x, memory_format=torch.contiguous_format))
+
+    def write(self, x: Tensor, y: Tensor) -> Tensor:
+        """Write A x to y."""
         with torch.cuda.device_of(x):
             sums, go = cuda.new_sums(x.shape, x.device), cuda.never(x.device)
-            cuda.apply_dot(couplings_of(operator, x.dtype), x, y, sums, go)
+            cuda.apply_dot(couplings_of(self.operator, x.dtype), x.contiguous(), y, sums, go)
         return y
 
-    return apply
+    def residual(self, b: Tensor, x: Tensor) -> Tensor:
+        """Return b - A x, between steps of a solve in the memory of its A p."""
+        known = self.operator.cache.get("cuda cg")
+        if known is None or known.q.shape != b.shape or not known.q.dtype == b.dtype == x.dtype:
+            return b - self(x)
+        return torch.sub(b, self.write(x, known.q), out=known.q)
 
 
 def cuda_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tensor, Tensor, Tensor, tuple[Any, ...]]]:
@@ -68,7 +80,12 @@ def workspace(operator: Any, b: Tensor, M: Any) -> Workspace:
     known = operator.cache.get("cuda cg")
     if known is not None and known.r.dtype == b.dtype and known.cycle is cycle and (cycle or M is None):
         return known
-    made = Workspace(operator, b, cycle, owner.exponent if cycle else 0)
+    try:
+        made = Workspace(operator, b, cycle, owner.exponent if cycle else 0)
+    except torch.cuda.OutOfMemoryError as error:
+        from .cuda_setup import out_of_memory
+
+        raise out_of_memory(operator, getattr(owner, "_rule", None), getattr(owner, "_storage", b.dtype)) from error
     if cycle or M is None:
         operator.cache["cuda cg"] = made
     else:

@@ -15,6 +15,7 @@ from torch import Tensor
 from . import cuda, cuda_transfer
 from .cuda_couplings import Codes
 from .cuda_level import CudaLevel
+from .cuda_tail import Tail, length_of
 from .reference import OMEGA
 
 if TYPE_CHECKING:
@@ -39,9 +40,12 @@ class CudaCycle:
     """
 
     def __init__(self, levels: list[CudaLevel], bottom: tuple[int, ...], inverse: Tensor) -> None:
-        self.levels, self.inverse = levels, inverse.contiguous()
+        self.levels, self.inverse = [v.allocate() for v in levels], inverse.contiguous()
         self.bottom_b, self.bottom_x = inverse.new_zeros(bottom), inverse.new_zeros(bottom)
         self.go = cuda.never(inverse.device)
+        self.cut = len(levels) - length_of(levels)  # from here on one kernel does it all
+        last = levels[self.cut :]
+        self.tail = Tail(last, self.inverse, self.bottom_b, self.bottom_x) if last else None
 
     @classmethod
     def from_hierarchy(
@@ -98,6 +102,8 @@ class CudaCycle:
         return cuda.programs(self.levels[0].size, cuda_transfer.FINISH) if self.levels else 0
 
     def _descend(self, b: Tensor, l: int, stop: Tensor, sums: Tensor | None = None) -> Tensor:
+        if self.tail is not None and l == self.cut:
+            return self.tail(stop)
         if l == len(self.levels):
             cuda_transfer.multiply(self.inverse, b, self.bottom_x, stop)
             return self.bottom_x

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..hierarchy import Level
 
 SHORT = 2**16  # so many patterns have a 16-bit id
-MOST = 2**31  # cells: the kernels index in 32 bits
+MOST = 2**31 // 3  # cells: the kernels index arrays of three axes in 32 bits
 
 
 class CudaLevel:
@@ -32,15 +32,30 @@ class CudaLevel:
     second, e : residual after the second step, and the correction; both lie in `scratch`, which is free between calls
     """
 
+    b: Tensor
+    r: Tensor
+    second: Tensor
+    e: Tensor
+    scratch: Tensor
+
     def __init__(self, op: Couplings, a: Tensor, factors: Any, periodic: Any, dtype: torch.dtype) -> None:
-        self.op, self.a, self.size = op, a.contiguous(), op.size
+        self.op, self.a, self.size, self.dtype = op, a.contiguous(), op.size, dtype
         self.factors, self.periodic = tuple(map(int, factors)), tuple(map(bool, periodic))
-        n = op.size[0] * op.size[1] * op.size[2]
-        if n >= MOST:
-            raise ValueError(f"got {n} cells; expected fewer than 2^31: the kernels index in 32 bits")
-        self.b, self.r = (torch.zeros(op.size, dtype=dtype, device=a.device) for _ in range(2))
-        self.scratch = torch.zeros(2 * n, dtype=dtype, device=a.device)
-        self.second, self.e = (half.view(op.size) for half in self.scratch.chunk(2))
+        if self.cells >= MOST:
+            raise ValueError(f"got {self.cells} cells; expected fewer than 2^31/3: the kernels index in 32 bits")
+
+    @property
+    def cells(self) -> int:
+        """Number of cells."""
+        return self.size[0] * self.size[1] * self.size[2]
+
+    def allocate(self) -> CudaLevel:
+        """Make the work space, once set-up has given back its own; returns self."""
+        kind = {"dtype": self.dtype, "device": self.a.device}
+        self.b, self.r = torch.zeros(self.size, **kind), torch.zeros(self.size, **kind)  # type: ignore[arg-type]
+        self.scratch = torch.zeros(2 * self.cells, **kind)  # type: ignore[arg-type]
+        self.second, self.e = (half.view(self.size) for half in self.scratch.chunk(2))
+        return self
 
     @classmethod
     def stored(

@@ -32,7 +32,8 @@ def outer(k, n, WRAP: tl.constexpr):
     other = tl.where(k % 2 == 0, k - 1, k + 1)
     if WRAP:
         return tl.where(other < 0, n - 1, tl.where(other >= n, 0, other))
-    return tl.where((other < 0) | (other >= n), k, other)
+    else:
+        return tl.where((other < 0) | (other >= n), k, other)
 
 
 @triton.jit
@@ -43,10 +44,11 @@ def donor(k, n, Q: tl.constexpr, WRAP: tl.constexpr):
     """
     if Q == 1:
         return tl.where((n % 2 == 1) & (k == n - 1), 0, -1)
-    other = tl.where(k % 2 == 0, k - 1, k + 1)
-    if WRAP:
-        other = tl.where(other < 0, tl.where(n % 2 == 0, n - 1, -1), tl.where(other >= n, 0, other))
-    return tl.where(other >= n, -1, other)
+    else:
+        other = tl.where(k % 2 == 0, k - 1, k + 1)
+        if WRAP:
+            other = tl.where(other < 0, tl.where(n % 2 == 0, n - 1, -1), tl.where(other >= n, 0, other))
+        return tl.where(other >= n, -1, other)
 
 
 @triton.jit
@@ -55,7 +57,8 @@ def weight(w0, a, axis: tl.constexpr, o, n, live, dtype: tl.constexpr, FORM: tl.
     if FORM == _TABLE:
         word = tl.load(a + name_of(w0, o, live), mask=live, other=0)
         return ((word >> (8 * axis)) & 255).to(dtype) / 255
-    return tl.load(a + axis * n + o, mask=live, other=0).to(dtype) / 255
+    else:
+        return tl.load(a + axis * n + o, mask=live, other=0).to(dtype) / 255
 
 
 # --- restriction ------------------------------------------------------------------------------------------------------

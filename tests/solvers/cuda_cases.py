@@ -41,7 +41,7 @@ def levels(A, rule=None, dtype=torch.float32):
 def finest(A, dtype=torch.float32):
     """The reference's finest level, and the same as the kernels see it."""
     h, exponent = levels(A, dtype=dtype)
-    return h.levels[0], CudaLevel.of(h.levels[0], dtype, cell_codes(A.to(DEVICE)), exponent)
+    return h.levels[0], CudaLevel.of(h.levels[0], dtype, cell_codes(A.to(DEVICE)), exponent).allocate()
 
 
 def as_stored(level, v):
