@@ -28,7 +28,7 @@ BASE = 128  # the batch size that rules start from: as many doublings below as a
 SEEDS = (30011, 30013, 30029)
 START = {"sgd": -6, "adamw": -14}  # first guess at the base: lr = 2^(k/2)
 HABIT = {"sgd": 1.0, "adamw": 0.5}  # first guess of d ln lr/d ln B, until two sizes are measured
-REACH = 2  # grid points on each side of the guess
+REACH = fit.SIDE  # grid points on each side of the guess, then of the lowest
 
 
 def run_study(
@@ -91,11 +91,19 @@ def _guess(method: str, size: int, best: dict[int, int]) -> int:
 def points(lines: Sequence[dict[str, Any]], task: str, method: str, size: int, value: str = "held") -> dict:
     """Collect final losses out of records: grid point -> seed -> loss.
 
+    Only lrs that were measured with every seed of the cell count: means over different seeds are not comparable.
+
     Examples
     --------
     >>> points([], "digits", "sgd", 16)
     {}
     """
+    found = _all_points(lines, task, method, size, value)
+    seeds = {seed for per in found.values() for seed in per}
+    return {k: per for k, per in found.items() if set(per) == seeds}
+
+
+def _all_points(lines: Sequence[dict[str, Any]], task: str, method: str, size: int, value: str = "held") -> dict:
     found: dict[int, dict[int, float | None]] = {}
     for line in lines:
         more = line["more"]
@@ -106,35 +114,33 @@ def points(lines: Sequence[dict[str, Any]], task: str, method: str, size: int, v
 
 def _measure(task: Task, method: str, size: int, guess: int, seeds: Sequence[int], run: str, output: Path) -> int:
     """Measure around a guess until the minimum is bracketed; return the lowest grid point."""
-    wanted = list(range(guess - REACH, guess + REACH + 1))
     while True:
         lines = [line for line in read(output) if line["more"]["run"] == run]
-        found = points(lines, task.name, method, size)
-        done = {k for k, per in found.items() if set(seeds) <= set(per)}
-        if done:
-            wanted = fit.missing({k: found[k] for k in done})
+        found = _all_points(lines, task.name, method, size)
+        done = {k: per for k, per in found.items() if set(seeds) <= set(per)}
+        losses = fit.means(done or found)
+        lowest = min(losses, key=lambda k: (losses[k], k)) if losses else guess
+        wanted = [k for k in range(lowest - REACH, lowest + REACH + 1) if k not in done]
         if not wanted:
             break
-        append(output, _train(task, method, size, wanted, seeds, run))
-    losses = fit.means(found)
-    lowest = min(losses, key=lambda k: (losses[k], k))
-    best = fit.fit_optimum(found)
+        pairs = [(k, seed) for k in wanted for seed in seeds if seed not in found.get(k, {})]
+        append(output, _train(task, method, size, pairs, run))
+    best = fit.fit_optimum(done)
     console.print(f"{task.name} {method} B={size}: lr {best.lr:.4g} ± {100 * best.error:.0f} %, loss {best.loss:.4g}")
     return lowest
 
 
-def _train(task: Task, method: str, size: int, wanted: Sequence[int], seeds: Sequence[int], run: str) -> list[Record]:
-    pairs = [(k, seed) for k in wanted for seed in seeds]
+def _train(task: Task, method: str, size: int, pairs: Sequence[tuple[int, int]], run: str) -> list[Record]:
+    """Train at every (grid point, seed); one record per grid point."""
     begun = time.process_time()
-    rates = [fit.rate(k) for k, _ in pairs]
-    outcome = train_all(task, METHODS[method], size, rates, [seed for _, seed in pairs])
+    outcome = train_all(task, METHODS[method], size, [fit.rate(k) for k, _ in pairs], [seed for _, seed in pairs])
     seconds = (time.process_time() - begun) / len(pairs)
     records = []
-    for i, k in enumerate(wanted):
-        part = slice(i * len(seeds), (i + 1) * len(seeds))
-        more = {"run": run, "kind": "grid", "batch": size, "k": k, "seeds": list(seeds)}
+    for k in dict.fromkeys(k for k, _ in pairs):
+        here = [i for i, (other, _) in enumerate(pairs) if other == k]
+        more = {"run": run, "kind": "grid", "batch": size, "k": k, "seeds": [pairs[i][1] for i in here]}
         for name in ("held", "train", "accuracy"):
-            more[name] = [float(f"{x:.5g}") for x in getattr(outcome, name)[part].tolist()]
+            more[name] = [float(f"{float(getattr(outcome, name)[i]):.5g}") for i in here]
         records.append(record(task, method, seconds, more))
     return records
 

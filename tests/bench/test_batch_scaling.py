@@ -154,6 +154,13 @@ def test_a_study_brackets_its_minima_and_goes_on_where_it_was(tmp_path, monkeypa
     assert not calls
     assert run_study(["digits"], ["sgd"], sizes=(BASE,), seeds=(16361, 16363), output=cut) == run
     best = [fit.fit_optimum(points(read(f), "digits", "sgd", BASE)).lr for f in (file, cut)]
+    run_study(["digits"], ["sgd"], sizes=(BASE,), seeds=(16361, 16363, 16369), output=file)  # one more seed
+    assert calls[-1] == BASE
+    added = read(file)[len(lines) :]
+    assert {seed for line in added for seed in line["more"]["seeds"]} == {16369}
+    found = points(read(file), "digits", "sgd", BASE)
+    assert fit.fit_optimum(found).bracketed
+    assert all(len(per) == 3 for per in found.values())
     assert best[0] == pytest.approx(best[1], rel=1e-6)
 
 
