@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .cli_bench import add_commands
 from .cli_curvature import add_bench_curvature, add_spectrum
+from .cli_train import add_train
 from .console import UsageError
 
 NAMES = ("geometric", "resistor", "tuned")
@@ -54,7 +55,10 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="krylearn", description="Learned components for Krylov methods.")
     top.set_defaults(command="")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_demo, _add_solve, _add_train, _add_bench, _add_report, _add_spectrum, _add_warmup):
+    for add in (_add_demo, _add_solve):
+        add(commands)
+    add_train(commands, _command)
+    for add in (_add_bench, _add_report, _add_spectrum, _add_warmup):
         add(commands)
     return top
 
@@ -120,43 +124,6 @@ def _solve(options: argparse.Namespace) -> int:
 
     facts = {name: getattr(options, name) for name in ("cells", "order", "rtol", "output", "weights")}
     return solve_files(options.matrix, options.rhs, tuple(options.shape), **facts)
-
-
-def _add_train(commands: argparse._SubParsersAction) -> None:
-    add = _command(commands, "train", _train, "train weights; needs krylearn[train]").add_argument
-    add("--dim", dest="dimension", type=int, choices=(2, 3), default=3, help="dimension of the grids")
-    add("--families", nargs="+", metavar="FAMILY", help="scene families (default: all)")
-    add(
-        "--grid",
-        dest="sizes",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="cells per axis of the training grids, one or more",
-    )
-    add("--steps", type=int, help="optimiser steps")
-    add("--seed", type=int, help="of initialisation and of the stream of scenes")
-    add("--output", type=Path, default=Path("checkpoints"), help="folder for checkpoints, weights and their card")
-    add("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
-    add("--start", type=Path, help="weights to fine-tune from (.safetensors)")
-    add("--device", default="cpu", help="torch device")
-    add("--architecture", choices=("network", "constants"), default="network", help="a CNN, or the best constants")
-
-
-def _train(options: argparse.Namespace) -> int:
-    from krylearn.solvers.training import train
-
-    names = ("dimension", "families", "sizes", "steps", "seed", "output", "resume", "device", "architecture", "start")
-    given = {name: getattr(options, name) for name in names}
-    try:
-        path = train(**{name: value for name, value in given.items() if value is not None})
-    except (ValueError, FileNotFoundError) as error:
-        raise UsageError(str(error)) from error
-    except KeyboardInterrupt as stopped:  # the message names the checkpoint to continue from
-        print(stopped)
-        return 130
-    print(f"weights: {path}")
-    return 0
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:

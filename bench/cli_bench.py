@@ -1,4 +1,4 @@
-"""The part of the command line that measures solvers, kernels and the noise: `krylearn bench solvers|kernels|noise`."""
+"""More of the command line: `krylearn bench solvers | kernels | noise | batch-scaling`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,26 @@ def add_commands(experiments: Any, command: Callable[..., argparse.ArgumentParse
     add("--pairs", type=int, default=20, help="pairs A B A B")
     add("--size", type=int, default=48, help="cells per axis")
     add("--records", type=Path, default=HERE / "noise.jsonl", help="file to append to")
+    text = "the published learned methods beside classical ones: iterations, times, memory, what training costs"
+    add = command(experiments, "published", _published, text).add_argument
+    add("--size", type=int, nargs="+", default=[32, 64], metavar="N", help="cells per axis, one or more")
+    add("--seeds", type=int, default=3, help="scenes per size, of the test stream")
+    add("--family", default="neumann", help="scene family")
+    add("--rhs", choices=("white", "divergence", "points"), default="white", help="right-hand side")
+    add("--rtol", type=float, default=1e-4, help="tolerance on the true relative residual, of every method")
+    add("--methods", nargs="+", metavar="METHOD", help='names as in the table, for example "krylearn CG" DCDM')
+    add("--repeats", type=int, default=1, help="timed solves per scene")
+    add("--counts", action="store_true", help="only iterations, nothing timed; records go to published_counts.jsonl")
+    add("--records", type=Path, help="file to append to (default: published.jsonl in bench/records)")
+    text = "the best lr at batch sizes 16 to 1024, measured on three small tasks, against every scaling rule (half an hour)"
+    add = command(experiments, "batch-scaling", _batch_scaling, text).add_argument
+    add("--tasks", nargs="+", metavar="TASK", choices=("digits", "waves", "characters"), help="default: all three")
+    add("--methods", nargs="+", metavar="METHOD", choices=("sgd", "adamw"), help="default: both")
+    add("--sizes", type=int, nargs="+", metavar="B", help="batch sizes, the base 128 among them (default: all seven)")
+    add("--seeds", type=int, nargs="+", metavar="SEED", help="of initial parameters and order (default: three)")
+    add("--fresh", action="store_true", help="begin a new run; otherwise the last one is continued where it was")
+    add("--records", type=Path, help="file to append to (default: batch_scaling.jsonl in bench/records)")
+    add("--png", type=Path, help="also draw the optima and the rules into this file")
 
 
 def _device(name: str) -> str:
@@ -75,6 +95,16 @@ def _problem(options: argparse.Namespace) -> Any:
     return file_problem(options.matrix, **facts)
 
 
+def _published(options: argparse.Namespace) -> int:
+    from .published import run_published
+    from .report import records_of
+
+    output = options.records or records_of("published_counts" if options.counts else "published")
+    facts = {name: getattr(options, name) for name in ("methods", "family", "rtol", "repeats", "counts")}
+    run_published(options.size, options.seeds, kind=options.rhs, output=output, **facts)
+    return 0
+
+
 def _kernels(options: argparse.Namespace) -> int:
     from .kernel_speed import run_kernels
     from .report import records_of
@@ -88,4 +118,18 @@ def _noise(options: argparse.Namespace) -> int:
     from .kernel_speed import run_noise
 
     run_noise(pairs=options.pairs, size=options.size, output=options.records)
+    return 0
+
+
+def _batch_scaling(options: argparse.Namespace) -> int:
+    from .batch_scaling_report import run_batch_scaling
+    from .console import UsageError
+    from .report import records_of
+
+    names = ("tasks", "methods", "sizes", "seeds", "fresh", "png")
+    given = {name: getattr(options, name) for name in names if getattr(options, name)}
+    try:
+        run_batch_scaling(output=options.records or records_of("batch_scaling"), **given)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     return 0

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .dcdm_loop import SCHEDULES, RitzStream, fit_on_ritz
 from .dcdm_network import SIZES, DCDMNetwork
-from .dcdm_storage import save_network
+from .dcdm_storage import load_network, save_network
 from .ritz import scaled_theta, stored_basis
 from .training import LICENCE
 from .training_loop import require_lightning
@@ -59,6 +59,17 @@ def line_search_loss(A: Poisson, b: Tensor, g: Tensor) -> Tensor:
     return (b - s * image).square().sum((-1, -2, -3)).mean()
 
 
+def reduced(network: nn.Module, A: Poisson, b: Tensor, steps: int) -> Tensor:
+    """Return the residuals of b, unit norm, after some line searches along the network's directions."""
+    with torch.no_grad():
+        for _ in range(steps):
+            g = propose(network, A, b)
+            image = A.apply(g)
+            r = b - grid_dot(g, b) / grid_dot(g, image) * image
+            b = r / torch.linalg.vector_norm(r, dim=(-1, -2, -3), keepdim=True)
+    return b
+
+
 def train_dcdm(
     dimension: int = 3,
     *,
@@ -72,6 +83,8 @@ def train_dcdm(
     lr: float | None = None,
     schedule: str = "one-cycle",
     precision: str = "float32",
+    residual_steps: int = 0,
+    start: str | Path | None = None,
     seed: int = 20261,
     output: str | Path = "checkpoints",
     resume: bool = False,
@@ -93,6 +106,9 @@ def train_dcdm(
     batch : right-hand sides per step, 10 as published
     lr, schedule : of Adam. "one-cycle" with a peak of 2e-3, or "constant", as published, with 1e-4
     precision : "float32"; "bfloat16" halves the time of a step, and does not train as far
+    residual_steps : a batch is first reduced by a random number of line searches along the network's own directions,
+        up to so many: then it trains on residuals such as it will meet. 0 as published
+    start : safetensors file to continue from, with a new schedule
     seed : of initial weights, start vector and right-hand sides
     output : directory for checkpoints, curves (``metrics.csv``) and the result
     resume : continue from the last checkpoint in `output`, with the same settings
@@ -137,16 +153,25 @@ def train_dcdm(
         "learning_rate": lr or (2e-3 if schedule == "one-cycle" else 1e-4),
         "schedule": schedule,
         "precision": precision,
+        "residual_steps": residual_steps,
+        "started_from": Path(start).name if start else None,
         "seed": seed,
     }
     A = Poisson.from_cells(np.ones((grid,) * dimension)).to(device)
     basis = stored_basis(A, m, Path(output) / "ritz-basis.safetensors", theta=theta, seed=seed)
-    network = DCDMNetwork(size, dimension, generator=torch.Generator().manual_seed(seed)).to(device)
+    network = DCDMNetwork(size, dimension, generator=torch.Generator().manual_seed(seed))
+    if start:
+        network.load_state_dict(load_network(start).state_dict())
+    network.to(device)
     A = A.to(dtype="float32")
+
+    def prepare(step: int, A: Poisson, b: Tensor) -> Tensor:
+        return reduced(network, A, b, int(np.random.default_rng((seed, 11, step)).integers(residual_steps + 1)))
+
     facts = fit_on_ritz(
         network, lambda A, b: line_search_loss(A, b, propose(network, A, b)),
         RitzStream([A], [basis], right_hand_sides, batch, seed), settings,
-        output=Path(output), resume=resume, device=device, progress=progress, checks=2,
+        output=Path(output), resume=resume, device=device, progress=progress, checks=2, prepare=prepare,
     )  # fmt: skip
     seen = {"matrices": "the empty box, walls all around", "ritz_vectors_kept": len(basis.values), "low": basis.low}
     card: dict[str, Any] = {"name": f"dcdm-{dimension}d-{size}", **settings, **seen, **facts, "licence": LICENCE}

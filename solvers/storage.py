@@ -141,3 +141,12 @@ def shipped(name: str) -> CoefficientNetwork:
     """Read weights that came with the package, for example ``"3d-network-v1"``."""
     with resources.as_file(resources.files(__package__) / "weights" / f"{name}.safetensors") as path:
         return load_weights(path)
+
+
+def card_of(name: str) -> dict[str, Any]:
+    """Read the card of weights that came with the package: what they saw, for how long, how they scored.
+
+    >>> card_of("3d-network-v1")["steps"]
+    3000
+    """
+    return json.loads((resources.files(__package__) / "weights" / f"{name}.json").read_text(encoding="utf-8"))

@@ -1,0 +1,173 @@
+"""`krylearn bench published`: the published learned methods beside what they compete with, costs of training included.
+
+Closed boxes with obstacles (family "neumann", test stream): pure Neumann systems, on which the deep conjugate direction
+method was published, with obstacles that its network never saw. Every method stops by the same rule, ‖b - Ax‖ <= rtol
+‖b‖ with b - Ax computed. Set-up and solve are apart; the median over the scenes counts. A method whose weights were
+trained also has the hours, and the number of solves after which they pay against plain CG and against the fastest
+method that needs no training: it may well be never.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from krylearn.pde import Poisson, right_hand_side, scene
+from krylearn.solvers import DCDM, NPSDO, NeuralMultigrid, cg, dcdm
+from krylearn.solvers.storage import card_of
+
+from . import peers_cpu
+from .console import console, progress, table
+from .contest import compressed as compress
+from .contest import relative, rival
+from .harness import iterations_to, timed, true_relative_residual
+from .peers import PEERS, PETSC, Peer
+from .published_table import HEADER, rows, title
+from .record import Record, append, new_run
+from .rivals import LibraryLoop, System
+from .timers import peak_bytes
+
+FAMILY = "neumann"
+SIZES, SEEDS = (32, 64), 3
+MAXITER = 1000
+
+
+class Method(NamedTuple):
+    """One of ours: its name and words, what sets it up, who solves, and the shipped weights, if it has any."""
+
+    name: str
+    config: str
+    setup: Callable[[Poisson], Any]
+    by: str = "cg"
+    weights: str = ""
+
+
+def _multigrid(weights: str | None, A: Poisson) -> NeuralMultigrid:
+    return NeuralMultigrid(A, weights=weights)
+
+
+def _symmetric(A: Poisson) -> NPSDO:
+    return NPSDO(A, symmetric=True)
+
+
+METHODS = (
+    Method("krylearn CG", "cg, no preconditioner", lambda A: "none"),
+    Method("krylearn geometric", "cg, V-cycle by the geometric rule", partial(_multigrid, "geometric")),
+    Method("krylearn resistor", "cg, V-cycle by the resistor rule", partial(_multigrid, "resistor")),
+    Method("krylearn tuned", "cg, V-cycle with the best constants", partial(_multigrid, "tuned"), "cg", "3d-tuned-v1"),
+    Method("krylearn NeuralMultigrid", "cg, learned V-cycle", partial(_multigrid, None), "cg", "3d-network-v1"),
+    Method("DCDM", "dcdm, window 2, DCDMNetwork(64) in float32", DCDM, "dcdm", "dcdm-3d-64-v1"),
+    Method("NPSDO", "dcdm, window 2, NPSDONetwork(4), stencils kept", NPSDO, "dcdm", "npsdo-3d-v1"),
+    Method("NPSDO symmetric", "cg, NPSDONetwork(4), tied", _symmetric, "cg", "npsdo-3d-symmetric-v1"),
+)
+
+
+def petsc_icc(system: System) -> LibraryLoop:
+    """PETSc's incomplete Cholesky factors without fill, under its own conjugate gradients."""
+    return peers_cpu._petsc(system, {"pc_type": "icc"})
+
+
+RIVALS = (
+    PEERS["scipy-cg"],
+    PEERS["scipy-cg-jacobi"],
+    PEERS["scipy-cg-ilu"],
+    Peer("petsc-icc", "PETSc cg, ICC(0)", "petsc4py", petsc_icc, install=PETSC),
+    PEERS["pyamg-sa"],
+    PEERS["pyamg-rs"],
+)
+
+
+def ours(
+    method: Method, A: Poisson, b: Any, *, rtol: float, seed: int, repeats: int, counts: bool, problem: str = FAMILY
+) -> Record:
+    """Set one of ours up and solve, timed apart; with `counts`, once and without a clock.
+
+    Examples
+    --------
+    >>> A = scene("neumann", (8, 8, 8), 0)
+    >>> ours(METHODS[0], A, right_hand_side(A), rtol=1e-4, seed=0, repeats=1, counts=True).status
+    'CONVERGED'
+    """
+    again = 0 if counts else 1
+    setup, M = timed(partial(method.setup, A), repeats=repeats, warmup=again)
+    timing, (x, info) = timed(partial(solve, method, A, b, M, rtol), repeats=repeats, warmup=again)
+    del M
+    peak = None if counts else peak_bytes(lambda: solve(method, A, b, method.setup(A), rtol))[0]
+    record = Record(
+        method=method.name, problem=problem, unknowns=A.unknowns, tolerance=rtol, status=info.reason.name,
+        experiment="published", config=method.config, seed=seed, shape=A.grid_shape,
+        setup_s=None if counts else setup.median, solve_s=None if counts else timing.median, repeats=repeats,
+        iterations=iterations_to(info.residuals, rtol), products=info.matvecs,
+        true_relres=true_relative_residual(A, x, b), peak_bytes=peak,
+        more={"residuals": relative(info.residuals), "count": info.iterations, "notes": list(info.notes)},
+    )  # fmt: skip
+    if method.weights:
+        card = card_of(method.weights)
+        record.more |= {"weights": method.weights, "training_hours": card["hours"]}
+    return record
+
+
+def solve(method: Method, A: Poisson, b: Any, M: Any, rtol: float) -> Any:
+    """Solve by `dcdm` or `cg` with what was set up."""
+    options = {"rtol": rtol, "maxiter": MAXITER}
+    return dcdm(A, b, M, **options) if method.by == "dcdm" else cg(A, b, M=M, **options)
+
+
+def run_published(
+    sizes: Sequence[int] = SIZES,
+    seeds: int = SEEDS,
+    *,
+    methods: Sequence[str] | None = None,
+    kind: str = "white",
+    rtol: float = 1e-4,
+    repeats: int = 1,
+    counts: bool = False,
+    family: str = FAMILY,
+    output: Path,
+) -> list[Record]:
+    """Measure all methods, append the records, print the tables.
+
+    Parameters
+    ----------
+    sizes : cells per axis;  seeds : scenes per size, of the test stream
+    methods : names, ours or rivals'; None for all
+    kind : right-hand side, as in `krylearn.pde.right_hand_side`
+    rtol : the tolerance of every method, 1e-4 as published
+    repeats : timed solves per scene
+    counts : iterations of ours only, nothing timed
+    output : Path; file of records
+
+    Examples
+    --------
+    >>> run_published((32, 64), output=Path("published.jsonl"))         # doctest: +SKIP
+    """
+    chosen = [m for m in METHODS if not methods or m.name in methods]
+    peers = [] if counts else [p for p in RIVALS if not methods or p.name in methods]
+    run, records = new_run(), []
+    with progress() as bar:
+        task = bar.add_task("published", total=len(sizes) * seeds * (len(chosen) + len(peers)), note="")
+        for size in sizes:
+            for seed in range(seeds):
+                A = scene(family, (size,) * 3, seed)
+                b = right_hand_side(A, kind, seed).numpy()
+                matrix, rhs, _ = compress(A, b)
+                for method in chosen:
+                    bar.update(task, note=f"{size}³, seed {seed}, {method.name}")
+                    facts = {"rtol": rtol, "seed": seed, "repeats": repeats, "counts": counts, "problem": family}
+                    records.append(ours(method, A, b, **facts))
+                    bar.advance(task)
+                for peer in peers:
+                    bar.update(task, note=f"{size}³, seed {seed}, {peer.name}")
+                    facts = {"problem": family, "experiment": "published", "seed": seed, "shape": A.grid_shape}
+                    records.append(rival(peer, System(matrix, A), rhs, None, rtol=rtol, pairs=repeats, **facts))
+                    bar.advance(task)
+    for record in records:
+        record.more |= {"run": run, "rhs": kind}
+    append(output, records)
+    lines = [record.line() for record in records]
+    for size in sizes:
+        found = [line for line in lines if line["shape"][0] == size]
+        console.print(table(title(found), HEADER, rows(found)))
+    return records
