@@ -9,9 +9,12 @@ from .rescaling import ScalingWarning, scale_hyperparameters
 from .scaling import Change, Facts
 from .spectrum import Spectrum, slq
 from .spiked import batch_extremes, deconvolve
+from .tuner import CurvatureTuner
+from .tuner_loop import TunerWarning
 
 __all__ = [
-    "Change", "Curvature", "Facts", "GradientNoise", "ScalingWarning", "Spectrum", "batch_extremes", "batch_sharpness",
+    "Change", "Curvature", "CurvatureTuner", "Facts", "GradientNoise", "ScalingWarning", "Spectrum", "TunerWarning",
+    "batch_extremes", "batch_sharpness",
     "critical_sharpness", "deconvolve", "empirical_fisher", "fit_sharpness", "ggn", "gradient_noise_scale", "hessian",
     "hessian_noise", "preconditioned", "scale_hyperparameters", "sharpness", "slq", "stability",
 ]  # fmt: skip

@@ -7,5 +7,6 @@ what they know is in the checkpoint, so a resumed run goes on as the uninterrupt
 from .batch_size_callback import ScaleWithBatchSize
 from .noise_monitor import NoiseScaleMonitor, effective_batch_size
 from .spectrum_logger import SpectrumLogger
+from .tuning_callback import TuneFromCurvature
 
-__all__ = ["NoiseScaleMonitor", "ScaleWithBatchSize", "SpectrumLogger", "effective_batch_size"]
+__all__ = ["NoiseScaleMonitor", "ScaleWithBatchSize", "SpectrumLogger", "TuneFromCurvature", "effective_batch_size"]

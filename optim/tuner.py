@@ -135,7 +135,7 @@ class CurvatureTuner(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; its lr relative to the first group's counts."""
         self.base.add_param_group(param_group)
-        self._loop.snapshots = []
+        self._loop.snapshots, self._loop.before = [], None
         if self._loop.facts.phase == "ramp":
             self.retune()
 
@@ -235,7 +235,7 @@ class CurvatureTuner(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """Return everything but hooks and what the loss was taken from; pickle and deepcopy use it."""
         loop = self._loop
-        kept = {"facts": loop.facts, "snapshots": loop.snapshots, "control": loop.control, "top": loop.top}
+        kept = {name: getattr(loop, name) for name in ("facts", "snapshots", "control", "top", "before")}
         facts = {"budget": loop.budget, "rng": loop.rng, "history": loop.history}
         names = ("base", "policy", "every", "group", "closure", "_mode")
         return {name: self.__dict__[name] for name in names} | {"_kept": kept, "_facts": facts}

@@ -82,6 +82,8 @@ def pack(loop: Loop) -> dict[str, Any]:
         tensors["snapshots"] = [[step, lr, kept.plain()] for step, lr, kept in loop.snapshots]
     if loop.top is not None:
         tensors["top"] = loop.top
+    if loop.before is not None:
+        tensors["before"] = loop.before
     if tensors:
         packed["state"][KEY] = tensors
     return packed
@@ -108,5 +110,6 @@ def unpack(loop: Loop, state_dict: dict[str, Any]) -> None:
     tensors = copy.deepcopy(state_dict["state"].get(KEY, {}))
     fresh = Facts(nominal=float(loop.base.param_groups[0]["lr"]))
     loop.facts = Facts.load(own["facts"]) if "facts" in own else fresh
-    loop.control, loop.top, loop.modules = tensors.get("control"), tensors.get("top"), []
+    loop.control, loop.top, loop.before = tensors.get("control"), tensors.get("top"), tensors.get("before")
+    loop.modules = []
     loop.snapshots = [(step, lr, Snapshot(**kept)) for step, lr, kept in tensors.get("snapshots", ())]

@@ -20,7 +20,7 @@ from . import policies
 from .thresholds import momentum_threshold
 from .tuner_search import critical_lr, proposed
 from .tuner_sharpness import spectrum, top_curvature
-from .tuner_source import GRADIENT, PRODUCT, VALUE, LossSource, modules_of
+from .tuner_source import GRADIENT, PRODUCT, VALUE, LossSource, modules_of, shifted
 from .tuner_state import Facts, Snapshot, parameters_of
 
 CHECK = 4  # steps between two looks while the ramp goes well, half of it while it does not
@@ -50,6 +50,7 @@ class Loop:
         self.snapshots: list[tuple[int, float, Snapshot]] = []  # (step, lr, copies): one per doubling of the ramp
         self.control: Any = None  # the fixed batch of the ramp
         self.top: list[Tensor] | None = None  # last top eigenvector
+        self.before: list[Tensor] | None = None  # parameters ahead of the step that a line search extends
         self.modules: list[torch.nn.Module] = []
         self.history: list[dict[str, Any]] = []
 
@@ -79,10 +80,12 @@ class Loop:
         return self.facts.spent + cost <= self.budget * self.facts.steps
 
     def before_step(self) -> None:
-        """Set the lr of a step of the ramp."""
+        """Set the lr of a step of the ramp; remember where a step starts that a look will extend."""
         f = self.facts
         if f.phase == "ramp" and f.nominal > 0:
             f.scale = policies.ramp_lr(f.start, f.turn) / f.nominal
+        if f.phase == "hold" and f.steps + 1 - f.last == LOOK:
+            self.before = [p.detach().clone() for p in parameters_of(self.base)]
 
     def after_step(self) -> None:
         """Count; a ramp that nobody looks at does not go on."""
@@ -178,11 +181,15 @@ class Loop:
 
     def _hold(self, source: LossSource) -> None:
         f = self.facts
-        if f.steps - f.last >= LOOK and self.affords(VALUE):
+        high = self.factor >= 0.5
+        if f.steps - f.last >= LOOK and (high or self.affords(VALUE)):
             loss = source.value()
             if self._alarming(loss) and self.snapshots:
                 return self._rescue(loss)
-            f.last = f.steps
+            if high and self.before is not None and f.steps - f.last == LOOK and self._far_below(source, loss):
+                f.scale *= 2.0
+                self.note("doubled", loss)
+            f.last, self.before = f.steps, None
             self.snapshots = []
             self._keep(self.lr)
             self.note("hold", loss)
@@ -190,6 +197,15 @@ class Loop:
             self._refresh(source)
         if self.own_momentum and not f.resolved and self.affords(2 * (GRADIENT + LANCZOS * PRODUCT)):
             self._resolve(source)
+
+    def _far_below(self, source: LossSource, loss: float) -> bool:
+        """Say whether the last update, many times longer, still lowers the loss; longer where a schedule is low."""
+        assert self.before is not None
+        owned = parameters_of(self.base)
+        update = [p.detach() - old for p, old in zip(owned, self.before, strict=True)]
+        stretch = policies.STRETCH / min(self.factor, 1.0) - 1
+        with shifted(owned, update, stretch):
+            return source.value() < loss
 
     def _alarming(self, loss: float) -> bool:
         """Say whether a fresh batch's loss is out of line: blown, and six usual deviations from the mean."""
@@ -210,6 +226,7 @@ class Loop:
         again = f.steps - f.trouble < 200
         self._go_back(self.snapshots[-1])
         f.rescues, f.trouble, f.last = f.rescues + 1, f.steps, f.steps
+        self.before = None
         f.scale *= 0.5 if again or math.isfinite(loss) else 1.0
         self.note("rescue", loss)
         self._warn(f"the loss had risen to {loss:.3g}; back to the weights of {LOOK} steps ago, lr {self.lr:.3g}")
