@@ -35,25 +35,36 @@ def cpu_calls(A: Poisson) -> Iterator[Call]:
     ['smooth from zero', 'residual']
     """
     from krylearn.solvers.kernels import cpu
+    from krylearn.solvers.kernels.codes import codes_of
 
     M = NeuralMultigrid(A, weights="geometric")
     cycle, level = M.fused, M.fused.levels[0]
-    b, x, y = (np.ones_like(level.diag) for _ in range(3))
+    b, x, y = (np.ones_like(level.b) for _ in range(3))
     coarse = cycle.levels[1].b if len(cycle.levels) > 1 else cycle.bottom_b
-    first, second = cycle.omega
+    first, second = level.omega
     d, w, sd, a, f = level.diag, level.w, level.sd, level.a, level.factors
-    yield "smooth from zero", 28, lambda: cpu.smooth_from_zero(d, w, sd, b, x, first, second)
-    yield "residual", 29, lambda: cpu.residual_rows(d, w, x, b, a, f, level.periodic_z, level.t)
-    yield "restrict", 6.5, lambda: cpu.restrict_rows(level.t, a, f, level.sources[0], level.sources[1], coarse)
-    yield "prolong and add", 15.5, lambda: cpu.prolong_add(coarse, a, sd, f, *level.outer[:2], level.periodic_z, x)
-    yield "smooth", 32, lambda: cpu.smooth(d, w, sd, x, b, y, second)
-    yield "cycle, all levels", 163, lambda: cycle(cycle.input)
-    links, diag, shape = tuple(v.numpy() for v in A.links), A.diag.numpy(), A.diag.shape
+    bytes_of = cpu.LEVEL_BYTES[level.sd.dtype.name]
+    yield "smooth from zero", bytes_of["from zero"], lambda: cpu.smooth_from_zero(d, w, sd, b, x, first, second)
+    yield "residual", bytes_of["residual"], lambda: cpu.residual_rows(d, w, x, b, a, f, level.periodic_z, level.t)
+    yield (
+        "restrict",
+        bytes_of["restrict"],
+        lambda: cpu.restrict_rows(level.t, a, f, level.sources[0], level.sources[1], coarse),
+    )
+    yield (
+        "prolong and add",
+        bytes_of["prolong"],
+        lambda: cpu.prolong_add(coarse, a, sd, f, *level.outer[:2], level.periodic_z, x),
+    )
+    yield "smooth", bytes_of["smooth"], lambda: cpu.smooth(d, w, sd, x, b, y, second)
+    yield "cycle, all levels", cpu.cycle_bytes(cycle), lambda: cycle(cycle.input)
+    codes, shape = codes_of(A), A.diag.shape
+    links, diag = (codes.links, codes.diag) if codes else (tuple(v.numpy() for v in A.links), A.diag.numpy())
     p, q = np.ones(shape), np.ones(shape)
     rows, sums = [v.reshape(-1, shape[-1]) for v in (p, q, p.copy(), q.copy())], np.empty(shape[0] * shape[1])
     half = np.ones(rows[0].shape, np.float32)
-    yield "A p and p.Ap, fp64", 48, lambda: cpu.apply_dot(diag, links, p, q, sums)
-    yield "update x, r; r.r", 52, lambda: cpu.update_solution(*rows, 0.0, 1.0, half, sums)
+    yield "A p and p.Ap, fp64", 16 + 4 * diag.itemsize, lambda: cpu.apply_dot(diag, links, p, q, sums)
+    yield "update x, r; r.r", 52, lambda: cpu.update_solution(*rows, 0.0, 0.0, 1.0, half, sums)
     yield "r.z", 12, lambda: cpu.dot_rows(rows[1], half, sums)
     yield "update p", 20, lambda: cpu.update_direction(rows[2], half, 1.0, 0.0)
 

@@ -24,6 +24,7 @@ from .kernels import choice
 from .kernels.reference import Stencil, Transfer
 
 if TYPE_CHECKING:
+    from .kernels.codes import Codes
     from .kernels.cuda_cycle import CudaCycle
     from .kernels.cycle import FusedCycle
 
@@ -127,8 +128,10 @@ class NeuralMultigrid:
         start = time.perf_counter()
         self.A, self.shape, self.dtype = A, A.shape, A.dtype
         self._double: NeuralMultigrid | None = None
-        # a power of two, so that SI units and cg(8A, 8b) change no digit of the cycle
-        self.exponent = power_of_two(float(A.diag.max()))
+        # the cycle is one of A / (mantissa 2^exponent): a power of two, or the one conductance of a cell-type problem,
+        # so that SI units and cg(8A, 8b) change no digit
+        self.exponent, self.mantissa = power_of_two(float(A.diag.max())), 1.0
+        self._codes = self._find_codes()
         self._hierarchy: Hierarchy | None = None
         self.fused: Any = None
         if self.backend == "cpu":
@@ -145,10 +148,22 @@ class NeuralMultigrid:
         if isinstance(self._rule, CoefficientNetwork) and self.cycle_dtype == torch.float32:
             from .kernels.learned import learned_cycle
 
-            return learned_cycle(self.A, self.exponent, self._rule, COARSEST)
+            return learned_cycle(self.A, self.exponent, self._rule, COARSEST, self.mantissa, self._codes)
         from .kernels.cycle import FusedCycle
 
-        return FusedCycle.from_hierarchy(self.hierarchy)
+        return FusedCycle.from_hierarchy(self.hierarchy, self._codes)
+
+    def _find_codes(self) -> Codes | None:
+        """Return the bytes of a cell-type problem for the CPU kernels, and scale by its conductance."""
+        if self.backend != "cpu" or self.cycle_dtype != torch.float32:
+            return None
+        from .kernels.codes import codes_of
+
+        codes = codes_of(self.A)
+        if codes is not None:
+            self.exponent = power_of_two(codes.unit)
+            self.mantissa = math.ldexp(codes.unit, -self.exponent)
+        return codes
 
     def _cuda_cycle(self) -> CudaCycle:
         """Set up on the device by the torch rule, keep what the kernels read; say what a set-up needs if it fails."""
@@ -163,7 +178,7 @@ class NeuralMultigrid:
         """The levels as torch tensors, built on demand where the fused kernels did without."""
         if self._hierarchy is None:
             with torch.no_grad():
-                levels = build(stencil_of(self.A, self.exponent), rule_on(self.A.device, self._rule))
+                levels = build(stencil_of(self.A, self.exponent, self.mantissa), rule_on(self.A.device, self._rule))
                 self._hierarchy = quantise(levels, self.cycle_dtype)
         return self._hierarchy
 
@@ -186,7 +201,7 @@ class NeuralMultigrid:
         e = power_of_two(largest)
         with torch.no_grad():
             z = self.cycle(torch.ldexp(r, torch.tensor(-e)).to(self.cycle_dtype)).to(r.dtype)
-        return torch.ldexp(z, torch.tensor(e - self.exponent))
+        return torch.ldexp(z / self.mantissa, torch.tensor(e - self.exponent))
 
     def matvec(self, r: Any) -> Any:
         """M r in the shape, array type, dtype and device of r: flat or grid-shaped, NumPy or torch, batches first."""
@@ -258,11 +273,11 @@ def rule_on(device: torch.device, rule: Rule) -> Rule:
     return copy.deepcopy(rule).to(device)
 
 
-def stencil_of(A: Poisson, exponent: int) -> Stencil:
-    """Return the operator in fp32, divided by 2^exponent."""
+def stencil_of(A: Poisson, exponent: int, mantissa: float = 1.0) -> Stencil:
+    """Return the operator in fp32, divided by mantissa 2^exponent."""
 
     def scaled(t: Tensor) -> Tensor:
-        return torch.ldexp(t, torch.tensor(-exponent)).float()
+        return (torch.ldexp(t, torch.tensor(-exponent)) / mantissa).float()
 
     return Stencil([scaled(w) for w in A.links], [scaled(g) for g in A.ground], scaled(A.shift), A.periodic)
 

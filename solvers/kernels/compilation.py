@@ -29,7 +29,7 @@ def compile_kernels() -> float:
     fused = learned_cycle(A, 0, CoefficientNetwork(0), coarsest=8)
     product = fused_product(A)
     counted = SimpleNamespace(operator=A, calls=0)
-    M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0))
+    M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0, mantissa=1.0))
     b = torch.ones(6, 6, 6, dtype=torch.float64)
     product(b)
     list(islice(fused_cg_steps(counted, b, torch.zeros_like(b), M), 3))

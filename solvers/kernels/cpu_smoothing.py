@@ -1,4 +1,7 @@
-"""Products with A and damped Jacobi steps on the CPU, row by row along z; see `cpu` for layout and bytes."""
+"""Products with A and damped Jacobi steps on the CPU, row by row along z; see `cpu` for layout and bytes.
+
+Links, diagonal and damping may be integers (`codes`); sixteen bits times fp32 would be fp64, hence the conversions.
+"""
 
 from __future__ import annotations
 
@@ -80,14 +83,14 @@ def smooth(diag, w, sd, x, b, y, omega):
         yr, xr, br, sr = y[i, j], x[i, j], b[i, j], sd[i, j]
         product_at(yr, diag, w, x, i, j, ip, im, jp, jm)
         for k in range(nz):
-            yr[k] = xr[k] + omega * sr[k] * (br[k] - yr[k])
+            yr[k] = xr[k] + omega * b.dtype.type(sr[k]) * (br[k] - yr[k])
 
 
 @row_kernel
 def scaled_row(out, sd, b, omega):
     """Take the first step from zero: omega sd b."""
     for k in range(out.shape[0]):
-        out[k] = omega * sd[k] * b[k]
+        out[k] = omega * b.dtype.type(sd[k]) * b[k]
 
 
 @kernel
@@ -107,4 +110,4 @@ def smooth_from_zero(diag, w, sd, b, y, omega1, omega2):
             yr, diag[i, j], w[0][i, j], w[0][im, j], w[1][i, j], w[1][i, jm], w[2][i, j], x0, t[1], t[2], t[3], t[4]
         )
         for k in range(nz):
-            yr[k] = x0[k] + omega2 * sr[k] * (br[k] - yr[k])
+            yr[k] = x0[k] + omega2 * b.dtype.type(sr[k]) * (br[k] - yr[k])

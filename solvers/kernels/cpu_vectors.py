@@ -8,14 +8,14 @@ from .cpu_jit import kernel
 
 
 @kernel
-def update_solution(x, r, p, q, alpha, scale, b, sums):
-    """Step x += alpha p, r -= alpha q; set b = scale r (the cycle's dtype) and sums[row] = r.r."""
+def update_solution(x, r, p, q, alpha, step, scale, b, sums):
+    """Step x += alpha p, r -= step q; set b = scale r (the cycle's dtype) and sums[row] = r.r."""
     rows, n = x.shape
     for row in numba.prange(rows):
         xr, rr, pr, qr, br, total = x[row], r[row], p[row], q[row], b[row], 0.0
         for k in range(n):
             xr[k] += alpha * pr[k]
-            v = rr[k] - alpha * qr[k]
+            v = rr[k] - step * qr[k]
             rr[k] = v
             br[k] = v * scale
             total += v * v

@@ -12,6 +12,7 @@ from .reference import OMEGA
 
 if TYPE_CHECKING:
     from ..hierarchy import Hierarchy, Level
+    from .codes import Codes
 
 Array = np.ndarray[Any, Any]
 
@@ -35,19 +36,28 @@ def sources(n: int, periodic: bool) -> Array:
     return table
 
 
+STEPS = 65535.0  # damping over the diagonal of a cell-type level is a multiple of 1/65535, rounded down: s stays <= 1
+
+
 class FusedLevel:
-    """Contiguous arrays of one level and its work space."""
+    """Contiguous arrays of one level and its work space.
+
+    Of a cell-type level w and diag are bytes (see `codes`), sd is 16 bits: the same kernels, compiled for these types.
+    """
 
     def __init__(self, factors: Any, periodic: Any, w: tuple[Array, ...], diag: Array, sd: Array, a: Array) -> None:
         self.factors, self.w, self.diag, self.sd, self.a = np.array(factors), w, diag, sd, a
+        kind: Any = np.float32 if sd.dtype == np.uint16 else sd.dtype.type
+        unit = 1 / STEPS if sd.dtype == np.uint16 else 1.0
+        self.omega = kind(OMEGA[0] * unit), kind(OMEGA[1] * unit)
         self.outer = [outer_index(n, p) for n, p in zip(diag.shape, periodic, strict=True)]
         self.sources = [sources(n, p) for n, p in zip(diag.shape, periodic, strict=True)]
         self.periodic_z = bool(periodic[2])
-        self.b, self.x, self.y, self.t = (np.zeros_like(diag) for _ in range(4))
+        self.b, self.x, self.y, self.t = (np.zeros(diag.shape, kind) for _ in range(4))
 
     @classmethod
-    def from_level(cls, level: Level) -> FusedLevel:
-        """Take over a level whose damping and weights are multiples of 1/255."""
+    def from_level(cls, level: Level, codes: Codes | None = None) -> FusedLevel:
+        """Take over a level whose damping and weights are multiples of 1/255; `codes`: its operator in bytes."""
         op, t = level.op, level.transfer
         a = np.zeros((3, *op.size), np.uint8)
         for d, weight in enumerate(t.weights):
@@ -55,6 +65,8 @@ class FusedLevel:
                 a[d] = torch.round(weight * 255).to(torch.uint8).numpy()
         w = tuple(w.contiguous().numpy() for w in op.links)
         sd = (level.s * op.inv).contiguous().numpy()
+        if codes is not None:
+            return cls(t.factors, op.periodic, codes.links, codes.diag, (sd * np.float32(STEPS)).astype(np.uint16), a)
         return cls(t.factors, op.periodic, w, op.diag.contiguous().numpy(), sd, a)
 
     @property
@@ -74,13 +86,12 @@ class FusedCycle:
     def __init__(self, levels: list[FusedLevel], bottom: tuple[int, ...], inverse: torch.Tensor) -> None:
         self.levels, self.inverse = levels, inverse.contiguous().numpy()
         self.bottom_b = np.zeros(bottom, self.inverse.dtype)
-        kind = self.inverse.dtype.type
-        self.omega = kind(OMEGA[0]), kind(OMEGA[1])
 
     @classmethod
-    def from_hierarchy(cls, h: Hierarchy) -> FusedCycle:
-        """Take over a quantised hierarchy of torch tensors."""
-        return cls([FusedLevel.from_level(level) for level in h.levels], h.bottom.size, h.inverse)
+    def from_hierarchy(cls, h: Hierarchy, codes: Codes | None = None) -> FusedCycle:
+        """Take over a quantised hierarchy of torch tensors; `codes`: the finest operator in bytes."""
+        levels = [FusedLevel.from_level(level, None if k else codes) for k, level in enumerate(h.levels)]
+        return cls(levels, h.bottom.size, h.inverse)
 
     @property
     def input(self) -> Array:
@@ -102,7 +113,7 @@ class FusedCycle:
             return (self.inverse @ b.ravel()).reshape(b.shape)
         v = self.levels[l]
         coarse = self.levels[l + 1].b if l + 1 < len(self.levels) else self.bottom_b
-        first, second = self.omega
+        first, second = v.omega
         cpu.smooth_from_zero(v.diag, v.w, v.sd, b, v.x, first, second)
         cpu.residual_rows(v.diag, v.w, v.x, b, v.a, v.factors, v.periodic_z, v.t)
         cpu.restrict_rows(v.t, v.a, v.factors, v.sources[0], v.sources[1], coarse)

@@ -21,9 +21,18 @@ from torch import Tensor
 class Step:
     """What the kernels need of A, and one partial sum per row."""
 
-    def __init__(self, operator: Any, b: Tensor) -> None:
-        self.links = tuple(w.to(b.dtype).contiguous().numpy() for w in operator.links)
-        self.diag = operator.diag.to(b.dtype).contiguous().numpy()
+    links: tuple[Any, ...]
+
+    def __init__(self, operator: Any, b: Tensor, bytes_allowed: bool = False) -> None:
+        from .codes import codes_of
+
+        codes = codes_of(operator) if bytes_allowed else None
+        self.unit = 1.0 if codes is None else codes.unit  # q = A p / unit
+        if codes is not None:
+            self.links, self.diag = codes.links, codes.diag
+        else:
+            self.links = tuple(w.to(b.dtype).contiguous().numpy() for w in operator.links)
+            self.diag = operator.diag.to(b.dtype).contiguous().numpy()
         self.sums = np.empty(b.shape[0] * b.shape[1])
         self.kind = np.dtype(str(b.dtype).removeprefix("torch.")).type
 
@@ -61,7 +70,7 @@ def fused_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tenso
     from . import cpu
 
     r = b - A(x) if bool(x.any()) else b.clone()
-    p, q, s = torch.zeros_like(b), torch.empty_like(b), Step(A.operator, b)
+    p, q, s = torch.zeros_like(b), torch.empty_like(b), Step(A.operator, b, bytes_allowed=True)
     kind, x_rows, r_rows, p_rows, q_rows = s.kind, s.rows(x), s.rows(r), s.rows(p), s.rows(q)
     apply_m = preconditioner(M, b)
     rr, rz = float((r.double() ** 2).sum()), math.inf
@@ -75,12 +84,11 @@ def fused_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tenso
             cpu.update_direction(p_rows, z_rows, kind(scale), kind(rz / rz_old if rz_old else math.nan))
             cpu.apply_dot(s.diag, s.links, p.numpy(), q.numpy(), s.sums)
             A.calls += 1
-            pAp = s.total()
+            pAp = s.unit * s.total()
             alpha = rz / pAp if pAp else math.nan
             if math.isfinite(alpha):
-                cpu.update_solution(
-                    x_rows, r_rows, p_rows, q_rows, kind(alpha), kind(apply_m.factor(rr)), apply_m.rows, s.sums
-                )
+                steps = kind(alpha), kind(alpha * s.unit), kind(apply_m.factor(rr))
+                cpu.update_solution(x_rows, r_rows, p_rows, q_rows, *steps, apply_m.rows, s.sums)
                 rr = s.total()
             else:  # x stays the last finite iterate
                 r.fill_(math.nan)
@@ -92,7 +100,7 @@ class Cycle:
     """z = M r by a fused V-cycle: the update of r has already written the cycle's right-hand side."""
 
     def __init__(self, operator: Any) -> None:
-        self.cycle, self.exponent = operator.fused, operator.exponent
+        self.cycle, self.exponent, self.mantissa = operator.fused, operator.exponent, operator.mantissa
         self.rows = self.cycle.input.reshape(-1, self.cycle.input.shape[-1])
         self.power = 0
 
@@ -108,7 +116,7 @@ class Cycle:
     def __call__(self, r: Tensor, rr: float) -> tuple[Any, float]:
         """Return z as rows along z, and its scale."""
         z = self.cycle(self.cycle.input)
-        return z.reshape(-1, z.shape[-1]), math.ldexp(1.0, self.power - self.exponent)
+        return z.reshape(-1, z.shape[-1]), math.ldexp(1.0 / self.mantissa, self.power - self.exponent)
 
 
 class Map:

@@ -12,8 +12,9 @@ from ..coarsening import balanced_factors
 from ..coefficients import Perceptron
 from ..hierarchy import generalised_inverse
 from . import setup, setup_coarse, setup_fine, setup_paths, setup_sums
+from .codes import Codes
 from .cpu_jit import over_strips, threads_for
-from .cycle import FusedCycle, FusedLevel
+from .cycle import STEPS, FusedCycle, FusedLevel
 from .reference import Stencil
 from .setup_patterns import STRIP
 
@@ -96,29 +97,31 @@ class Grid:
         return Stencil([grid(v) for v in self.w], [grid(v) for v in self.ground], grid(self.shift), self.periodic)
 
 
-def first_grid(A: Any, exponent: int) -> Grid:
-    """Copy the operator in fp32, divided by 2^exponent."""
+def first_grid(A: Any, exponent: int, mantissa: float = 1.0) -> Grid:
+    """Copy the operator in fp32, divided by mantissa 2^exponent."""
     grid = Grid.empty(tuple(A.shift.shape), A.periodic)
     rows = (-1, grid.size[2])
     for source, target in zip(
         (*A.links, *A.ground, A.shift, A.diag), (*grid.w, *grid.ground, grid.shift, grid.diag), strict=True
     ):
         values = source.contiguous().numpy().reshape(rows)
-        over_strips(setup.scale_into, grid.rows, values, 2.0**-exponent, target.reshape(rows))
+        over_strips(setup.scale_into, grid.rows, values, 2.0**-exponent, mantissa, target.reshape(rows))
     return grid
 
 
-def learned_cycle(A: Any, exponent: int, network: Any, coarsest: int) -> FusedCycle:
-    """Set up the fused cycle of a Poisson operator divided by 2^exponent."""
+def learned_cycle(
+    A: Any, exponent: int, network: Any, coarsest: int, mantissa: float = 1.0, codes: Codes | None = None
+) -> FusedCycle:
+    """Set up the fused cycle of a Poisson operator divided by mantissa 2^exponent; `codes`: the same in bytes."""
     damping, weight, link, earth = (packed(p) for p in (network.damping, network.weight, network.link, network.ground))
     with threads_for(A.diag.numel()):
-        grid = first_grid(A, exponent)
+        grid = first_grid(A, exponent, mantissa)
     levels: list[FusedLevel] = []
     while grid.diag.size > coarsest:
         with threads_for(grid.diag.size):
             factors = balanced_factors(link_means(grid), grid.size)
             paths, patterns = circuits(grid, factors)
-            levels.append(fine(grid, factors, paths, patterns, damping, weight))
+            levels.append(fine(grid, factors, paths, patterns, damping, weight, None if levels else codes))
             grid = coarse(grid, factors, paths, link, earth)
     return FusedCycle(levels, grid.size, generalised_inverse(grid.stencil()).float())
 
@@ -160,7 +163,13 @@ def strips(tasks: int) -> int:
 
 
 def fine(
-    grid: Grid, factors: tuple[int, int, int], paths: Array, patterns: Array, damping: Weights, weight: Weights
+    grid: Grid,
+    factors: tuple[int, int, int],
+    paths: Array,
+    patterns: Array,
+    damping: Weights,
+    weight: Weights,
+    codes: Codes | None,
 ) -> FusedLevel:
     """Damping and prolongation weights of one level."""
     f, periodic, size = np.array(factors), np.array(grid.periodic), np.array(coarse_size(grid, factors))
@@ -168,8 +177,14 @@ def fine(
     problem = (grid.w, grid.ground, grid.shift, grid.diag, paths, grid.sizes, grid.strides, f, periodic)
     over_strips(setup_fine.fine_level, strips(patterns.size), problem, patterns, size, damping, weight, (sd, a))
     shape = grid.size
+    a = a.reshape(3, *shape)
+    if codes is not None:
+        steps = np.empty(sd.size, np.uint16)
+        rows = (-1, grid.size[2])
+        over_strips(setup.scale_into, grid.rows, sd.reshape(rows), STEPS, 1.0, steps.reshape(rows))
+        return FusedLevel(factors, grid.periodic, codes.links, codes.diag, steps.reshape(shape), a)
     links = tuple(w.reshape(shape) for w in grid.w)
-    return FusedLevel(factors, grid.periodic, links, grid.diag.reshape(shape), sd.reshape(shape), a.reshape(3, *shape))
+    return FusedLevel(factors, grid.periodic, links, grid.diag.reshape(shape), sd.reshape(shape), a)
 
 
 def coarse(grid: Grid, factors: tuple[int, int, int], paths: Array, link: Weights, earth: Weights) -> Grid:

@@ -134,11 +134,11 @@ def sum_diagonal(start, stop, w, ground, shift, size, stride, diag):
 
 
 @strip_kernel
-def scale_into(start, stop, source, factor, target):
-    """Write target = factor source in the target's dtype, for rows start..stop."""
+def scale_into(start, stop, source, factor, divisor, target):
+    """Write target = factor source / divisor in the target's dtype (truncated if integer), for rows start..stop."""
     for row in range(start, stop):
         for k in range(source.shape[1]):
-            target[row, k] = source[row, k] * factor
+            target[row, k] = source[row, k] * factor / divisor
 
 
 @strip_kernel

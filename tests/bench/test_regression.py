@@ -14,12 +14,12 @@ from krylearn.pde import right_hand_side, scene
 from krylearn.solvers import NeuralMultigrid, cg
 
 ROWS = [
-    ("open_box", (16, 16, 16), "geometric", 6, 7, 179712, "first"),
-    ("obstacles", (17, 13, 11), "resistor", 7, 8, 109551, "first"),
+    ("open_box", (16, 16, 16), "geometric", 6, 7, 122368, "cell-type levels in bytes"),
+    ("obstacles", (17, 13, 11), "resistor", 7, 8, 75517, "cell-type levels in bytes"),
     ("lognormal", (16, 15, 16), "resistor", 13, 14, 169728, "first"),
-    ("mazes", (33, 31), "resistor", 32, 33, 50505, "first"),
-    ("neumann", (16, 16, 16), "geometric", 6, 7, 179712, "first"),
-    ("periodic", (32, 32), "geometric", 6, 7, 49920, "first"),
+    ("mazes", (33, 31), "resistor", 32, 33, 36183, "cell-type levels in bytes"),
+    ("neumann", (16, 16, 16), "geometric", 6, 7, 122368, "cell-type levels in bytes"),
+    ("periodic", (32, 32), "geometric", 6, 7, 35584, "cell-type levels in bytes"),
 ]
 
 

@@ -106,15 +106,15 @@ def test_sources_invert_the_outer_index(n, periodic):
 @pytest.mark.parametrize("grid", GRIDS)
 def test_every_kernel_agrees_on_every_level(grid, dtype):
     M = NeuralMultigrid(grid_system(grid), "resistor", dtype=dtype)
-    first, second = M.fused.omega
     assert M.fused.levels
     for l, (level, v) in enumerate(zip(M.hierarchy.levels, M.fused.levels, strict=True)):
         op, s, t = level.op, level.s, level.transfer
+        first, second = v.omega
         b, x = noise(op.diag, 32_057), noise(op.diag, 32_059)
         cpu.smooth_from_zero(v.diag, v.w, v.sd, b.numpy(), v.x, first, second)
         agree(v.x, reference.smooth_from_zero(op, s, b))
         cpu.smooth(v.diag, v.w, v.sd, x.numpy(), b.numpy(), v.y, second)
-        agree(v.y, reference.smooth(op, s, x, b, float(second)))
+        agree(v.y, reference.smooth(op, s, x, b, reference.OMEGA[1]))
         coarse = np.empty_like(M.fused.levels[l + 1].b if l + 1 < len(M.fused.levels) else M.fused.bottom_b)
         cpu.residual_rows(v.diag, v.w, x.numpy(), b.numpy(), v.a, v.factors, v.periodic_z, v.t)
         cpu.restrict_rows(v.t, v.a, v.factors, v.sources[0], v.sources[1], coarse)
