@@ -36,10 +36,9 @@ FAMILIES = ("free_surface", "lognormal")
 TOLERANCES = (1e-6, 1e-10)
 METHODS: dict[str, Any] = {"krylearn": None, "krylearn-tuned": "tuned", "krylearn-geometric": "geometric", "cg": "none"}
 LOOKS = {"cg": 25}  # iterations between two looks at the residual; 1 for the others, whose iterations are long
+BRIEF = ("krylearn", "krylearn-geometric", "cg")  # what the interpreter runs, to the first tolerance
 OPERATOR = 110  # bytes per cell of an fp64 operator, its right-hand side and the solution
-CUPY_MOST = 256  # cells per axis up to which the assembled matrix is built for CuPy
-# bytes per cell that the kernels move, neighbours in cache (kernels/cuda.py, cuda_cg.py): cycle; the rest of a step
-MOVED = {True: (94, 90), False: (150, 120)}
+CUPY_MOST = 256  # cells per axis up to which the assembled matrix is built for CuPy, and plain CG is run
 HEADER = ("method", "rtol", "set-up", "solve", "steps", "ns", "copy", "syncs", "B")
 CAPTION = "ns per unknown; fraction of the copy's bandwidth; waits of the host; bytes kept per cell"
 UNMEASURED = "Nothing was measured on hardware: Triton's interpreter ran the kernels on the CPU, no time is kept."
@@ -49,7 +48,7 @@ def run_cuda(
     sizes: Sequence[int] | None = None,
     *,
     interpret: bool = False,
-    tolerances: Sequence[float] = TOLERANCES,
+    tolerances: Sequence[float] | None = None,
     minutes: float = 9.0,
     output: Path | None = None,
 ) -> int:
@@ -59,7 +58,8 @@ def run_cuda(
     ----------
     sizes : cells per axis, each a cube
     interpret : run on the CPU by Triton's interpreter, which has to be asked for before Triton is imported
-    minutes : no new case is begun after so many
+    tolerances : on the true relative residual; default 1e-6 and 1e-10, interpreted the first alone
+    minutes : nothing is begun that would, by what smaller cases took, end after so many
     output : file of records; None: none is written
 
     Examples
@@ -68,14 +68,17 @@ def run_cuda(
     """
     device = prepare(interpret)
     sizes = sizes or ((16,) if interpret else SIZES)
+    tolerances = tolerances or (TOLERANCES[:1] if interpret else TOLERANCES)
     end = time.monotonic() + 60 * minutes
     failed = print_checks(device, interpret)
     found = None if interpret else ceilings(device)
-    run, records = new_run(), []
+    run, records, pace = new_run(), [], 0.0  # seconds per cell of the last case
     facts = {"run": run, "hardware": not interpret, "device": describe(device), "checks_failed": failed}
     for n in sizes:
         for family in FAMILIES:
-            made = measure(family, n, device, tolerances, found, lambda: end - time.monotonic())
+            begin, expected = time.monotonic(), pace * n**3
+            made = measure(family, n, device, tolerances, found, lambda late=expected: end - late - time.monotonic())
+            pace = (time.monotonic() - begin) / n**3 if made[0].status != "LEFT_OUT" else pace
             for record in made:
                 record.more |= facts | ({} if found is None else found.facts())
             records += made
@@ -84,7 +87,7 @@ def run_cuda(
                 append(output, made)  # at once: what was measured is kept whatever happens next
     if interpret:
         console.print(UNMEASURED)
-    ours = [r.status for r in records if r.method in METHODS]  # rivals may fail
+    ours = [r.status for r in records if r.method in METHODS and r.method != "cg"]  # rivals may fail
     return int(failed > 0 or not set(ours) <= {"CONVERGED", "LEFT_OUT"})
 
 
@@ -143,8 +146,11 @@ def measure(
     c = right_hand_side(host, "divergence", 0)
     A, b, records = host.to(device), c.to(device), []
     for method, weights in METHODS.items():
-        if left() < 0:
-            records.append(left_out(method, facts, tolerances[0], "no time left"))
+        if found is None and method not in BRIEF:
+            continue
+        if left() < 0 or (method == "cg" and n > CUPY_MOST):
+            note = "no time left" if left() < 0 else f"plain CG is run up to {CUPY_MOST} cells per axis"
+            records.append(left_out(method, facts, tolerances[0], note))
             continue
         M, setup, peak = set_up(A, weights, device, found)
         for rtol in tolerances:
@@ -165,14 +171,16 @@ def measure(
 
 def reason_to_leave_out(cells: int, device: torch.device, left: float) -> str:
     """Say why a size is left out: no time or no memory; "" if neither."""
-    from krylearn.solvers.kernels.cuda_cycle import bytes_needed
+    from krylearn.solvers.kernels.cuda_budget import memory_needed
 
     if left < 0:
         return "no time left"
     if device.type != "cuda":
         return ""
     torch.cuda.empty_cache()
-    need, free = cells * OPERATOR + bytes_needed(cells, network=True), torch.cuda.mem_get_info(device)[0]
+    cube = (round(cells ** (1 / 3)),) * 3
+    most = memory_needed(cube, cells=False, rule="torch")  # the classical rules are set up by torch
+    need, free = cells * OPERATOR + max(most.solving, most.setting_up), torch.cuda.mem_get_info(device)[0]
     return f"needs {need:,} bytes, {free:,} are free" if need > free else ""
 
 
@@ -203,6 +211,7 @@ def solve(
     A: Poisson, b: Any, M: Any, method: str, rtol: float, found: Ceilings | None, device: torch.device
 ) -> Record:  # fmt: skip
     """Measure one method at one tolerance."""
+    from krylearn.solvers.kernels.cuda_budget import step_bytes, traffic
     from krylearn.solvers.kernels.cuda_couplings import cell_codes
 
     look = LOOKS.get(method, 1)
@@ -213,18 +222,19 @@ def solve(
     if found is None:
         (_, info), timing = run(), None
     else:
-        run()  # compiles, captures the graph
+        # compiles, captures the graph
         more["peak_bytes"], _ = peak_bytes(run, device)
         more["host_synchronisations"], _ = synchronisations(run)
         timing, (_, info) = timed(run, repeats=1 if method == "cg" else 5, warmup=0, timer=timer_for(device))
-        cycle, rest = MOVED[cell_codes(A) is not None]
-        moved = info.iterations * A.diag.numel() * (rest + (0 if M == "none" else cycle))
+        moved = A.diag.numel() * step_bytes(cell_codes(A) is not None, M != "none")
+        moved = info.iterations * (moved + (0 if M == "none" else traffic(M.fused)))
         more["ns_per_unknown"] = 1e9 * timing.median / A.unknowns
         more["fraction_of_copy"] = found.fraction(moved, timing.median)
         graph = getattr(A.cache.get("cuda cg"), "graph", None)
         more["graph"] = graph is not None
     kept = 0 if M == "none" else M.fused.nbytes
-    more["bytes_per_cell"] = kept / A.diag.numel() + 40  # and x, r, p, q, a copy of b
+    # and x, r, p, a copy of b; without a cycle that lends its work space, A p
+    more["bytes_per_cell"] = kept / A.diag.numel() + (40 if M == "none" else 32)
     return Record(
         method=method, problem="", unknowns=A.unknowns, tolerance=rtol, status=info.reason.name,
         version=version_of("krylearn") or "", config=f"cg, {served} kernels, check_every={look}",

@@ -73,12 +73,12 @@ def check(A: Poisson) -> Iterator[Row]:
 
 
 def check_solve(A: Poisson) -> Row:
-    """Compare a solve with that of the CPU's kernels: (what, relative difference of x, tolerance)."""
+    """Compare a solve, set up by the network on the device, with the CPU's: (what, difference of x, tolerance)."""
     b = A.apply(noise(A, 3).double()).reshape(A.grid_shape)  # in the range of A: obstacles may enclose fluid
-    x, info = cg(A, b, M=NeuralMultigrid(A, weights="resistor", kernels="triton"), rtol=1e-9)
-    y, expected = cg(A.to("cpu"), b.cpu(), M="resistor", rtol=1e-9)
+    x, info = cg(A, b, M=NeuralMultigrid(A, kernels="triton"), rtol=1e-10, check_every=4)
+    y, expected = cg(A.to("cpu"), b.cpu(), M=NeuralMultigrid(A.to("cpu")), rtol=1e-10)
     same = info == expected == 0 and abs(info.iterations - expected.iterations) <= 2
-    return "solve, as on the CPU", error(x.cpu(), y) if same else float("inf"), 1e-6
+    return "solve, as on the CPU", error(x.cpu(), y) if same else float("inf"), 1e-5
 
 
 def noise(A: Poisson, seed: int) -> Tensor:

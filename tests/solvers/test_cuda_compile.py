@@ -12,16 +12,18 @@ PROGRAM = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from krylearn.solvers.kernels import cuda, cuda_codes, cuda_transfer, cuda_vectors
+from krylearn.solvers.kernels import cuda, cuda_codes, cuda_coarse, cuda_fine, cuda_medium, cuda_setup, cuda_tail
+from krylearn.solvers.kernels import cuda_transfer, cuda_vectors
 from krylearn.solvers.kernels.cuda_couplings import CODES, LEVEL, STORED, TABLE
 
-def compiled(kernel, types, **constants):
-    names, types = kernel.arg_names, iter(types.split())
+def compiled(kernel, types, warps=4, **constants):
+    names, types = kernel.arg_names, iter(types.split() if isinstance(types, str) else types)
     signature = {name: "constexpr" if name in constants else next(types) for name in names}
-    aligned = {(k,): [["tt.divisibility", 16]] for k, name in enumerate(names) if name not in constants}
+    plain = [k for k, kind in enumerate(signature.values()) if isinstance(kind, str) and kind != "constexpr"]
+    aligned = {(k,): [["tt.divisibility", 16]] for k in plain}
     values = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=aligned)
-    made = triton.compile(source, target=GPUTarget("cuda", 90, 32))
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
     wide = any(wide in made.asm["ptx"] for wide in (".v4.b32", ".v2.b64"))
     print(kernel.__name__, len(made.asm["cubin"]), wide, made.asm["ptx"].count("st.local"))
 
@@ -43,6 +45,24 @@ for form, w in level.items():
     compiled(cuda_transfer._finish, types, FORM=form, DOT=True, **factors, **tile)
 compiled(cuda_transfer._multiply, 3 * f + d + "i32", M=128)
 compiled(cuda_codes._encode, 7 * d + d + i16 + i32 + size, **tile)
+op, work, sizes = ("*bf16",) * 5 + ("*u8",), ("*fp32",) * 4, (("i32",) * 3,) * 2
+types = [(op,), (work,), sizes, "*fp32", "*fp32", "*fp32", "*fp64", "i32"]
+kinds = ((2, 2, 2, False, False, True, 1, 1, 1, LEVEL),)
+compiled(cuda_tail._tail, types, warps=16, LEVELS=1, SHAPES=((64, 8), (16, 4)), KINDS=kinds, M=64)
+lanes, net = {"B": 128}, {"B": 128, "H": 16}
+for cells in (True, False):
+    m, kind = (i16 if cells else f) + 2 * f, {"CELLS": cells}
+    listed = dict(LISTED=cells, **kind, **net)
+    compiled(cuda_fine._paths, m + f + 4 * "i32 ", **kind, **lanes)
+    compiled(cuda_fine._damping, m + 2 * f + i32 + u + 8 * "i32 ", **listed)
+    compiled(cuda_fine._weights, m + 3 * f + i32 + u + 12 * "i32 ", **listed)
+    compiled(cuda_coarse._sums, m + 7 * f + 15 * "i32 ", **kind, **lanes)
+compiled(cuda_coarse._diagonal, 4 * f + 4 * "i32 ", **lanes)
+compiled(cuda_coarse._grounds, 8 * f + 4 * "i32 ", **net)
+compiled(cuda_coarse._links, 8 * f + 10 * "i32 ", **net)
+sides = dict(FX=2, FY=2, FZ=2, WX=True, WY=False, WZ=False)
+compiled(cuda_medium._quiet, i16 + u + "i32 " + size + "i32", **sides, **lanes)
+compiled(cuda_setup._pack, 4 * f + u + 5 * h + "i32 " + size, **lanes)
 compiled(cuda_vectors._finish_rz, 3 * d + "i32 " + d, HAVE=True, B=1024)
 compiled(cuda_vectors._finish_pap, 3 * d + "i32", SCALED=True, B=1024)
 compiled(cuda_vectors._finish_rr, 3 * d + "i32", FIRST=False, SCALED=True, B=1024)
@@ -62,7 +82,7 @@ def test_every_kernel_compiles_for_hopper_and_loads_sixteen_bytes(tmp_path):
     run = subprocess.run([sys.executable, "-W", "ignore", program], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     kernels = [line.split() for line in run.stdout.splitlines()]
-    assert len(kernels) == 22
+    assert len(kernels) == 36
     narrow = {name for name, _, wide, _ in kernels if wide == "False"}
     assert not narrow & {"_apply_dot", "_relax", "_correct", "_finish"}
     assert {name for name, *_, spilled in kernels if int(spilled)} == set()
