@@ -1,117 +1,19 @@
-"""The batch-scaling study as tables: measured optima, and how far each rule's lr is from them.
-
-A rule is told what was measured at the base batch size and predicts the ratio of lrs from there; the distance is the
-factor between its lr and the fitted optimum, whichever way. Gradient noise is what the facts say halfway through
-training, the sharpness of batches likewise.
-"""
+"""The batch-scaling study as tables: measured optima, how far each rule is from them, where `auto` may be believed."""
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from krylearn.optim import Change, Facts, fit_sharpness
 from krylearn.optim.scaling import RULES
 
-from .batch_scaling import BASE, METHODS, points
-from .batch_scaling_fit import Optimum, fit_optimum
-
-Lines = Sequence[dict[str, Any]]
-SHOWN = {  # rules that say something about lr, by optimizer
-    "sgd": ("linear", "square_root", "random_matrix", "noise_scale", "auto"),
-    "adamw": ("linear", "square_root", "random_matrix", "adam_scale", "malladi", "surge", "half_life", "auto"),
-}
-CLOSE = 1.5  # the factor within which a rule is called right
-WHEN = 0.5  # share of the training at which a user measures
-
-
-def optima(lines: Lines, value: str = "held") -> dict[tuple[str, str], dict[int, Optimum]]:
-    """Fit every bracketed minimum: (task, method) -> batch size -> optimum.
-
-    Examples
-    --------
-    >>> optima([])
-    {}
-    """
-    cells = {(line["problem"], line["method"], line["more"]["batch"]) for line in lines if _kind(line) == "grid"}
-    found: dict[tuple[str, str], dict[int, Optimum]] = {}
-    for task, method, size in sorted(cells, key=lambda c: (*_place(lines, c[:2]), c[2])):
-        found.setdefault((task, method), {})[size] = fit_optimum(points(lines, task, method, size, value))
-    return found
-
-
-def _kind(line: Mapping[str, Any]) -> str:
-    return line["more"]["kind"]
-
-
-def _place(lines: Lines, cell: tuple[str, str]) -> tuple[int, int]:
-    tasks = list(dict.fromkeys(line["problem"] for line in lines))
-    return list(METHODS).index(cell[1]), tasks.index(cell[0])
-
-
-def facts_at_base(lines: Lines, task: str, method: str, new_batch: int, share: float = WHEN) -> Facts:
-    """Return what a rule is told: the geometric mean over seeds of what was measured at this share of the training.
-
-    Examples
-    --------
-    >>> facts_at_base([], "digits", "adamw", 64).betas
-    (0.9, 0.999)
-    """
-    seen = [
-        look
-        for line in lines
-        if _kind(line) == "facts" and (line["problem"], line["method"]) == (task, method)
-        for look in line["more"]["facts"]
-        if look["share"] == share
-    ]
-    m, adaptive = METHODS[method], method == "adamw"
-    known: dict[str, Any] = {}
-    if seen:
-        noise = [look["noise_scale"] or math.inf for look in seen]
-        known["noise_scale"] = math.inf if math.inf in noise else statistics.geometric_mean(noise)
-        tops = {int(b): statistics.geometric_mean(look["sharpness"][b] for look in seen) for b in seen[0]["sharpness"]}
-        known["sharpness"] = fit_sharpness(tops)
-        known["eps_rules"] = statistics.median(look["eps_share"] for look in seen) > 0.5 if adaptive else None
-    return Facts(
-        BASE, new_batch, adaptive=adaptive, decoupled=adaptive, betas=(m.beta1, m.beta2) if adaptive else None, **known
-    )
-
-
-def predicted(lines: Lines, task: str, method: str, rule: str, sizes: Sequence[int], **told: Any) -> dict[int, Change]:
-    """Ask a rule for its change from the base to each batch size.
-
-    Examples
-    --------
-    >>> predicted([], "digits", "adamw", "square_root", [512])[512].lr
-    2.0
-    """
-    return {b: RULES[rule](facts_at_base(lines, task, method, b, **told)) for b in sizes}
-
-
-def distances(lines: Lines, task: str, method: str, rule: str, best: Mapping[int, Optimum], **told: Any) -> dict:
-    """Return lr of the rule over measured optimum, by batch size; the base itself is 1.
-
-    Examples
-    --------
-    >>> best = {b: Optimum(0.1 * b / 128, 0.1, 1.0, 0.0, 1.0, True) for b in (64, 128, 256)}
-    >>> distances([], "digits", "adamw", "linear", best)
-    {64: 1.0, 128: 1.0, 256: 1.0}
-    """
-    changes = predicted(lines, task, method, rule, list(best), **told)
-    return {b: best[BASE].lr * changes[b].lr / best[b].lr for b in best}
-
-
-def worst(ratios: Sequence[float]) -> float:
-    """Return the largest factor between prediction and optimum, whichever way.
-
-    Examples
-    --------
-    >>> worst([0.5, 1.5])
-    2.0
-    """
-    return max(max(r, 1 / r) for r in ratios)
+from .batch_scaling import BASE, run_study
+from .batch_scaling_compare import CLOSE, SHOWN, Lines, distances, excess, facts_at_base, optima, valid_sizes, worst
+from .batch_scaling_facts import run_facts
+from .console import console, table
+from .record import latest, read
 
 
 def optima_rows(lines: Lines) -> list[list[str]]:
@@ -122,14 +24,15 @@ def optima_rows(lines: Lines) -> list[list[str]]:
     >>> optima_rows([])
     []
     """
-    return [
-        [f"{task}, {method}", *(f"{each.lr:.3g} ± {100 * each.error:.0f} %" for each in best.values())]
-        for (task, method), best in optima(lines).items()
-    ]
+    rows = []
+    for (task, method), best in optima(lines).items():
+        cells = {b: f"{each.lr:.3g} ± {100 * each.error:.0f} %" for b, each in best.items()}
+        rows.append([f"{method}, {task}", *(cells.get(b, "-") for b in _measured(lines))])
+    return rows
 
 
 def rule_rows(lines: Lines) -> list[list[str]]:
-    """Write how far rules are off: worst factor within a factor 4 of the base and over all sizes; sizes within 1.5.
+    """Write how far rules are off: for every task the worst factor over all sizes, and at how many it is within 1.5.
 
     Examples
     --------
@@ -138,13 +41,157 @@ def rule_rows(lines: Lines) -> list[list[str]]:
     """
     rows = []
     for method, rules in SHOWN.items():
-        cells = [(task, best) for (task, m), best in optima(lines).items() if m == method]
-        for rule in rules if cells else ():
+        found = optima(lines)
+        for rule in rules if any(m == method for _, m in found) else ():
             row = [f"{method}, {rule}"]
-            for task, best in cells:
-                off = distances(lines, task, method, rule, best)
-                near = [r for b, r in off.items() if 1 / 4 <= b / BASE <= 4]
+            for task in _tasks(lines):
+                best = found.get((task, method))
+                off = distances(lines, task, method, rule, best) if best else {}
                 count = sum(worst([r]) <= CLOSE for r in off.values())
-                row.append(f"{worst(near):.2f}; {worst(list(off.values())):.2f}; {count} of {len(off)}")
+                row.append(f"{worst(list(off.values())):.2f} ({count} of {len(off)})" if off else "-")
             rows.append(row)
     return rows
+
+
+def auto_rows(lines: Lines) -> list[list[str]]:
+    """Write `auto`'s lr over the optimum at every size, in brackets where it is not declared valid; then the verdict.
+
+    Examples
+    --------
+    >>> auto_rows([])
+    []
+    """
+    rows = []
+    for (task, method), best in optima(lines).items():
+        off = distances(lines, task, method, "auto", best)
+        valid = valid_sizes(lines, task, method, list(best))
+        right = sum(worst([off[b]]) <= CLOSE for b in valid)
+        cells = {b: f"{r:.2f}" if b in valid else f"({r:.2f})" for b, r in off.items()}
+        noise = facts_at_base(lines, task, method, BASE).noise_scale
+        scale = "?" if noise is None else f"{noise:.3g}"
+        row = [f"{method}, {task}", scale, *(cells.get(b, "-") for b in _measured(lines))]
+        rows.append([*row, f"{right} of {len(valid)}"])
+    return rows
+
+
+def cost_rows(lines: Lines) -> list[list[str]]:
+    """Write what `auto`'s lr costs: held-out loss above the lowest, in percent.
+
+    Examples
+    --------
+    >>> cost_rows([])
+    []
+    """
+    rows = []
+    for (task, method), best in optima(lines).items():
+        off = distances(lines, task, method, "auto", best)
+        costs = {b: excess(lines, task, method, b, off[b] * best[b].lr) for b in best}
+        cells = {b: "off the grid" if cost is None else f"{100 * cost:.1f} %" for b, cost in costs.items()}
+        rows.append([f"{method}, {task}", *(cells.get(b, "-") for b in _measured(lines))])
+    return rows
+
+
+def pair_rows(lines: Lines) -> list[list[str]]:
+    """Write how `auto` does from every other base: pairs of sizes it vouches for, within 1.5, the worst factor.
+
+    The noise scale is the one measured at the base of the study.
+
+    Examples
+    --------
+    >>> pair_rows([])
+    []
+    """
+    rows = []
+    for (task, method), best in optima(lines).items():
+        told = facts_at_base(lines, task, method, BASE)
+        off = []
+        for old in best:
+            for new in best:
+                change = RULES["auto"](replace(told, old_batch=old, new_batch=new))
+                if change.valid and new != old:
+                    off.append(best[old].lr * change.lr / best[new].lr)
+        if off:
+            count = sum(worst([r]) <= CLOSE for r in off)
+            rows.append([f"{method}, {task}", str(len(off)), str(count), f"{worst(off):.2f}"])
+    return rows
+
+
+def _measured(lines: Lines) -> list[int]:
+    return sorted({line["more"]["batch"] for line in lines if line["more"]["kind"] == "grid"})
+
+
+def _sizes(lines: Lines) -> list[str]:
+    return [f"B = {b}" for b in _measured(lines)]
+
+
+def _tasks(lines: Lines) -> list[str]:
+    return list(dict.fromkeys(line["problem"] for line in lines if line["more"]["kind"] == "grid"))
+
+
+# name -> (title, first columns, rows); what `krylearn report` and the terminal show
+VIEWS: dict[str, tuple[str, Callable[[Lines], list[str]], Callable[[Lines], list[list[str]]]]] = {
+    "optima": (
+        "lr with the lowest held-out loss after the same samples, and its standard deviation over seeds",
+        lambda lines: ["", *_sizes(lines)],
+        optima_rows,
+    ),
+    "rules": (
+        f"Largest factor between a rule's lr (from B = {BASE}) and the optimum, over all batch sizes; in brackets at "
+        f"how many it is within {CLOSE}",
+        lambda lines: ["", *_tasks(lines)],
+        rule_rows,
+    ),
+    "auto": (
+        f"`auto` from B = {BASE}: its lr over the measured optimum; in brackets where it does not vouch; how many of "
+        f"those it vouches for are within {CLOSE}",
+        lambda lines: ["", "B_n", *_sizes(lines), "right"],
+        auto_rows,
+    ),
+    "cost": (
+        f"`auto` from B = {BASE}: held-out loss at its lr above that at the best lr of the same batch size",
+        lambda lines: ["", *_sizes(lines)],
+        cost_rows,
+    ),
+    "pairs": (
+        f"`auto` from every batch size to every other that it vouches for: pairs, within {CLOSE}, largest factor",
+        lambda lines: ["", "pairs", "within", "worst"],
+        pair_rows,
+    ),
+}
+
+
+def table_of(view: str) -> Callable[[Lines], str]:
+    """Return what writes one of VIEWS as Markdown.
+
+    Examples
+    --------
+    >>> print(table_of("pairs")([]).splitlines()[2])
+    |  | pairs | within | worst |
+    """
+    title, header, rows = VIEWS[view]
+
+    def write(lines: Lines) -> str:
+        from .report_tables import markdown
+
+        return f"**{title}**\n\n{markdown(header(lines), rows(lines))}"
+
+    return write
+
+
+def run_batch_scaling(*, output: Path, png: Path | None = None, **given: Any) -> None:
+    """Measure optima and facts, where they are not yet recorded, and print the tables; `given` goes to `run_study`.
+
+    Examples
+    --------
+    >>> run_batch_scaling(output=Path("batch_scaling.jsonl"), tasks=["digits"])         # doctest: +SKIP
+    """
+    run_study(output=output, **given)
+    run_facts(given.get("tasks"), given.get("methods"), output=output)
+    lines = latest(read(output))
+    for title, header, rows in VIEWS.values():
+        console.print(table(title, header(lines), rows(lines)))
+    if png is not None:
+        from .batch_scaling_figure import scaling_figure
+
+        scaling_figure(lines, png)
+        console.print(f"picture: {png}")
