@@ -16,7 +16,7 @@ serves as a cap afterwards, and for the momentum where a spectrum resolves the c
 Afterwards the lr is doubled whenever a line search along the last update finds it far below the edge: five updates in
 one (at the schedule's full height) still lower the loss of a fresh batch. At the best lr of the design workloads two to
 four do, at a ninth of it eight to a hundred. Too high an lr does not show in this way, so the divisors are on the
-cautious side.
+cautious side, and noise may say yes too: only in the 200 steps after the ramp, and never beyond η_x/2.4.
 
 `granziol` is the published learner (Granziol, Zohren, Roberts, arXiv 2006.09092, code of GadamX), defects corrected.
 """
@@ -31,6 +31,8 @@ MOMENTUM = 0.9  # where no condition number is resolved
 DOUBLING = 6  # steps in which the ramp doubles the lr
 START = 1 / 16  # of the critical lr, where the ramp begins
 STRETCH = 5.0  # updates in one that must still lower the loss for the lr to be doubled
+WINDOW = 200  # steps after the ramp in which the lr may be doubled
+CEILING = 2.4  # no doubling beyond η_x divided by this
 RETURN = 3.0  # times the decided lr: the lr of the ramp whose weights are kept
 RANGE = 64.0  # the ramp also ends when the loss has not improved over this factor in lr
 

@@ -162,7 +162,7 @@ class Loop:
         before = [kept for kept in self.snapshots if kept[1] <= policies.RETURN * proposal.lr]
         self._go_back(before[-1] if before else self.snapshots[0])
         f.scale, f.phase, f.last, self.control = proposal.lr / f.nominal, "hold", f.steps, None
-        f.refresh = f.steps + REFRESH
+        f.refresh, f.settled, f.blown_lr, f.rescues = f.steps + REFRESH, f.steps, ramp.blown_lr, 0
         if self.own_momentum and proposal.momentum is not None:
             f.momentum = proposal.momentum
         self.note("settled", loss)
@@ -186,7 +186,7 @@ class Loop:
             loss = source.value()
             if self._alarming(loss) and self.snapshots:
                 return self._rescue(loss)
-            if high and self.before is not None and f.steps - f.last == LOOK and self._far_below(source, loss):
+            if high and self._may_double() and self._far_below(source, loss):
                 f.scale *= 2.0
                 self.note("doubled", loss)
             f.last, self.before = f.steps, None
@@ -197,6 +197,13 @@ class Loop:
             self._refresh(source)
         if self.own_momentum and not f.resolved and self.affords(2 * (GRADIENT + LANCZOS * PRODUCT)):
             self._resolve(source)
+
+    def _may_double(self) -> bool:
+        """Say whether the lr may still be doubled: soon after the ramp, well below η_x, and before any rescue."""
+        f = self.facts
+        soon = f.steps - f.settled <= policies.WINDOW and f.rescues == 0
+        below = 2 * f.scale * f.nominal <= f.blown_lr / policies.CEILING
+        return soon and below and self.before is not None and f.steps - f.last == LOOK
 
     def _far_below(self, source: LossSource, loss: float) -> bool:
         """Say whether the last update, many times longer, still lowers the loss; longer where a schedule is low."""

@@ -20,7 +20,8 @@ class Facts:
     steps, spent : steps made, gradient-equivalents beside them;  unseen : steps since the last look at the loss
     start, first, best, best_lr, turn, blown_lr, blown, well : of the ramp: its first lr and loss, lowest loss and lr
         there, step of the ramp, first lr and number of blown looks, whether the last one improved
-    last, rescues, trouble : step of the last look, number of rescues, step of the last one
+    settled, last, rescues, trouble : step at which the ramp ended, step of the last look, number of rescues, and the
+        step of the last one
     mean, deviation : running mean of the looks while holding, and of their distance from it
     sharpness, refresh, resolved : top eigenvalue (of the preconditioned Hessian where there is one), step of its next
         measurement, whether the condition number has been asked for
@@ -46,6 +47,7 @@ class Facts:
     blown_lr: float = 0.0
     blown: int = 0
     well: int = 1
+    settled: int = 0
     last: int = 0
     rescues: int = 0
     trouble: int = -1000
