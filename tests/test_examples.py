@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
-SMALLEST = {"replace_scipy_cg": (8,), "own_matrix": (8,), "moving_obstacle": (8, 2)}
+SMALLEST = {"replace_scipy_cg": (8,), "own_matrix": (8,), "moving_obstacle": (8, 2), "change_batch_size": (400,)}
 
 
 def test_every_example_is_run_here():
