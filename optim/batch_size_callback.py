@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-try:
-    from lightning.pytorch import Callback, LightningModule, Trainer
-except ImportError as error:
-    raise ImportError('the callbacks need Lightning: pip install "krylearn[train]"') from error
-
+from .lightning_names import Callback, LightningModule, Trainer
 from .noise_monitor import NoiseScaleMonitor, effective_batch_size
 from .rescaling import scale_hyperparameters
 
@@ -59,8 +55,12 @@ class ScaleWithBatchSize(Callback):
         """Scale from what is saved, or from the reference, to what is in force."""
         self._follow(trainer)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look again before a LearningRateMonitor logs the epoch's first step: the accumulation may have changed."""
+        self._follow(trainer)
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Look again at an epoch's first batch: other callbacks may have changed the accumulation."""
+        """Look again at the first batch: callbacks that come later in the list may have changed the accumulation."""
         if batch_idx == 0:
             self._follow(trainer)
 

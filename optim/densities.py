@@ -10,7 +10,9 @@ from scipy.stats import t as student
 
 from .estimates import Density
 
-Nodes = Sequence[tuple[np.ndarray, np.ndarray]]
+Nodes = Sequence[tuple[np.ndarray, np.ndarray]]  # per probe: values, weights
+Known = Sequence[np.ndarray]  # per probe: which values are eigenvalues
+SAMPLES, LINEAR = 2000, 1e-3  # points that stand for what is not resolved; where decades begin
 
 
 def linear_density(nodes: Nodes, points: np.ndarray | None, width: float | None, level: float) -> Density:
@@ -52,17 +54,18 @@ def decade_density(nodes: Nodes, sign: int, width: float, decades: float, level:
     return _smooth(nodes, x, place, width, level)
 
 
-def asinh_density(nodes: Nodes, linear: float, x: np.ndarray, width: float = 0.12) -> Density:
-    """Return the density of asinh(λ/linear) at x: even over zero, by decades further out, both signs in one curve.
+def asinh_density(nodes: Nodes, resolved: Known, linear: float, x: np.ndarray, width: float = 0.15) -> Density:
+    """Return the density of asinh(λ/linear) at x, unresolved parts spread: even over zero, by decades further out.
 
     Examples
     --------
     >>> x = np.linspace(-4, 4, 400)
-    >>> d = asinh_density([(np.array([0.0, 1.0]), np.array([0.5, 0.5]))], 0.1, x)
+    >>> d = asinh_density([(np.array([0.0, 1.0]), np.array([0.5, 0.5]))], [np.array([True, True])], 0.1, x)
     >>> round(float(np.trapezoid(d.values, d.points)), 3)
     1.0
     """
-    return _smooth(nodes, x, lambda theta: np.arcsinh(theta / linear), width, 0.95)
+    spread = [_spread(*pair, known) for pair, known in zip(nodes, resolved, strict=True)]
+    return _smooth(spread, x, lambda theta: np.arcsinh(theta / linear), width, 0.95)
 
 
 def _smooth(nodes: Nodes, x: np.ndarray, place: Callable, width: float, level: float) -> Density:
@@ -77,16 +80,8 @@ def _smooth(nodes: Nodes, x: np.ndarray, place: Callable, width: float, level: f
     return Density(x, mean, np.maximum(mean - half, 0), mean + half, width)
 
 
-SAMPLES = 2000  # points that stand for the unresolved part of a probe
-
-
-def quantiles(nodes: Nodes, resolved: Sequence[np.ndarray], q: np.ndarray, linear: float = 1e-3) -> np.ndarray:
+def quantiles(nodes: Nodes, resolved: Known, q: np.ndarray) -> np.ndarray:
     """Return the eigenvalues below which the fractions q of all lie.
-
-    A measure with m nodes has a distribution function with m steps; that of a continuous spectrum passes somewhere
-    through each of them (Chebyshev, Markov, Stieltjes), here taken to be the middle. So resolved values stay steps, and
-    between the others the function is interpolated: linearly in asinh(λ/s), s being `linear` times the largest |λ|,
-    since spectra of networks are dense near zero and thin out by decades.
 
     Parameters
     ----------
@@ -98,18 +93,25 @@ def quantiles(nodes: Nodes, resolved: Sequence[np.ndarray], q: np.ndarray, linea
     >>> quantiles([(values, weights)], [np.array([True, True, True])], np.array([0.1, 0.5, 0.9])).tolist()
     [0.0, 1.0, 2.0]
     """
-    points, masses = [], []
-    middles = (np.arange(SAMPLES) + 0.5) / SAMPLES
-    for (values, weights), known in zip(nodes, resolved, strict=True):
-        points.append(values[known])
-        masses.append(weights[known])
-        rest, share = values[~known], float(weights[~known].sum())
-        if share > 0:
-            scale = linear * max(float(np.abs(values).max()), 1e-300)
-            passed = (np.cumsum(weights[~known]) - weights[~known] / 2) / share
-            points.append(scale * np.sinh(np.interp(middles, passed, np.arcsinh(rest / scale))))
-            masses.append(np.full(SAMPLES, share / SAMPLES))
-    x, mass = np.concatenate(points), np.concatenate(masses)
+    spread = [_spread(*pair, known) for pair, known in zip(nodes, resolved, strict=True)]
+    x, mass = (np.concatenate([pair[k] for pair in spread]) for k in (0, 1))
     order = np.argsort(x, kind="stable")
     passed = np.cumsum(mass[order])
     return x[order][np.minimum(np.searchsorted(passed, np.asarray(q) * passed[-1]), len(x) - 1)]
+
+
+def _spread(values: np.ndarray, weights: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return many points and their masses: resolved values as they are, the others spread out.
+
+    A measure with m nodes has a distribution function with m steps; that of a continuous spectrum passes somewhere
+    through each of them (Chebyshev, Markov, Stieltjes), here taken to be the middle. So resolved values stay steps, and
+    between the others the function is interpolated: linearly in asinh(λ/s), s being LINEAR times the largest |λ|, since
+    spectra of networks are dense near zero and thin out by decades.
+    """
+    rest, share = values[~known], float(weights[~known].sum())
+    if share <= 0:
+        return values[known], weights[known]
+    scale = LINEAR * max(float(np.abs(values).max()), 1e-300)
+    passed = (np.cumsum(weights[~known]) - weights[~known] / 2) / share
+    points = scale * np.sinh(np.interp((np.arange(SAMPLES) + 0.5) / SAMPLES, passed, np.arcsinh(rest / scale)))
+    return np.append(values[known], points), np.append(weights[known], np.full(SAMPLES, share / SAMPLES))

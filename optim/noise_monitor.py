@@ -10,11 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-try:
-    from lightning.pytorch import Callback, LightningModule, Trainer
-except ImportError as error:
-    raise ImportError('the callbacks need Lightning: pip install "krylearn[train]"') from error
-
+from .lightning_names import Callback, LightningModule, Trainer
 from .noise import GradientNoise
 
 
@@ -65,6 +61,11 @@ class NoiseScaleMonitor(Callback):
         self._before: list[Tensor] | None = None
         self._squares: list[float] = []
         self._steps = self._micro = 0
+
+    @property
+    def state_key(self) -> str:
+        """Name of the state in checkpoints."""
+        return self._generate_state_key(name=self.name)
 
     @property
     def scale(self) -> float:

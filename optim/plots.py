@@ -53,7 +53,7 @@ def plot_spectrum(spectrum: Spectrum, ax: Any = None, *, log: bool = False) -> A
     ax = new_axes() if ax is None else ax
     if log:
         for sign, color, name in ((1, POSITIVE, "positive"), (-1, NEGATIVE, "negative")):
-            _curve(ax, spectrum.log_density(sign), color, name, power=True)
+            _curve(ax, spectrum.log_density(sign), color, name, power=True, style="-" if sign > 0 else "--")
         ax.set_xscale("log")
         ax.set_xlabel("|eigenvalue|")
         ax.set_ylabel("density per decade")
@@ -67,7 +67,8 @@ def plot_spectrum(spectrum: Spectrum, ax: Any = None, *, log: bool = False) -> A
             ax.axvspan(edge.low, edge.high, color=NEGATIVE, alpha=0.4, lw=1)
         ax.set_title(f"{_interval(edges.bottom)}  …  {_interval(edges.top)}", fontsize="medium")
     ax.set_yscale("log")
-    ax.set_ylim(bottom=1 / (10 * spectrum.size), top=None)
+    highest = max(float(np.nanmax(line.get_ydata())) for line in ax.lines if len(line.get_ydata()) > 2)
+    ax.set_ylim(bottom=1 / (10 * spectrum.size), top=4 * highest)
     return ax
 
 
@@ -135,14 +136,14 @@ def _edges(ax: Any, spectra: Sequence[tuple[int, Spectrum]]) -> None:
     ax.legend(frameon=False)
 
 
-def _curve(ax: Any, density: Any, color: str, label: str | None, *, power: bool = False) -> None:
+def _curve(ax: Any, density: Any, color: str, label: str | None, *, power: bool = False, style: str = "-") -> None:
     x = 10**density.points if power else density.points
     if not np.isnan(density.low).all():
         floor = max(float(density.values.max()), 1e-12) * 1e-9
         ax.fill_between(
             x, np.maximum(density.low, floor), np.maximum(density.high, floor), color=color, alpha=0.25, lw=0
         )
-    ax.plot(x, np.maximum(density.values, 1e-300), color=color, label=label, lw=1.3)
+    ax.plot(x, np.maximum(density.values, 1e-300), color=color, label=label, lw=1.3, ls=style)
 
 
 def _interval(edge: Any) -> str:

@@ -101,6 +101,10 @@ class Spectrum:
     def _deflated(self) -> list[np.ndarray]:
         return deflated_weights(self._pairs, self.size)
 
+    @cached_property
+    def _resolved(self) -> list[np.ndarray]:
+        return [resolved(pair) for pair in self._pairs]
+
     def _measures(self, deflate: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         plain = [pair.weights.numpy() for pair in self._pairs]
         pairs = zip(self._pairs, self._deflated if deflate else plain, strict=True)
@@ -211,12 +215,12 @@ class Spectrum:
 
     def scaled_density(self, linear: float, points: Any) -> Density:
         """Return the density of asinh(λ/linear) at points: linear around zero, by decades further out."""
-        return asinh_density(self._measures(True), linear, np.asarray(points))
+        return asinh_density(self._measures(True), self._resolved, linear, np.asarray(points))
 
     def quantile(self, q: Any) -> np.ndarray:
         """Return the eigenvalues below which the fractions q of all lie: the whole spectrum as a function.
 
-        Eigenvalues that were found one by one stay where they are, the rest is interpolated (`densities.quantiles`):
+        Eigenvalues that were found one by one stay where they are, the rest is interpolated (`densities`):
         nearer to the true spectrum, in the Wasserstein distance, than the nodes are (`krylearn bench curvature`).
 
         Examples
@@ -226,7 +230,7 @@ class Spectrum:
         >>> round(float(s.quantile(0.5)), 1)
         0.5
         """
-        return quantiles(self._measures(True), [resolved(pair) for pair in self._pairs], np.asarray(q))
+        return quantiles(self._measures(True), self._resolved, np.asarray(q))
 
     def plot(self, ax: Any = None, *, log: bool = False) -> Any:
         """Draw the density with its band, the converged edges marked; needs Matplotlib. Returns the Axes.

@@ -9,12 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-try:
-    from lightning.pytorch import Callback, LightningModule, Trainer
-except ImportError as error:
-    raise ImportError('the callbacks need Lightning: pip install "krylearn[train]"') from error
-
 from .curvature import ggn, hessian
+from .lightning_names import Callback, LightningModule, Trainer
 from .spectrum import Edge, Spectrum, slq
 
 
@@ -60,6 +56,11 @@ class SpectrumLogger(Callback):
         self.history: list[tuple[int, float, float, float]] = []
         self.spectrum: Spectrum | None = None
         self._last = -1
+
+    @property
+    def state_key(self) -> str:
+        """Name of the state in checkpoints; several of these callbacks may stand side by side."""
+        return self._generate_state_key(kind=self.kind, every=self.every, steps=self.steps)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
