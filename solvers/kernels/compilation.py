@@ -13,7 +13,7 @@ from krylearn.pde import Poisson
 
 @cache
 def compile_kernels() -> float:
-    """Set up and take two steps on a tiny system; return the seconds, which numba's disk cache makes few.
+    """Set up and take two steps on two tiny systems; return the seconds, which numba's disk cache makes few.
 
     Examples
     --------
@@ -21,16 +21,20 @@ def compile_kernels() -> float:
     True
     """
     from ..coefficients import CoefficientNetwork
+    from .codes import codes_of
     from .fused_cg import fused_cg_steps, fused_product
     from .learned import learned_cycle
 
     start = time.perf_counter()
-    A = Poisson.from_coefficients(torch.ones(6, 6, 6, dtype=torch.float64))
-    fused = learned_cycle(A, 0, CoefficientNetwork(0), coarsest=8)
-    product = fused_product(A)
-    counted = SimpleNamespace(operator=A, calls=0)
-    M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0, mantissa=1.0))
+    kappa = torch.ones(6, 6, 6, dtype=torch.float64)
     b = torch.ones(6, 6, 6, dtype=torch.float64)
-    product(b)
-    list(islice(fused_cg_steps(counted, b, torch.zeros_like(b), M), 3))
+    for centre in (1.0, 2.0):  # of cell type, then general: other types of arrays
+        kappa[3, 3, 3] = centre
+        A = Poisson.from_coefficients(kappa)
+        fused = learned_cycle(A, 0, CoefficientNetwork(0), coarsest=8, codes=codes_of(A))
+        product = fused_product(A)
+        counted = SimpleNamespace(operator=A, calls=0)
+        M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0, mantissa=1.0))
+        product(b)
+        list(islice(fused_cg_steps(counted, b, torch.zeros_like(b), M), 3))
     return time.perf_counter() - start
