@@ -1,4 +1,4 @@
-"""More of the command line: `krylearn bench solvers | kernels | noise | batch-scaling`."""
+"""More of the command line: `krylearn bench solvers | kernels | noise | warmstarts | batch-scaling | training`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,21 @@ def add_commands(experiments: Any, command: Callable[..., argparse.ArgumentParse
     add("--pairs", type=int, default=20, help="pairs A B A B")
     add("--size", type=int, default=48, help="cells per axis")
     add("--records", type=Path, default=HERE / "noise.jsonl", help="file to append to")
+    text = "what a starting guess made of earlier solutions saves in sequences of fluid steps"
+    add = command(experiments, "warmstarts", _warm_starts, text).add_argument
+    add("--shape", type=int, nargs=3, default=[48, 40, 56], metavar=("NX", "NY", "NZ"), help="grid, z up")
+    add("--steps", type=int, default=50, help="steps of each sequence, of which the first ten do not count")
+    add("--records", type=Path, help="file to append to (default: warmstarts.jsonl in bench/records)")
+    text = "what learning is worth in seconds: four sets of weights in the same kernels, every family"
+    add = command(experiments, "rules", _rules, text).add_argument
+    add("--size", type=int, default=128, help="cells per axis")
+    add("--families", nargs="+", metavar="FAMILY", help="scene families (default: all)")
+    add("--records", type=Path, help="file to append to (default: rules.jsonl in bench/records)")
+    text = "a moving obstacle, set up anew at every step: ours against PyAMG"
+    add = command(experiments, "sequence", _sequence, text).add_argument
+    add("--size", type=int, default=96, help="cells per axis")
+    add("--steps", type=int, default=50, help="systems")
+    add("--records", type=Path, help="file to append to (default: sequence.jsonl in bench/records)")
     text = "the published learned methods beside classical ones: iterations, times, memory, what training costs"
     add = command(experiments, "published", _published, text).add_argument
     add("--size", type=int, nargs="+", default=[32, 64], metavar="N", help="cells per axis, one or more")
@@ -53,7 +68,7 @@ def add_commands(experiments: Any, command: Callable[..., argparse.ArgumentParse
     add("--repeats", type=int, default=1, help="timed solves per scene")
     add("--counts", action="store_true", help="only iterations, nothing timed; records go to published_counts.jsonl")
     add("--records", type=Path, help="file to append to (default: published.jsonl in bench/records)")
-    text = "the best lr at batch sizes 16 to 1024, measured on three small tasks, against every scaling rule (half an hour)"
+    text = "the best lr at batch sizes 16 to 1024, measured on three small tasks, against every scaling rule"
     add = command(experiments, "batch-scaling", _batch_scaling, text).add_argument
     add("--tasks", nargs="+", metavar="TASK", choices=("digits", "waves", "characters"), help="default: all three")
     add("--methods", nargs="+", metavar="METHOD", choices=("sgd", "adamw"), help="default: both")
@@ -62,6 +77,13 @@ def add_commands(experiments: Any, command: Callable[..., argparse.ArgumentParse
     add("--fresh", action="store_true", help="begin a new run; otherwise the last one is continued where it was")
     add("--records", type=Path, help="file to append to (default: batch_scaling.jsonl in bench/records)")
     add("--png", type=Path, help="also draw the optima and the rules into this file")
+    text = "ten small workloads: the tuner against 15-point grids and learning-rate-free rivals; resumable"
+    add = command(experiments, "training", _training, text).add_argument
+    add("--workloads", nargs="+", metavar="WORKLOAD", help="names (default: all ten)")
+    add("--stages", nargs="+", choices=("tuner", "grid", "rivals", "seeds", "robustness"), help="default: all five")
+    add("--quick", action="store_true", help="only the quadratic, and only the tuner; a database of its own")
+    add("--database", type=Path, help="of runs; what it holds is not run again (default: bench/records/runs)")
+    add("--records", type=Path, help="file for the summary (default: training.jsonl in bench/records)")
 
 
 def _device(name: str) -> str:
@@ -88,6 +110,15 @@ def _solvers(options: argparse.Namespace) -> int:
     return 0
 
 
+def _warm_starts(options: argparse.Namespace) -> int:
+    from .report import records_of
+    from .warm_starts import run_warm_starts
+
+    output = options.records or records_of("warmstarts")
+    run_warm_starts(shape=tuple(options.shape), steps=options.steps, output=output)
+    return 0
+
+
 def _problem(options: argparse.Namespace) -> Any:
     from .file_problem import file_problem
 
@@ -102,6 +133,22 @@ def _published(options: argparse.Namespace) -> int:
     output = options.records or records_of("published_counts" if options.counts else "published")
     facts = {name: getattr(options, name) for name in ("methods", "family", "rtol", "repeats", "counts")}
     run_published(options.size, options.seeds, kind=options.rhs, output=output, **facts)
+    return 0
+
+
+def _rules(options: argparse.Namespace) -> int:
+    from .report import records_of
+    from .rules import run_rules
+
+    run_rules(options.size, families=options.families, output=options.records or records_of("rules"))
+    return 0
+
+
+def _sequence(options: argparse.Namespace) -> int:
+    from .report import records_of
+    from .sequence import run_sequence
+
+    run_sequence(options.size, options.steps, output=options.records or records_of("sequence"))
     return 0
 
 
@@ -132,4 +179,22 @@ def _batch_scaling(options: argparse.Namespace) -> int:
         run_batch_scaling(output=options.records or records_of("batch_scaling"), **given)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    return 0
+
+
+def _training(options: argparse.Namespace) -> int:
+    from .console import UsageError
+    from .report import records_of
+    from .training import STAGES, run_training
+    from .workloads import WORKLOADS
+
+    unknown = set(options.workloads or ()) - set(WORKLOADS)
+    if unknown:
+        raise UsageError(f"got the workloads {sorted(unknown)}; expected some of {', '.join(WORKLOADS)}")
+    here = HERE if options.quick else records_of("training").parent / "runs"
+    database = options.database or here / "training.jsonl"
+    usual = HERE / "training_summary.jsonl" if options.quick else records_of("training")
+    names = ["quadratic"] if options.quick else options.workloads
+    stages = ("tuner",) if options.quick else options.stages or STAGES
+    run_training(workloads=names, stages=stages, database=database, output=options.records or usual)
     return 0

@@ -19,7 +19,7 @@ from krylearn.optim.tuner import CurvatureTuner
 from .training_runs import Entrant, Outcome, fit, outcome, plain
 from .workloads import Task, Workload, schedule
 
-# rounds in the database: "edge" is the first judgement, of a tuner without the doubling by line search; it was then worked
+# rounds in the database: "edge" is the first judgement, of a tuner without doubling by line search; it was then worked
 # on with the design workloads again; "edge 2" is the second judgement; "edge 3" only limits when the lr may be doubled
 ROUND = "edge 3"
 BASES: dict[str, Callable[..., torch.optim.Optimizer]] = {

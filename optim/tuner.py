@@ -10,6 +10,7 @@ is under "krylearn" there. Decisions come from counted losses and products, neve
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections import OrderedDict
@@ -84,6 +85,8 @@ class CurvatureTuner(Optimizer):
     ) -> None:
         if not isinstance(base, Optimizer):
             raise TypeError(f"got {type(base).__name__}; expected a torch.optim.Optimizer to wrap")
+        if inspect.signature(type(base).step).parameters["closure"].default is inspect.Parameter.empty:
+            raise TypeError(f"{type(base).__name__} needs a closure in every step and searches for its own step length")
         if momentum not in ("learn", "keep") or not budget >= 0 or every < 1:
             raise ValueError(
                 f"got momentum={momentum!r}, budget={budget}, every={every}; expected 'learn' or 'keep', a budget >= 0 "
