@@ -1,0 +1,140 @@
+"""`krylearn bench sequence`: a moving obstacle, one system per step, set up anew every time: ours against PyAMG.
+
+Every system of the sequence is solved by ours: `NeuralMultigrid.update` and `cg`, warm from the step before only in
+that memory and kernels are. PyAMG gets the same systems, with its set-up, on every `stride`-th step: it takes minutes.
+Ratios are of the sums over the steps that both solved.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from krylearn.pde import Cell, Poisson, right_hand_side
+from krylearn.solvers import NeuralMultigrid, cg
+
+from .console import console, progress, seconds, table
+from .contest import compressed, rounded
+from .harness import true_relative_residual
+from .machine import version_of
+from .peers import PEERS, System, run
+from .record import Record, append, new_run
+
+HEADER = ("method", "steps", "set-up per step", "solve per step", "iterations", "set-up + solve / ours")
+RIVALS = ("pyamg-sa", "pyamg-rs")
+
+
+def moving_sphere(size: int, step: int, steps: int) -> Poisson:
+    """Return the pressure system of a box with an open top, in which a sphere and a plate move.
+
+    Examples
+    --------
+    >>> moving_sphere(12, 0, 50).unknowns < 12**3
+    True
+    """
+    t = step / max(steps - 1, 1)
+    x, y, z = np.meshgrid(*(np.arange(size) + 0.5 for _ in range(3)), indexing="ij")
+    cells = np.full((size,) * 3, Cell.FLUID)
+    cells[:, :, -1] = Cell.OPEN
+    centre = size * np.array([0.25 + 0.5 * t, 0.5 + 0.2 * np.sin(6.28 * t), 0.4])
+    cells[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2 < (0.15 * size) ** 2] = Cell.SOLID
+    plate = (abs(z - size * (0.75 - 0.4 * t)) < 1) & (x < 0.7 * size) & (y > 0.2 * size)
+    cells[plate] = Cell.SOLID
+    return Poisson.from_cells(cells)
+
+
+def run_sequence(
+    size: int = 96, steps: int = 50, *, stride: int = 10, rtol: float = 1e-6, output: Path
+) -> list[Record]:
+    """Measure the sequence, append the records, print the table.
+
+    Examples
+    --------
+    >>> run_sequence(96, output=Path("sequence.jsonl"))                 # doctest: +SKIP
+    """
+    names = ("krylearn", *(n for n in RIVALS if not PEERS[n].absent))
+    found: dict[str, list[tuple[int, float, float, float, float]]] = {name: [] for name in names}
+    M, unknowns = None, 0
+    with progress() as bar:
+        task = bar.add_task("sequence", total=steps, note="")
+        for step in range(steps):
+            bar.update(task, note=f"step {step}")
+            A = moving_sphere(size, step, steps)
+            b = right_hand_side(A, "divergence", step)
+            if M is None:
+                M = NeuralMultigrid(A)
+                cg(A, b, rtol=rtol, M=M)  # compiled and warm
+            start = time.perf_counter()
+            M.update(A)
+            ready = time.perf_counter()
+            x, info = cg(A, b, rtol=rtol, M=M, strict=True)
+            done = time.perf_counter()
+            residual = true_relative_residual(A, x, b)
+            found["krylearn"].append((step, ready - start, done - ready, info.iterations, residual))
+            unknowns = A.unknowns
+            if step % stride == 0:
+                matrix, rhs, _ = compressed(A, b)
+                for name in names[1:]:
+                    outcome = run(PEERS[name], System(matrix, A), rhs, rtol=rtol, repeats=1)
+                    if outcome.status == "CONVERGED" and outcome.solve:
+                        numbers = (outcome.setup_s, outcome.solve.median, outcome.iterations, outcome.true_relres)
+                        found[name].append((step, *numbers))
+            bar.advance(task)
+    facts: dict[str, Any] = {"problem": "moving sphere and plate", "unknowns": unknowns, "tolerance": rtol}
+    facts |= {"experiment": "sequence", "shape": (size,) * 3}
+    tag, records = new_run(), []
+    for name, rows in found.items():
+        values = np.array(rows).reshape(-1, 5)
+        common = values[values[:, 0] % stride == 0]
+        records.append(Record(
+            method=name, status="CONVERGED" if len(rows) else "FAILED", setup_s=float(values[:, 1].mean()),
+            solve_s=float(values[:, 2].mean()), iterations=float(values[:, 3].mean()), repeats=len(rows),
+            version=version_of("krylearn") or "" if name == "krylearn" else PEERS[name].version or "",
+            config="NeuralMultigrid.update, cg" if name == "krylearn" else PEERS[name].config,
+            true_relres=float(values[:, 4].max()),
+            more={"run": tag, "steps": common[:, 0].astype(int).tolist(),
+                  "totals": rounded((common[:, 1] + common[:, 2]).tolist())}, **facts,
+        ))  # fmt: skip
+    append(output, records)
+    console.print(table(title([r.line() for r in records]), HEADER, summary([r.line() for r in records])))
+    return records
+
+
+def title(lines: Sequence[dict[str, Any]]) -> str:
+    """Name the sequence.
+
+    Examples
+    --------
+    >>> title([{"problem": "p", "shape": [8, 8, 8], "unknowns": 500, "tolerance": 1e-6, "repeats": 50}])
+    'p, 50 systems, 8 x 8 x 8, about 500 unknowns, true residual 1e-06'
+    """
+    first = lines[0]
+    grid = " x ".join(map(str, first["shape"]))
+    size = f"{grid}, about {first['unknowns']:,} unknowns"
+    return f"{first['problem']}, {first['repeats']} systems, {size}, true residual {first['tolerance']:g}"
+
+
+def summary(lines: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Rows of text: means per step, and the ratio of sums over the common steps.
+
+    Examples
+    --------
+    >>> line = {"method": "krylearn", "repeats": 2, "setup_s": 0.1, "solve_s": 0.2, "iterations": 6.0,
+    ...         "more": {"steps": [0], "totals": [0.3]}}
+    >>> summary([line])
+    [['krylearn', '2', '0.1 s', '0.2 s', '6.0', '1']]
+    """
+    ours = dict(zip(lines[0]["more"]["steps"], lines[0]["more"]["totals"], strict=True))
+    rows = []
+    for line in lines:
+        steps, totals = line["more"]["steps"], line["more"]["totals"]
+        versus = sum(totals) / sum(ours[s] for s in steps) if steps else float("nan")
+        ratio = "1" if line is lines[0] else f"{versus:.1f}"
+        rows.append([
+            line["method"], str(line["repeats"]), seconds(line["setup_s"]), seconds(line["solve_s"]),
+            f"{line['iterations']:.1f}", ratio,
+        ])  # fmt: skip
+    return rows
