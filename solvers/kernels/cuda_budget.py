@@ -88,7 +88,7 @@ def memory_needed(
     --------
     >>> need = memory_needed((256, 256, 256), cells=True)
     >>> round(need.solving / 256**3, 1), round(memory_needed((256, 256, 256), cells=False).solving / 256**3, 1)
-    (54.0, 65.1)
+    (54.1, 65.1)
     """
     sizes = [size]
     while math.prod(sizes[-1]) > COARSEST:

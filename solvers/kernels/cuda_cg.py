@@ -25,7 +25,12 @@ from .cuda_cycle import CudaCycle
 from .cuda_vectors import PAP, RR, RZ, Vectors
 
 
-class cuda_product:  # noqa: N801  (it is called like a function)
+def cuda_product(operator: Any) -> Product:
+    """Return the map x -> A x for one internal grid of a Poisson operator."""
+    return Product(operator)
+
+
+class Product:
     """The map x -> A x for one internal grid of a Poisson operator."""
 
     def __init__(self, operator: Any) -> None:

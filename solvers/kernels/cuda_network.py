@@ -21,7 +21,7 @@ LANES = 4096 if INTERPRETED else 128
 WIDTH = 16  # tl.dot takes no narrower layers; those of other widths are padded with zeros
 
 
-def packed(perceptron: Any, device: torch.device) -> Tensor:
+def packed(perceptron: Any, features: int, device: torch.device) -> Tensor:
     """Return the numbers of a perceptron as the kernels read them, layers padded to a common width H.
 
     In this order: first layer (features, H), its bias (H), second layer (H, H), its bias, last layer (outputs, H), its
@@ -30,11 +30,11 @@ def packed(perceptron: Any, device: torch.device) -> Tensor:
     bias = perceptron.bias.detach().float()
     width = width_of(perceptron)
     if perceptron.last is None:
-        features = torch.zeros(16 * width + 2 * width + width * width + len(bias) * width)
-        return torch.cat([features, bias.cpu()]).to(device)
+        nothing = bias.new_zeros((features + 2 + width + len(bias)) * width)
+        return torch.cat([nothing, bias]).to(device)
     first, second = perceptron.layers
     wide = [
-        padded(first.weight.T, (first.weight.shape[1], width)), padded(first.bias, (width,)),
+        padded(first.weight.T, (features, width)), padded(first.bias, (width,)),
         padded(second.weight, (width, width)), padded(second.bias, (width,)),
         padded(perceptron.last.weight, (len(bias), width)),
     ]  # fmt: skip

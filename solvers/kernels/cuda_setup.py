@@ -24,6 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..coarsening import balanced_factors
+from ..coefficients import DAMPING_FEATURES, GROUND_FEATURES, LINK_FEATURES, WEIGHT_FEATURES
 from ..hierarchy import COARSEST, generalised_inverse
 from .cuda import run
 from .cuda_budget import memory_needed
@@ -36,6 +37,10 @@ from .reference import Stencil
 
 if TYPE_CHECKING:
     from ..hierarchy import Hierarchy
+
+FEATURES = {
+    "damping": DAMPING_FEATURES, "weight": WEIGHT_FEATURES, "link": LINK_FEATURES, "ground": GROUND_FEATURES
+}  # fmt: skip
 
 
 @triton.jit
@@ -91,7 +96,7 @@ def network_cycle(A: Any, exponent: int, network: Any, storage: torch.dtype, coa
     """Set up the cycle of a Poisson operator divided by 2^exponent by a `CoefficientNetwork`."""
     device, width = A.device, width_of(network.damping)
     damping, weight, link, earth = (
-        packed(p, device) for p in (network.damping, network.weight, network.link, network.ground)
+        packed(getattr(network, name), features, device) for name, features in FEATURES.items()
     )
     codes = cell_codes(A) if A.diag.numel() > coarsest else None
     medium, levels = Medium.of(A, codes, exponent), []

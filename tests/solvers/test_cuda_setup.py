@@ -11,8 +11,6 @@ from krylearn.solvers.kernels.cuda_couplings import LEVEL, TABLE, cell_codes
 from krylearn.solvers.kernels.cuda_level import CudaLevel
 from multigrid_cases import random_network
 
-RULES = {"random": lambda: random_network(90_011), "constants": lambda: random_network(90_019, hidden=0)}
-
 
 def unpacked(v):
     """Damping and weights of a level in units of 1/255, whatever form it has; links, and extra if stored."""
@@ -42,7 +40,19 @@ def same(ours, theirs):
 @pytest.mark.parametrize("form", sorted(SYSTEMS))
 @pytest.mark.parametrize("grid", ["even_3d", "prime_3d", "odd_3d", "flat_middle", "two_wide", "thread_2d"])
 def test_levels_of_the_reference(grid, form):
-    network = RULES["random"]()
+    levels_of_the_reference(grid, form, random_network(90_011))
+
+
+def test_constants_are_a_network_too():
+    levels_of_the_reference("odd_3d", "stored", random_network(90_019, hidden=0))
+
+
+def test_a_narrow_network():
+    levels_of_the_reference("even_2d", "stored", random_network(90_023, hidden=5))
+
+
+def levels_of_the_reference(grid, form, network):
+    network = network.to(DEVICE)
     A = SYSTEMS[form](grid).to(DEVICE)
     h, exponent = levels(A, network)
     cycle = cuda_setup.network_cycle(A, exponent, network, torch.float32)
