@@ -127,8 +127,13 @@ def _solve(options: argparse.Namespace) -> int:
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
-    bench = commands.add_parser("bench", help="measure, print a table, append records")
-    experiments = bench.add_subparsers(required=True, metavar="EXPERIMENT")
+    text = (
+        "Measure, print a table, append records. Start with `krylearn bench solvers --quick`: which solver for which "
+        "system on this machine. Your own matrix: `krylearn bench solvers --matrix A.mtx --shape NX NY NZ`."
+    )
+    bench = commands.add_parser("bench", help="measure, print a table, append records", description=text)
+    bench.set_defaults(run=lambda options: bench.print_help() or 0, command="bench")
+    experiments = bench.add_subparsers(title="experiments", metavar="EXPERIMENT")
     text = "iterations on every scene family: geometric, resistor, tuned, learned"
     add = _command(experiments, "families", _families, text).add_argument
     add("--size", type=int, default=64, help="cells per axis")
@@ -150,7 +155,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     text = "every check and benchmark of the CUDA kernels in one go; needs a CUDA device, or --interpret"
     add = _command(experiments, "cuda", _cuda, text).add_argument
     add("--size", type=int, nargs="+", metavar="N", help="cells per axis (default: 128 256 384 512; interpreted: 16)")
-    add("--rtol", type=float, nargs="+", default=[1e-6, 1e-10], help="tolerances on the true relative residual")
+    add("--rtol", type=float, nargs="+", help="tolerances on the true relative residual (default: 1e-6 and 1e-10)")
     add("--minutes", type=float, default=9.0, help="no new case is begun after so many")
     add("--interpret", action="store_true", help="run the kernels on the CPU, by Triton's interpreter: no time is kept")
     add("--records", type=Path, help="file to append to (default: cuda.jsonl in bench/records; interpreted: none)")

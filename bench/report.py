@@ -12,10 +12,11 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from . import contest, curvature_table, families
+from . import contest, curvature_table, families, rules, sequence, solvers_report, training_report, warm_starts
 from .console import UsageError, console
 from .pictures import families_figure
 from .record import latest, read, records_folder
+from .report_tables import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- table:([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -80,20 +81,6 @@ def all_records(root: Path = ROOT) -> dict[str, list[dict]]:
     """
     names = {*map(source, TABLES), *PICTURES}
     return {name: read(root / "bench" / "records" / f"{name}.jsonl") for name in sorted(names)}
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table as Markdown, numbers to the right.
-
-    Examples
-    --------
-    >>> print(markdown(["name", "s"], [["cg", "1"]]))
-    | name | s |
-    |---|---:|
-    | cg | 1 |
-    """
-    rule = "|---" + "|---:" * (len(header) - 1) + "|"
-    return "\n".join(["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def provenance(lines: Lines) -> str:
@@ -185,6 +172,14 @@ def _families_picture(lines: Lines, images: Path) -> None:
     families_figure(images / "families.png", families.means(lines), _families_title(lines))
 
 
+def _rules_table(lines: Lines) -> str:
+    return markdown(rules.HEADER, rules.summary(lines))
+
+
+def _sequence_table(lines: Lines) -> str:
+    return f"**{sequence.title(lines)}**\n\n{markdown(sequence.HEADER, sequence.summary(lines))}"
+
+
 def _families_title(lines: Lines) -> str:
     first, seeds = lines[0], len({line["seed"] for line in lines})
     grid = " x ".join(map(str, first["shape"]))
@@ -195,14 +190,32 @@ def _curvature_table(lines: Lines) -> str:
     return markdown(curvature_table.HEADER, curvature_table.rows(lines))
 
 
+def _warm_starts_table(lines: Lines) -> str:
+    return markdown(warm_starts.HEADER, warm_starts.rows(lines))
+
+
 TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "demo": (_demo_table, "krylearn demo"),
     "headline": (_headline_table, "krylearn bench headline"),
     "families": (_families_table, "krylearn bench families"),
+    "rules": (_rules_table, "krylearn bench rules"),
+    "sequence": (_sequence_table, "krylearn bench sequence"),
     "curvature": (_curvature_table, "krylearn bench curvature"),
+    "solvers": (solvers_report.contest_tables, "krylearn bench solvers"),
+    "solvers-pictures": (solvers_report.pictures, "krylearn bench solvers"),
+    "solvers-breakeven": (solvers_report.break_even_tables, "krylearn bench solvers"),
+    "warmstarts": (_warm_starts_table, "krylearn bench warmstarts"),
+    "training": (training_report.loss_table, "krylearn bench training"),
+    "training-train": (training_report.training_loss_table, "krylearn bench training"),
+    "training-cost": (training_report.cost_table, "krylearn bench training"),
+    "training-robustness": (training_report.robustness_table, "krylearn bench training"),
 }
 # experiment -> what draws its last run into docs/images
-PICTURES: dict[str, Callable[[Lines, Path], None]] = {"families": _families_picture}
+PICTURES: dict[str, Callable[[Lines, Path], None]] = {
+    "families": _families_picture,
+    "solvers": solvers_report.draw,
+    "training": training_report.draw,
+}
 
 
 def _block(name: str, lines: Lines) -> str:

@@ -40,6 +40,7 @@ class Poisson:
     Vectors are flat `(..., n)` or grid-shaped `(..., *grid_shape)`, NumPy or torch, batches first; an answer has the
     shape, type, dtype and device of what came in. n counts all cells (after `from_matrix`: the matrix's own rows);
     entries of cells without an unknown are ignored on input and zero on output.
+    Tensors that require gradients keep their history: `krylearn.solvers.solve` differentiates with respect to them.
 
     Attributes
     ----------

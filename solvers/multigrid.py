@@ -118,6 +118,7 @@ class NeuralMultigrid:
             raise ValueError(
                 f"got a grid of {len(A.grid_shape)} dimensions; expected {self._dimension}: make a new NeuralMultigrid"
             )
+        A = A.detach()  # gradients are the business of `solve`
         self.backend = choice.backend(self._kernels, A.device)
         start = time.perf_counter()
         if self.backend == "cpu":

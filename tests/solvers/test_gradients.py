@@ -149,6 +149,7 @@ def test_cg_takes_an_operator_that_remembers_its_history():
     assert info == 0
     assert not x.requires_grad
     torch.testing.assert_close(x, solve(A, b).detach(), rtol=1e-7, atol=1e-9)
+    assert not (NeuralMultigrid(A) @ b).requires_grad
 
 
 def test_a_matrix_that_would_lose_its_gradient_is_refused():
