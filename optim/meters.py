@@ -125,10 +125,14 @@ def stability(
     if limits.large_batch != limits.small_batch:
         name = "batch sharpness, large batches"
         meters.append(_meter(name, wide, limits.large_batch, "if there is little noise", decay))
-    update = proposed_update(optimizer, H.net.tensors, H.gradient())
-    edge = critical_sharpness(model, loss, batch, update=update, lr=lr or 1e-3, **_evaluation(options))
-    limit = 2 / lr if lr > 0 else math.inf
-    meters.append(_meter("critical sharpness", edge, limit, "at the edge the next step raises the loss"))
+    g = H.gradient()
+    update, limit = proposed_update(optimizer, H.net.tensors, g), 2 / lr if lr > 0 else math.inf
+    if float(update.double() @ g.double()) > 0:
+        edge = critical_sharpness(model, loss, batch, update=update, lr=lr or 1e-3, **_evaluation(options))
+        meters.append(_meter("critical sharpness", edge, limit, "at the edge the next step raises the loss"))
+    else:  # momentum carries uphill, as it may: there is no lr that lowers the loss
+        nothing = (math.nan, math.nan, math.nan)
+        meters.append(_meter("critical sharpness", nothing, limit, "the next step goes uphill at any lr"))
     return Stability(tuple(meters), batch_size or H.samples, H.samples)
 
 

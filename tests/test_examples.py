@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
-SMALLEST = {"replace_scipy_cg": (8,), "own_matrix": (8,), "moving_obstacle": (8, 2), "change_batch_size": (400,)}
+SMALLEST = {
+    "replace_scipy_cg": (8,),
+    "own_matrix": (8,),
+    "moving_obstacle": (8, 2),
+    "identify_conductance": (8, 3),
+    "change_batch_size": (400,),
+    "train_dcdm": (8, 2),
+    "spectrum_through_training": (6,),
+    "watch_stability": (5,),
+}
 
 
 def test_every_example_is_run_here():

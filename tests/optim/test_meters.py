@@ -104,3 +104,18 @@ def test_the_proposed_update_is_the_step_that_is_then_taken(name):
         optimizer.step()
         after = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
         torch.testing.assert_close(before - 0.02 * u, after, rtol=1e-10, atol=1e-12)
+
+
+def test_a_step_that_momentum_carries_uphill_has_no_critical_sharpness():
+    p = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(p.weight, 1.0)
+    sgd = torch.optim.SGD(p.parameters(), lr=0.1, momentum=0.9)
+    x = torch.ones(4, 1, dtype=F64)
+    sgd.state[p.weight]["momentum_buffer"] = torch.full_like(p.weight, -50.0)  # it comes from the other side
+    report = stability(p, sgd, (x, 0 * x), loss=MSE, rng=1)
+    meter = report["critical sharpness"]
+    assert math.isnan(meter.value)
+    assert "uphill" in meter.note
+    assert report.nearest.name != "critical sharpness"
+    sgd.state.clear()
+    assert stability(p, sgd, (x, 0 * x), loss=MSE, rng=1)["critical sharpness"].value == pytest.approx(2, rel=0.1)
