@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from krylearn.optim import Change, Facts, fit_sharpness
+from krylearn.optim.regimes import SharpnessLaw
 from krylearn.optim.scaling import RULES
 
 from .batch_scaling import BASE, METHODS, points
@@ -27,8 +29,8 @@ CLOSE = 1.5  # the factor within which a rule is called right
 WHEN = 0.5  # share of the training at which a user measures
 
 
-def optima(lines: Lines, value: str = "held") -> dict[tuple[str, str], dict[int, Optimum]]:
-    """Fit every bracketed minimum: (task, method) -> batch size -> optimum.
+def optima(lines: Lines, value: str = "held", *, draws: int = 0) -> dict[tuple[str, str], dict[int, Optimum]]:
+    """Fit every minimum: (task, method) -> batch size -> optimum; with errors if seeds are drawn again.
 
     Examples
     --------
@@ -38,7 +40,7 @@ def optima(lines: Lines, value: str = "held") -> dict[tuple[str, str], dict[int,
     cells = {(line["problem"], line["method"], line["more"]["batch"]) for line in lines if _kind(line) == "grid"}
     found: dict[tuple[str, str], dict[int, Optimum]] = {}
     for task, method, size in sorted(cells, key=lambda c: (*_place(lines, c[:2]), c[2])):
-        found.setdefault((task, method), {})[size] = fit_optimum(points(lines, task, method, size, value))
+        found.setdefault((task, method), {})[size] = fit_optimum(points(lines, task, method, size, value), draws=draws)
     return found
 
 
@@ -72,11 +74,16 @@ def facts_at_base(lines: Lines, task: str, method: str, new_batch: int, share: f
         noise = [look["noise_scale"] or math.inf for look in seen]
         known["noise_scale"] = math.inf if math.inf in noise else statistics.geometric_mean(noise)
         tops = {int(b): statistics.geometric_mean(look["sharpness"][b] for look in seen) for b in seen[0]["sharpness"]}
-        known["sharpness"] = fit_sharpness(tops)
+        known["sharpness"] = _law(tuple(tops.items()))
         known["eps_rules"] = statistics.median(look["eps_share"] for look in seen) > 0.5 if adaptive else None
     return Facts(
         BASE, new_batch, adaptive=adaptive, decoupled=adaptive, betas=(m.beta1, m.beta2) if adaptive else None, **known
     )
+
+
+@cache
+def _law(measured: tuple[tuple[int, float], ...]) -> SharpnessLaw:
+    return fit_sharpness(dict(measured))
 
 
 def predicted(lines: Lines, task: str, method: str, rule: str, sizes: Sequence[int], **told: Any) -> dict[int, Change]:
@@ -142,4 +149,4 @@ def excess(lines: Lines, task: str, method: str, size: int, lr: float) -> float 
     a, b = max(below), min(above)
     share = 0.0 if a == b else (at - a) / (b - a)
     log = (1 - share) * found[a] + share * found[b]
-    return math.exp(log) / fit_optimum(points(lines, task, method, size)).loss - 1
+    return math.exp(log) / fit_optimum(points(lines, task, method, size), draws=0).loss - 1

@@ -23,7 +23,7 @@ def scaling_figure(lines: Sequence[dict[str, Any]], file: Path) -> None:
     --------
     >>> scaling_figure([], Path("scaling.png"))                                         # doctest: +SKIP
     """
-    plt, found = _pyplot(), optima(lines)
+    plt, found = _pyplot(), optima(lines, draws=200)
     tasks = list(dict.fromkeys(task for task, _ in found))
     figure, axes = plt.subplots(
         len(METHODS), len(tasks), figsize=(3.4 * len(tasks), 7.6), sharex=True, squeeze=False, layout="constrained"
