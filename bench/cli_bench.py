@@ -82,6 +82,7 @@ def add_commands(experiments: Any, command: Callable[..., argparse.ArgumentParse
     add("--workloads", nargs="+", metavar="WORKLOAD", help="names (default: all ten)")
     add("--stages", nargs="+", choices=("tuner", "grid", "rivals", "seeds", "robustness"), help="default: all five")
     add("--quick", action="store_true", help="only the quadratic, and only the tuner; a database of its own")
+    add("--trace", type=Path, metavar="PNG", help="only draw lr, loss and sharpness of one run into this file")
     add("--database", type=Path, help="of runs; what it holds is not run again (default: bench/records/runs)")
     add("--records", type=Path, help="file for the summary (default: training.jsonl in bench/records)")
 
@@ -186,8 +187,12 @@ def _training(options: argparse.Namespace) -> int:
     from .console import UsageError
     from .report import records_of
     from .training import STAGES, run_training
+    from .training_trace import draw_trace
     from .workloads import WORKLOADS
 
+    if options.trace:
+        draw_trace(options.trace)
+        return 0
     unknown = set(options.workloads or ()) - set(WORKLOADS)
     if unknown:
         raise UsageError(f"got the workloads {sorted(unknown)}; expected some of {', '.join(WORKLOADS)}")

@@ -125,6 +125,7 @@ class Loop:
             f.momentum = policies.MOMENTUM
         f.start = critical * policies.START * (1 - self.momentum if "momentum" in self.base.param_groups[0] else 1.0)
         f.first = f.best = loss
+        f.scale = f.start / f.nominal
         f.best_lr, f.turn, f.unseen, f.well, f.blown = f.start, 0, 0, 1, 0
         self.modules, self.control, f.phase = modules_of(source.loss_fn, source.batch), source.batch, "ramp"
         f.spent += VALUE

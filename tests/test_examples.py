@@ -15,6 +15,7 @@ SMALLEST = {
     "train_dcdm": (8, 2),
     "spectrum_through_training": (6,),
     "watch_stability": (5,),
+    "tune_learning_rate": (60,),
 }
 
 
