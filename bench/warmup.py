@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -11,19 +12,19 @@ from krylearn.solvers import NeuralMultigrid, cg
 from .console import console, seconds
 
 
-def compile_kernels(weights: str | None = None) -> float:
+def solve_tiny_systems(weights: str | None = None) -> float:
     """Solve one tiny system of each kind (2D, 3D; cells, coefficients; periodic); return the seconds it took.
 
     Examples
     --------
-    >>> compile_kernels("geometric") > 0
+    >>> solve_tiny_systems("geometric") > 0
     True
     """
     start = time.perf_counter()
     for shape in ((12, 10), (12, 8, 10)):
         for A in (
             Poisson.from_cells(np.ones(shape, dtype=np.int64), boundary={"x": "dirichlet"}),
-            Poisson.from_coefficients(np.ones(shape), boundary={"x": "periodic"}),
+            Poisson.from_coefficients(np.linspace(1, 2, math.prod(shape)).reshape(shape), boundary={"x": "periodic"}),
         ):
             cg(A, np.ones(A.shape[0]), M=NeuralMultigrid(A, weights=weights))
     return time.perf_counter() - start
@@ -37,5 +38,5 @@ def warmup(weights: str | None = None) -> None:
     >>> warmup("geometric")                                             # doctest: +SKIP
     """
     with console.status("compiling kernels"):
-        took = compile_kernels(weights)
+        took = solve_tiny_systems(weights)
     console.print(f"kernels ready after {seconds(took)}")
