@@ -14,6 +14,7 @@ from .batch_scaling_compare import CLOSE, SHOWN, Lines, distances, excess, facts
 from .batch_scaling_facts import run_facts
 from .console import console, table
 from .record import latest, read
+from .report_tables import markdown
 
 
 def optima_rows(lines: Lines) -> list[list[str]]:

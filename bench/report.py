@@ -194,6 +194,21 @@ def _warm_starts_table(lines: Lines) -> str:
     return markdown(warm_starts.HEADER, warm_starts.rows(lines))
 
 
+def _batch_scaling_table(view: str) -> Callable[[Lines], str]:
+    def write(lines: Lines) -> str:
+        from .batch_scaling_report import table_of  # needs torch, which the other tables do not
+
+        return table_of(view)(lines)
+
+    return write
+
+
+def _batch_scaling_picture(lines: Lines, images: Path) -> None:
+    from .batch_scaling_figure import scaling_figure
+
+    scaling_figure(lines, images / "scaling.png")
+
+
 TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "demo": (_demo_table, "krylearn demo"),
     "headline": (_headline_table, "krylearn bench headline"),
@@ -209,12 +224,17 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "training-train": (training_report.training_loss_table, "krylearn bench training"),
     "training-cost": (training_report.cost_table, "krylearn bench training"),
     "training-robustness": (training_report.robustness_table, "krylearn bench training"),
+    **{
+        f"batch_scaling-{view}": (_batch_scaling_table(view), "krylearn bench batch-scaling")
+        for view in ("optima", "rules", "auto", "cost", "pairs")
+    },
 }
 # experiment -> what draws its last run into docs/images
 PICTURES: dict[str, Callable[[Lines, Path], None]] = {
     "families": _families_picture,
     "solvers": solvers_report.draw,
     "training": training_report.draw,
+    "batch_scaling": _batch_scaling_picture,
 }
 
 
