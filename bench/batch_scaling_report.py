@@ -172,8 +172,6 @@ def table_of(view: str) -> Callable[[Lines], str]:
     title, header, rows = VIEWS[view]
 
     def write(lines: Lines) -> str:
-        from .report_tables import markdown
-
         return f"**{title}**\n\n{markdown(header(lines), rows(lines))}"
 
     return write
