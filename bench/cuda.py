@@ -8,6 +8,7 @@ interpreter says nothing about the speed of a device.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -59,7 +60,7 @@ def run_cuda(
     sizes : cells per axis, each a cube
     interpret : run on the CPU by Triton's interpreter, which has to be asked for before Triton is imported
     tolerances : on the true relative residual; default 1e-6 and 1e-10, interpreted the first alone
-    minutes : nothing is begun that would, by what smaller cases took, end after so many
+    minutes : on a device, nothing is begun that would, by what smaller cases took, end after so many
     output : file of records; None: none is written
 
     Examples
@@ -69,7 +70,7 @@ def run_cuda(
     device = prepare(interpret)
     sizes = sizes or ((16,) if interpret else SIZES)
     tolerances = tolerances or (TOLERANCES[:1] if interpret else TOLERANCES)
-    end = time.monotonic() + 60 * minutes
+    end = time.monotonic() + (math.inf if interpret else 60 * minutes)
     failed = print_checks(device, interpret)
     found = None if interpret else ceilings(device)
     run, records, pace = new_run(), [], 0.0  # seconds per cell of the last case

@@ -51,9 +51,8 @@ class CudaLevel:
 
     def allocate(self) -> CudaLevel:
         """Make the work space, once set-up has given back its own; returns self."""
-        kind = {"dtype": self.dtype, "device": self.a.device}
-        self.b, self.r = torch.zeros(self.size, **kind), torch.zeros(self.size, **kind)  # type: ignore[arg-type]
-        self.scratch = torch.zeros(2 * self.cells, **kind)  # type: ignore[arg-type]
+        self.b, self.r = (torch.zeros(self.size, dtype=self.dtype, device=self.a.device) for _ in range(2))
+        self.scratch = torch.zeros(2 * self.cells, dtype=self.dtype, device=self.a.device)
         self.second, self.e = (half.view(self.size) for half in self.scratch.chunk(2))
         return self
 

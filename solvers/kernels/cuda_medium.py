@@ -120,8 +120,8 @@ class Medium:
         over(cuda_coarse._grounds, m, w, g, h, q, facts, earth, g_new, h_new, m, *size, H=width)
         for d, f in enumerate(factors):
             others = [v for e in ((d + 1) % 3, (d + 2) % 3) for v in classical.axis(e)]
-            axis = (d, f, int(self.periodic[d]), *classical.axis(d), *others, m)
-            over(cuda_coarse._links, m, uniform, w, g, h, q, facts, link, w_new, *axis, H=width)
+            facts_of = (d, f, int(self.periodic[d]), *classical.axis(d), *others, m)
+            over(cuda_coarse._links, m, uniform, w, g, h, q, facts, link, w_new, *facts_of, H=width)
         over(cuda_coarse._diagonal, m, w_new, g_new, h_new, q_new, m, *size)
         return new
 

@@ -1,13 +1,14 @@
 """CuPy arrays in and out: the protocol with a stand-in on any machine, the library itself on a CUDA device."""
 
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from krylearn.pde import Poisson
 from krylearn.solvers import NeuralMultigrid, cg
+from krylearn.solvers.interop import to_torch
 
 HARDWARE = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; nothing was run on hardware")
 
@@ -62,6 +63,23 @@ def test_product_preconditioner_and_solve_return_what_came_in(cupy, flat, dtype)
     assert info == 0
     assert isinstance(x, Array)
     torch.testing.assert_close(x.tensor, expected)
+
+
+def test_torch_takes_an_array_in_the_order_of_its_own_stream(monkeypatch):
+    asked = []
+
+    class OnDevice(Array):
+        def __dlpack__(self, **options):
+            asked.append(options["stream"])
+            return self.tensor.__dlpack__()
+
+        def __dlpack_device__(self):
+            return 2, 0  # kDLCUDA
+
+    OnDevice.__module__ = "cupy"
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: SimpleNamespace(cuda_stream=77))
+    assert to_torch(OnDevice(torch.ones(3))).tolist() == [1.0, 1.0, 1.0]
+    assert asked == [77]
 
 
 @pytest.fixture
