@@ -61,12 +61,13 @@ def add_commands(experiments: Any, command: Callable[..., argparse.ArgumentParse
     add = command(experiments, "published", _published, text).add_argument
     add("--size", type=int, nargs="+", default=[32, 64], metavar="N", help="cells per axis, one or more")
     add("--seeds", type=int, default=3, help="scenes per size, of the test stream")
-    add("--family", default="neumann", help="scene family")
-    add("--rhs", choices=("white", "divergence", "points"), default="white", help="right-hand side")
+    add("--families", nargs="+", default=["neumann"], metavar="FAMILY", help="scene families")
+    kinds = ("white", "divergence", "points")
+    add("--rhs", nargs="+", choices=kinds, default=["white"], help="right-hand sides")
     add("--rtol", type=float, default=1e-4, help="tolerance on the true relative residual, of every method")
     add("--methods", nargs="+", metavar="METHOD", help='names as in the table, for example "krylearn CG" DCDM')
     add("--repeats", type=int, default=1, help="timed solves per scene")
-    add("--counts", action="store_true", help="only iterations, nothing timed; records go to published_counts.jsonl")
+    add("--counts", action="store_true", help="only iterations, nothing timed; records go to publishedcounts.jsonl")
     add("--records", type=Path, help="file to append to (default: published.jsonl in bench/records)")
     text = "the best lr at batch sizes 16 to 1024, measured on three small tasks, against every scaling rule"
     add = command(experiments, "batch-scaling", _batch_scaling, text).add_argument
@@ -131,9 +132,9 @@ def _published(options: argparse.Namespace) -> int:
     from .published import run_published
     from .report import records_of
 
-    output = options.records or records_of("published_counts" if options.counts else "published")
-    facts = {name: getattr(options, name) for name in ("methods", "family", "rtol", "repeats", "counts")}
-    run_published(options.size, options.seeds, kind=options.rhs, output=output, **facts)
+    output = options.records or records_of("publishedcounts" if options.counts else "published")
+    facts = {name: getattr(options, name) for name in ("methods", "families", "rtol", "repeats", "counts")}
+    run_published(options.size, options.seeds, kinds=options.rhs, output=output, **facts)
     return 0
 
 

@@ -15,7 +15,7 @@ OWN = {
     "multigrid": ("families", "sizes", "architecture", "start"),
     "dcdm": (
         "sizes", "size", "ritz_vectors", "theta", "right_hand_sides", "batch", "lr", "schedule", "precision",
-        "residual_steps", "start",
+        "start",
     ),
     "npsdo": (
         "families", "sizes", "levels", "symmetric", "scenes", "ritz_vectors", "right_hand_sides", "batch", "lr",
@@ -61,7 +61,6 @@ def add_train(commands: Any, command: Callable[..., argparse.ArgumentParser]) ->
     add = made.add_argument_group("dcdm").add_argument
     add("--size", type=int, choices=(64, 128), help="which of the published networks (default: 64)")
     add("--theta", type=int, help="the lowest M/2 + THETA Ritz vectors weigh nine times as much (default: M/20)")
-    add("--residual-steps", type=int, help="train on residuals after up to so many of the network's own steps")
     add("--precision", choices=("float32", "bfloat16"), help="of a training step")
     add = made.add_argument_group("npsdo").add_argument
     add("--levels", type=int, help="how often the grid is halved (default: 4)")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +21,10 @@ from krylearn.solvers.storage import card_of
 
 from . import peers_cpu
 from .console import console, progress, table
-from .contest import compressed as compress
-from .contest import relative, rival
+from .contest import compressed, relative, rival
 from .harness import iterations_to, timed, true_relative_residual
 from .peers import PEERS, PETSC, Peer
-from .published_table import HEADER, rows, title
+from .published_table import COUNTS, HEADER, counted, groups, rows, title
 from .record import Record, append, new_run
 from .rivals import LibraryLoop, System
 from .timers import peak_bytes
@@ -48,6 +48,10 @@ def _multigrid(weights: str | None, A: Poisson) -> NeuralMultigrid:
     return NeuralMultigrid(A, weights=weights)
 
 
+def _larger(A: Poisson) -> DCDM:
+    return DCDM(A, size=128)
+
+
 def _symmetric(A: Poisson) -> NPSDO:
     return NPSDO(A, symmetric=True)
 
@@ -58,7 +62,8 @@ METHODS = (
     Method("krylearn resistor", "cg, V-cycle by the resistor rule", partial(_multigrid, "resistor")),
     Method("krylearn tuned", "cg, V-cycle with the best constants", partial(_multigrid, "tuned"), "cg", "3d-tuned-v1"),
     Method("krylearn NeuralMultigrid", "cg, learned V-cycle", partial(_multigrid, None), "cg", "3d-network-v1"),
-    Method("DCDM", "dcdm, window 2, DCDMNetwork(64) in float32", DCDM, "dcdm", "dcdm-3d-64-v1"),
+    Method("DCDM 64", "dcdm, window 2, DCDMNetwork(64) in float32", DCDM, "dcdm", "dcdm-3d-64-v1"),
+    Method("DCDM 128", "dcdm, window 2, DCDMNetwork(128) in float32", _larger, "dcdm", "dcdm-3d-128-v1"),
     Method("NPSDO", "dcdm, window 2, NPSDONetwork(4), stencils kept", NPSDO, "dcdm", "npsdo-3d-v1"),
     Method("NPSDO symmetric", "cg, NPSDONetwork(4), tied", _symmetric, "cg", "npsdo-3d-symmetric-v1"),
 )
@@ -105,7 +110,8 @@ def ours(
     )  # fmt: skip
     if method.weights:
         card = card_of(method.weights)
-        record.more |= {"weights": method.weights, "training_hours": card["hours"]}
+        hours = card.get("cpu_hours", card["hours"]) + card.get("basis_hours", 0.0)
+        record.more |= {"weights": method.weights, "training_hours": round(hours, 3)}
     return record
 
 
@@ -119,12 +125,12 @@ def run_published(
     sizes: Sequence[int] = SIZES,
     seeds: int = SEEDS,
     *,
+    families: Sequence[str] = (FAMILY,),
+    kinds: Sequence[str] = ("white",),
     methods: Sequence[str] | None = None,
-    kind: str = "white",
     rtol: float = 1e-4,
     repeats: int = 1,
     counts: bool = False,
-    family: str = FAMILY,
     output: Path,
 ) -> list[Record]:
     """Measure all methods, append the records, print the tables.
@@ -132,8 +138,8 @@ def run_published(
     Parameters
     ----------
     sizes : cells per axis;  seeds : scenes per size, of the test stream
+    families, kinds : of scenes and right-hand sides, as in `krylearn.pde.scene` and `right_hand_side`
     methods : names, ours or rivals'; None for all
-    kind : right-hand side, as in `krylearn.pde.right_hand_side`
     rtol : the tolerance of every method, 1e-4 as published
     repeats : timed solves per scene
     counts : iterations of ours only, nothing timed
@@ -145,29 +151,42 @@ def run_published(
     """
     chosen = [m for m in METHODS if not methods or m.name in methods]
     peers = [] if counts else [p for p in RIVALS if not methods or p.name in methods]
+    places = list(product(families, kinds, sizes, range(seeds)))
     run, records = new_run(), []
     with progress() as bar:
-        task = bar.add_task("published", total=len(sizes) * seeds * (len(chosen) + len(peers)), note="")
-        for size in sizes:
-            for seed in range(seeds):
-                A = scene(family, (size,) * 3, seed)
-                b = right_hand_side(A, kind, seed).numpy()
-                matrix, rhs, _ = compress(A, b)
-                for method in chosen:
-                    bar.update(task, note=f"{size}³, seed {seed}, {method.name}")
-                    facts = {"rtol": rtol, "seed": seed, "repeats": repeats, "counts": counts, "problem": family}
-                    records.append(ours(method, A, b, **facts))
-                    bar.advance(task)
-                for peer in peers:
-                    bar.update(task, note=f"{size}³, seed {seed}, {peer.name}")
-                    facts = {"problem": family, "experiment": "published", "seed": seed, "shape": A.grid_shape}
-                    records.append(rival(peer, System(matrix, A), rhs, None, rtol=rtol, pairs=repeats, **facts))
-                    bar.advance(task)
-    for record in records:
-        record.more |= {"run": run, "rhs": kind}
+        task = bar.add_task("published", total=len(places) * (len(chosen) + len(peers)), note="")
+        for family, kind, size, seed in places:
+            A = scene(family, (size,) * 3, seed)
+            b = right_hand_side(A, kind, seed).numpy()
+            found: list[Record] = []
+            for method in chosen:
+                bar.update(task, note=f"{family} {size}³, seed {seed}, {method.name}")
+                facts = {"rtol": rtol, "seed": seed, "repeats": repeats, "counts": counts, "problem": family}
+                found.append(ours(method, A, b, **facts))
+                bar.advance(task)
+            for peer in peers:
+                bar.update(task, note=f"{family} {size}³, seed {seed}, {peer.name}")
+                found.append(theirs(peer, A, b, rtol=rtol, seed=seed, repeats=repeats, problem=family))
+                bar.advance(task)
+            for record in found:
+                record.more |= {"run": run, "rhs": kind}
+            records += found
     append(output, records)
-    lines = [record.line() for record in records]
-    for size in sizes:
-        found = [line for line in lines if line["shape"][0] == size]
-        console.print(table(title(found), HEADER, rows(found)))
+    show([record.line() for record in records], counts)
     return records
+
+
+def theirs(peer: Peer, A: Poisson, b: Any, *, rtol: float, seed: int, repeats: int, problem: str) -> Record:
+    """Set a rival up and solve, timed apart, by the same rule."""
+    matrix, rhs, _ = compressed(A, b)
+    facts = {"problem": problem, "experiment": "published", "seed": seed, "shape": A.grid_shape}
+    return rival(peer, System(matrix, A), rhs, None, rtol=rtol, pairs=repeats, **facts)
+
+
+def show(lines: Sequence[dict], only_counts: bool) -> None:
+    """Print the tables."""
+    if only_counts:
+        console.print(table("iterations", COUNTS, counted(lines)))
+        return
+    for found in groups(lines):
+        console.print(table(title(found), HEADER, rows(found)))

@@ -14,7 +14,7 @@ HEADER = (
     "set-up",
     "solve",
     "memory",
-    "training",
+    "training, core hours",
     "pays against CG after",
     "against the best untrained after",
 )
@@ -30,7 +30,7 @@ def rows(lines: Lines) -> list[list[str]]:
     >>> facts = {"status": "CONVERGED", "setup_s": 0.0, "iterations": 9.0, "peak_bytes": 10**6}
     >>> trained = {"method": "learned", "solve_s": 1.0, "more": {"training_hours": 1.0}}
     >>> rows([{"method": BASELINE, "solve_s": 2.0, "more": {}} | facts, trained | facts])[1][-3:]
-    ['1 h', '3,600 solves', '3,600 solves']
+    ['1', '3,600 solves', '3,600 solves']
     """
     methods = {name: [x for x in lines if x["method"] == name] for name in dict.fromkeys(x["method"] for x in lines)}
     untrained = [total(found) for found in methods.values() if "training_hours" not in found[0]["more"]]
@@ -46,7 +46,7 @@ def row(name: str, found: Lines, plain: float | None, best: float | None) -> lis
     if failed:
         empty = ["-"] * (len(HEADER) - 2)
         return [name, failed, *empty]
-    trained = "-" if hours is None else f"{hours:.2g} h"
+    trained = "-" if hours is None else f"{hours:.2g}"
     return [
         name,
         count(statistics.fmean(x["iterations"] for x in found)),
@@ -108,10 +108,46 @@ def title(lines: Lines) -> str:
     )
 
 
+def groups(lines: Lines) -> list[list[dict]]:
+    """Part records by family, right-hand side and size."""
+
+    def key(line: dict) -> tuple[str, str, int]:
+        return line["problem"], line["more"]["rhs"], line["shape"][0]
+
+    return [[x for x in lines if key(x) == k] for k in dict.fromkeys(map(key, lines))]
+
+
 def blocks(lines: Lines, markdown: Callable[[Sequence[str], Sequence[Sequence[str]]], str]) -> str:
-    """Write one table per size for a page."""
-    parts = []
-    for size in dict.fromkeys(line["shape"][0] for line in lines):
-        found = [line for line in lines if line["shape"][0] == size]
-        parts.append(f"**{title(found)}**\n\n{markdown(HEADER, rows(found))}")
-    return "\n\n".join(parts)
+    """Write one table per family, right-hand side and size for a page."""
+    return "\n\n".join(f"**{title(found)}**\n\n{markdown(HEADER, rows(found))}" for found in groups(lines))
+
+
+COUNTS = ("scenes, right-hand side", "cells per axis", "method", "iterations", "of plain CG's", "of those at half size")
+
+
+def counted(lines: Lines) -> list[list[str]]:
+    """Mean iterations over scenes, as a part of plain CG's, and against the grid of half the size.
+
+    Examples
+    --------
+    >>> base = {"problem": "neumann", "status": "CONVERGED", "seed": 0, "more": {"rhs": "white"}}
+    >>> facts = ((32, BASELINE, 100.0), (32, "DCDM", 10.0), (64, BASELINE, 200.0), (64, "DCDM", 15.0))
+    >>> counted([base | {"shape": [n], "method": m, "iterations": k} for n, m, k in facts])[-1]
+    ['neumann, white', '64', 'DCDM', '15.0', '0.07', '1.50']
+    """
+    means = {}
+    for found in groups(lines):
+        for name in dict.fromkeys(x["method"] for x in found):
+            own = [x for x in found if x["method"] == name]
+            good = all(x["status"] == "CONVERGED" for x in own)
+            place = found[0]["problem"], found[0]["more"]["rhs"], found[0]["shape"][0]
+            means[place, name] = statistics.fmean(x["iterations"] for x in own) if good else None
+    table = []
+    for ((family, kind, size), name), mean in means.items():
+        plain = means.get(((family, kind, size), BASELINE))
+        half = means.get(((family, kind, size // 2), name))
+        row = [f"{family}, {kind}", str(size), name]
+        row.append("not converged" if mean is None else count(mean))
+        row += ["-" if not mean or not other else f"{mean / other:.2f}" for other in (plain, half)]
+        table.append(row)
+    return table

@@ -12,7 +12,17 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from . import contest, curvature_table, families, rules, sequence, solvers_report, training_report, warm_starts
+from . import (
+    contest,
+    curvature_table,
+    families,
+    published_table,
+    rules,
+    sequence,
+    solvers_report,
+    training_report,
+    warm_starts,
+)
 from .console import UsageError, console
 from .pictures import families_figure
 from .record import latest, read, records_folder
@@ -209,6 +219,14 @@ def _batch_scaling_picture(lines: Lines, images: Path) -> None:
     scaling_figure(lines, images / "scaling.png")
 
 
+def _published_table(lines: Lines) -> str:
+    return published_table.blocks(lines, markdown)
+
+
+def _published_counts(lines: Lines) -> str:
+    return markdown(published_table.COUNTS, published_table.counted(lines))
+
+
 TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "demo": (_demo_table, "krylearn demo"),
     "headline": (_headline_table, "krylearn bench headline"),
@@ -216,6 +234,8 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "rules": (_rules_table, "krylearn bench rules"),
     "sequence": (_sequence_table, "krylearn bench sequence"),
     "curvature": (_curvature_table, "krylearn bench curvature"),
+    "published": (_published_table, "krylearn bench published"),
+    "publishedcounts": (_published_counts, "krylearn bench published --counts"),
     "solvers": (solvers_report.contest_tables, "krylearn bench solvers"),
     "solvers-pictures": (solvers_report.pictures, "krylearn bench solvers"),
     "solvers-breakeven": (solvers_report.break_even_tables, "krylearn bench solvers"),

@@ -17,8 +17,7 @@ import torch
 from krylearn.pde import Poisson
 from torch import Tensor, nn
 
-from .dcdm_network import DCDMNetwork
-from .dcdm_storage import DEFAULT, load_network, shipped_network
+from .dcdm_storage import SHIPPED, load_network, shipped_network
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -37,6 +36,8 @@ class DCDM:
     weights : None, path or torch.nn.Module
         None: the shipped weights of this dimension. A path: a safetensors file of ``krylearn train dcdm``. A module:
         ``(batch, *grid) -> (batch, *grid)``.
+    size : 64 or 128
+        Which of the shipped networks; 128 in 3D only. Of no effect on other weights.
     precision : "float32", "bfloat16" or "float16"
         of the convolutions. On processors with bfloat16 units half the time; directions get worse.
     compile : bool
@@ -67,6 +68,7 @@ class DCDM:
         A: Poisson,
         weights: str | Path | nn.Module | None = None,
         *,
+        size: int = 64,
         precision: str = "float32",
         compile: bool = False,
     ) -> None:
@@ -76,7 +78,7 @@ class DCDM:
             raise ValueError(f"got precision={precision!r}; expected one of {', '.join(PRECISIONS)}")
         self.A, self.shape, self.dtype, self.precision = A, A.shape, A.dtype, precision
         dimension = len(A.grid_shape)
-        network = _network(weights, dimension)
+        network = _network(weights, dimension, size)
         expected = getattr(network, "dimension", dimension)
         if expected != dimension:
             raise ValueError(f"got weights for {expected}D and a grid of {dimension}D; expected the same")
@@ -112,15 +114,16 @@ class DCDM:
         return f"DCDM({self.A!r}, {type(self.network).__name__}, precision={self.precision!r})"
 
 
-def _network(weights: str | Path | nn.Module | None, dimension: int) -> nn.Module:
+def _network(weights: str | Path | nn.Module | None, dimension: int, size: int) -> nn.Module:
     """Return the module that a `weights` argument means."""
     if weights is None:
-        return shipped_network(DEFAULT[dimension])
+        if (dimension, size) not in SHIPPED:
+            raise ValueError(
+                f"got size={size} in {dimension}D; expected 64, or 128 in 3D: train another with `krylearn train dcdm`"
+            )
+        return shipped_network(SHIPPED[dimension, size])
     if isinstance(weights, nn.Module):
         return weights
     if isinstance(weights, str | Path):
         return load_network(weights)
     raise TypeError(f"got weights of type {type(weights).__name__}; expected None, a path or a torch.nn.Module")
-
-
-__all__ = ["DCDM", "DCDMNetwork"]

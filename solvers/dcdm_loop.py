@@ -23,7 +23,6 @@ from .ritz import RitzBasis
 from .training_loop import check_settings, fit, keep_curves, quiet, require_lightning
 
 Loss = Callable[[Poisson, Tensor], Tensor]
-Prepare = Callable[[int, Poisson, Tensor], Tensor]
 KERAS_EPSILON = 1e-7  # of Adam, in the framework of the published training; torch's is 1e-8
 SCHEDULES = ("constant", "one-cycle")
 
@@ -96,7 +95,6 @@ def fit_on_ritz(
     device: str,
     progress: bool,
     checks: int,
-    prepare: Prepare | None = None,
 ) -> dict[str, Any]:
     """Train the network in place and return what the card says of the run.
 
@@ -106,7 +104,6 @@ def fit_on_ritz(
     stream : where batches come from
     settings : at least steps, learning_rate, schedule, precision; a resumed run must have the same
     output, resume, device, progress, checks : as in `train_dcdm`; checks: validation batches
-    prepare : what is done to the right-hand sides of a training step; of validation they stay as they are
 
     Raises
     ------
@@ -120,7 +117,7 @@ def fit_on_ritz(
                 f"got resume=True, but there is no {last}; expected the checkpoint of an earlier run: check output"
             )
         keep_curves(output)
-        module = _module(network, loss, stream, settings, prepare)
+        module = _module(network, loss, stream, settings)
         try:
             fit(trainer, module, settings["steps"], checks, last if resume else None)
         except KeyboardInterrupt:
@@ -135,9 +132,7 @@ def fit_on_ritz(
     }
 
 
-def _module(
-    network: nn.Module, loss: Loss, stream: RitzStream, settings: dict[str, Any], prepare: Prepare | None
-) -> Any:
+def _module(network: nn.Module, loss: Loss, stream: RitzStream, settings: dict[str, Any]) -> Any:
     """Make the LightningModule."""
     import lightning.pytorch as lightning
 
@@ -162,7 +157,7 @@ def _module(
 
         def training_step(self, _batch: Any, _index: int) -> Tensor:
             A, b = stream.train(self.global_step)
-            value = loss(A, prepare(self.global_step, A, b) if prepare else b)
+            value = loss(A, b)
             self.log("loss", value, prog_bar=True)
             return value
 

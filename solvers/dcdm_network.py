@@ -63,11 +63,12 @@ class DCDMNetwork(nn.Module):
         self.size, self.dimension, self.width = size, dimension, width
         before, coarse, after = SIZES[size]
         conv: type[nn.Conv2d | nn.Conv3d] = nn.Conv3d if dimension == 3 else nn.Conv2d
-        self.lift = conv(1, width, 3, padding=1)
-        self.before = nn.ModuleList(conv(width, width, 3, padding=1) for _ in range(before))
-        self.coarse = nn.ModuleList(conv(width, width, 3, padding=1) for _ in range(2 * coarse))
-        self.after = nn.ModuleList(conv(width, width, 3, padding=1) for _ in range(2 * after))
-        self.out = conv(width, 1, 1)
+        with torch.random.fork_rng(devices=[]):  # torch's layers draw weights, which are drawn again below
+            self.lift = conv(1, width, 3, padding=1)
+            self.before = nn.ModuleList(conv(width, width, 3, padding=1) for _ in range(before))
+            self.coarse = nn.ModuleList(conv(width, width, 3, padding=1) for _ in range(2 * coarse))
+            self.after = nn.ModuleList(conv(width, width, 3, padding=1) for _ in range(2 * after))
+            self.out = conv(width, 1, 1)
         self.initialise(generator)
         layout = torch.channels_last_3d if dimension == 3 else torch.channels_last
         self.to(memory_format=layout)  # type: ignore[call-overload]

@@ -11,7 +11,7 @@ from .dcdm_network import SIZES, DCDMNetwork
 from .storage import WIDEST, fill, read_tensors, write_tensors
 
 ARCHITECTURE = "dcdm-1"
-DEFAULT = {2: "dcdm-2d-64-v1", 3: "dcdm-3d-64-v1"}
+SHIPPED = {(2, 64): "dcdm-2d-64-v1", (3, 64): "dcdm-3d-64-v1", (3, 128): "dcdm-3d-128-v1"}
 
 
 def save_network(network: DCDMNetwork, path: str | Path, card: dict[str, Any]) -> Path:

@@ -59,17 +59,6 @@ def line_search_loss(A: Poisson, b: Tensor, g: Tensor) -> Tensor:
     return (b - s * image).square().sum((-1, -2, -3)).mean()
 
 
-def reduced(network: nn.Module, A: Poisson, b: Tensor, steps: int) -> Tensor:
-    """Return the residuals of b, unit norm, after some line searches along the network's directions."""
-    with torch.no_grad():
-        for _ in range(steps):
-            g = propose(network, A, b)
-            image = A.apply(g)
-            r = b - grid_dot(g, b) / grid_dot(g, image) * image
-            b = r / torch.linalg.vector_norm(r, dim=(-1, -2, -3), keepdim=True)
-    return b
-
-
 def train_dcdm(
     dimension: int = 3,
     *,
@@ -83,7 +72,6 @@ def train_dcdm(
     lr: float | None = None,
     schedule: str = "one-cycle",
     precision: str = "float32",
-    residual_steps: int = 0,
     start: str | Path | None = None,
     seed: int = 20261,
     output: str | Path = "checkpoints",
@@ -106,8 +94,6 @@ def train_dcdm(
     batch : right-hand sides per step, 10 as published
     lr, schedule : of Adam. "one-cycle" with a peak of 2e-3, or "constant", as published, with 1e-4
     precision : "float32"; "bfloat16" halves the time of a step, and does not train as far
-    residual_steps : a batch is first reduced by a random number of line searches along the network's own directions,
-        up to so many: then it trains on residuals such as it will meet. 0 as published
     start : safetensors file to continue from, with a new schedule
     seed : of initial weights, start vector and right-hand sides
     output : directory for checkpoints, curves (``metrics.csv``) and the result
@@ -153,7 +139,6 @@ def train_dcdm(
         "learning_rate": lr or (2e-3 if schedule == "one-cycle" else 1e-4),
         "schedule": schedule,
         "precision": precision,
-        "residual_steps": residual_steps,
         "started_from": Path(start).name if start else None,
         "seed": seed,
     }
@@ -164,16 +149,17 @@ def train_dcdm(
         network.load_state_dict(load_network(start).state_dict())
     network.to(device)
     A = A.to(dtype="float32")
-
-    def prepare(step: int, A: Poisson, b: Tensor) -> Tensor:
-        return reduced(network, A, b, int(np.random.default_rng((seed, 11, step)).integers(residual_steps + 1)))
-
     facts = fit_on_ritz(
         network, lambda A, b: line_search_loss(A, b, propose(network, A, b)),
         RitzStream([A], [basis], right_hand_sides, batch, seed), settings,
-        output=Path(output), resume=resume, device=device, progress=progress, checks=2, prepare=prepare,
+        output=Path(output), resume=resume, device=device, progress=progress, checks=2,
     )  # fmt: skip
-    seen = {"matrices": "the empty box, walls all around", "ritz_vectors_kept": len(basis.values), "low": basis.low}
+    seen = {
+        "matrices": "the empty box, walls all around",
+        "ritz_vectors_kept": len(basis.values),
+        "low": basis.low,
+        "basis_hours": round(basis.seconds / 3600, 3),
+    }
     card: dict[str, Any] = {"name": f"dcdm-{dimension}d-{size}", **settings, **seen, **facts, "licence": LICENCE}
     return save_network(network, Path(output) / f"dcdm-{dimension}d-{size}", card)
 

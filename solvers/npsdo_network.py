@@ -9,9 +9,10 @@ applied to u. A scalar block c is one number from the average patch of the image
 axis, expand interpolates linearly. Linear in r, since nothing else depends on r; not symmetric; no residual is computed
 inside, so this is an additive method and no V-cycle.
 
-The symmetric variant ties the way up to the way down, M_l = S_lᵀ (c² + c'² expand M_(l+1) pool) S_l, where expand
-copies and is thereby a multiple of poolᵀ: positive definite wherever S_0 is regular and c is not 0, so it suits `cg`.
-The authors' code has such variants; details beyond tied blocks and squared scalars are ours.
+The symmetric variant ties the way up to the way down, M_l = c² + S_lᵀ (1 + c'² expand M_(l+1) pool) S_l, where expand
+copies and is thereby a multiple of poolᵀ: positive definite for any weights with c not 0, so it suits `cg`. The
+authors' code has symmetric variants with tied blocks and squared scalars; the details are ours. (Without the term c² a
+trained M is nearly singular where S is, and CG stalls.)
 
 20,582 parameters for n = 4 in 3D, 5,061 multiply-adds per cell with the stencils remade at every application, as
 published; 62 with the stencils kept per geometry, as here.
@@ -77,9 +78,10 @@ class NPSDONetwork(nn.Module):
         self.levels, self.dimension, self.symmetric = levels, dimension, symmetric
         conv: type[nn.Conv2d | nn.Conv3d] = nn.Conv3d if dimension == 3 else nn.Conv2d
         taps = 3**dimension
-        self.down = nn.ModuleList(conv(3, taps, 3, padding=1) for _ in range(levels + 1))
-        self.up = nn.ModuleList(conv(3, taps, 3, padding=1) for _ in range(0 if symmetric else levels))
-        self.scalars = nn.ModuleList(nn.Linear(3 * taps, 2) for _ in range(levels))
+        with torch.random.fork_rng(devices=[]):  # torch's layers draw weights, which are drawn again below
+            self.down = nn.ModuleList(conv(3, taps, 3, padding=1) for _ in range(levels + 1))
+            self.up = nn.ModuleList(conv(3, taps, 3, padding=1) for _ in range(0 if symmetric else levels))
+            self.scalars = nn.ModuleList(nn.Linear(3 * taps, 2) for _ in range(levels))
         self.initialise(generator)
 
     def initialise(self, generator: torch.Generator | None) -> None:
@@ -123,13 +125,14 @@ class NPSDONetwork(nn.Module):
         return u
 
     def tied(self, s: Stencils, r: Tensor, level: int) -> Tensor:
-        """Apply M_l = S_lᵀ (c² + c'² expand M_(l+1) pool) S_l, with expand = 2^d poolᵀ."""
+        """Apply M_l = c² + S_lᵀ (1 + c'² expand M_(l+1) pool) S_l, with expand = 2^d poolᵀ."""
         x = apply_stencil(s.down[level], r)
-        if level < self.levels:
-            c, c_up = s.scalars[level]
-            coarse = self.tied(s, self.pool(x), level + 1)
-            x = c**2 * x + c_up**2 * functional.interpolate(coarse.unsqueeze(1), scale_factor=2.0).squeeze(1)
-        return apply_stencil(s.up[level], x)
+        if level == self.levels:
+            return apply_stencil(s.up[level], x)
+        c, c_up = s.scalars[level]
+        coarse = self.tied(s, self.pool(x), level + 1)
+        x = x + c_up**2 * functional.interpolate(coarse.unsqueeze(1), scale_factor=2.0).squeeze(1)
+        return c**2 * r + apply_stencil(s.up[level], x)
 
     def pool(self, u: Tensor) -> Tensor:
         """Average over blocks of two cells per axis."""

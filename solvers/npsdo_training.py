@@ -130,6 +130,7 @@ def train_npsdo(
         output=Path(output), resume=resume, device=device, progress=progress, checks=len(stream.operators),
     )  # fmt: skip
     card: dict[str, Any] = {"name": name, **settings, "stream": "train, seeds from 0", **facts, "licence": LICENCE}
+    card["basis_hours"] = round(sum(basis.seconds for basis in stream.bases) / 3600, 3)
     return save_npsdo(network, Path(output) / name, card)
 
 

@@ -1,7 +1,7 @@
 """Right-hand sides from Ritz vectors: what the deep conjugate direction method is trained on, as published.
 
     Lanczos with A from A g, g ~ N(0, 1):  m steps in float64, each vector orthogonalised against all earlier ones
-    Ritz pairs ascending, those with value < 1e-8 (the null space) dropped:  y_1 ... y_k
+    Ritz pairs ascending, those of the null space (published: value < 1e-8) dropped:  y_1 ... y_k
     b = Σ cᵢ yᵢ,  cᵢ ~ N(0, 1),  but 9 N(0, 1) for i <= m/2 + θ;  then ‖b‖ = 1
 
 The start lies in the range of A, so a singular A is no obstacle. The cut m/2 + θ is counted after the zero modes are
@@ -16,7 +16,9 @@ Kaneda et al., ICML 2023, section 5.2 and the authors' code.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ class RitzBasis:
     low : int; the first `low` of them get the factor
     grid : shape of the internal grid
     factor : float, standard deviation of the low coefficients
+    seconds : what making it took
     """
 
     vectors: Tensor
@@ -55,6 +58,7 @@ class RitzBasis:
     low: int
     grid: tuple[int, ...]
     factor: float = FACTOR
+    seconds: float = 0.0
 
     def coefficients(self, numbers: Tensor | np.ndarray | list[int], seed: int, stream: str = "train") -> Tensor:
         """Return the coefficients of the given right-hand sides, (len(numbers), k), float32.
@@ -104,7 +108,7 @@ class RitzBasis:
 
     def to(self, device: torch.device | str) -> RitzBasis:
         """Move the vectors to a device."""
-        return RitzBasis(self.vectors.to(device), self.values, self.bounds, self.low, self.grid, self.factor)
+        return replace(self, vectors=self.vectors.to(device))
 
 
 def scaled_theta(steps: int) -> int:
@@ -146,10 +150,11 @@ def ritz_basis(
     """
     if int(steps) != steps or steps < 2:
         raise ValueError(f"got steps={steps}; expected an integer of 2 or more")
+    begin = time.perf_counter()
     generator = torch.Generator(device="cpu").manual_seed(seed)
     like = A.diag
     noise = torch.randn(tuple(like.shape), generator=generator, dtype=torch.float64).to(like.device)
-    T = tridiagonalize(A.apply, A.apply(noise), int(steps))
+    T = tridiagonalize(_lifted(A), A.apply(noise), int(steps))
     pairs = ritz_pairs(T)
     keep = torch.nonzero(pairs.values >= ZERO).flatten()
     S = torch.linalg.eigh(T.matrix())[1][:, keep].to(T.basis.device)
@@ -158,9 +163,35 @@ def ritz_basis(
     for i in range(0, len(keep), chunk):
         y = S[:, i : i + chunk].T @ flat
         vectors[i : i + chunk] = y / torch.linalg.vector_norm(y, dim=1, keepdim=True)
+    inside = _null_part(A, vectors) < 0.5
+    keep, vectors = keep[inside.cpu()], vectors[inside]
     theta = scaled_theta(len(T.alpha)) if theta is None else theta
     low = min(len(keep), len(T.alpha) // 2 + theta)
-    return RitzBasis(vectors, pairs.values[keep], pairs.bounds[keep], low, tuple(like.shape), factor)
+    seconds = time.perf_counter() - begin
+    return RitzBasis(vectors, pairs.values[keep], pairs.bounds[keep], low, tuple(like.shape), factor, seconds)
+
+
+def _lifted(A: Poisson) -> Callable[[Tensor], Tensor]:
+    """Return A with its null space moved to the middle of the spectrum.
+
+    Rounding brings a trace of it into the start vector, and Lanczos amplifies what lies at the end of the spectrum: a
+    Ritz value that has not converged would be small and above any threshold. In the middle nothing is amplified.
+    """
+    if not A.nullspace:
+        return A.apply
+    level, project = float(A.diag.max()), A.nullspace.project
+    return lambda q: A.apply(q) + level * (q - project(q))
+
+
+def _null_part(A: Poisson, vectors: Tensor) -> Tensor:
+    """Return the norm of what of each unit vector lies in the null space."""
+    if not A.nullspace:
+        return torch.zeros(len(vectors), device=vectors.device)
+    parts = []
+    for i in range(0, len(vectors), 64):
+        y = vectors[i : i + 64].double().view(-1, *A.diag.shape)
+        parts.append((y - A.nullspace.project(y)).flatten(1).norm(dim=1))
+    return torch.cat(parts)
 
 
 def stored_basis(A: Poisson, steps: int, path: Path, **options: Any) -> RitzBasis:
@@ -181,13 +212,15 @@ def stored_basis(A: Poisson, steps: int, path: Path, **options: Any) -> RitzBasi
             facts = file.metadata() or {}
             if facts.get("call") == call:
                 tensors = [file.get_tensor(name) for name in ("vectors", "values", "bounds")]
-                return RitzBasis(*tensors, int(facts["low"]), tuple(A.diag.shape), float(facts["factor"])).to(A.device)
+                numbers = float(facts["factor"]), float(facts.get("seconds", 0.0))
+                return RitzBasis(*tensors, int(facts["low"]), tuple(A.diag.shape), *numbers).to(A.device)
     except (OSError, SafetensorError):
         pass  # none yet, or half a file
     basis = ritz_basis(A, steps, **options)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"vectors": basis.vectors.cpu(), "values": basis.values, "bounds": basis.bounds}
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, {"call": call, "low": str(basis.low), "factor": str(basis.factor)})
+    facts = {"low": str(basis.low), "factor": str(basis.factor), "seconds": str(basis.seconds)}
+    save_file(tensors, partial, {"call": call, **facts})
     partial.replace(path)
     return basis
