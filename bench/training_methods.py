@@ -120,8 +120,7 @@ def rivals() -> Iterator[Entrant]:
         yield Entrant("Schedule-Free SGD", "default lr", _schedule_free("SGDScheduleFree"))
     if importlib.util.find_spec("lightning"):
         yield Entrant("lr_find + OneCycle", "SGD momentum=0.9", _one_cycle)
-    options = {"policy": "granziol", "every": 10**9}
-    yield Entrant("published learner", "once", tuned("SGD", **options))
+    yield Entrant("published learner", "once", tuned("SGD", policy="granziol", every=10**9))
 
 
 def absent() -> list[str]:

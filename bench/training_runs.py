@@ -64,7 +64,14 @@ class Database:
     def add(self, workload: str, method: str, config: str, seed: int, out: Outcome, seconds: float) -> None:
         """Append a run."""
         numbers = {name: _number(getattr(out, name)) for name in ("val", "train", "steps", "extra")}
-        line = {"w": workload, "m": method, "c": config, "seed": seed, **numbers, "cpu_s": round(seconds, 2)}
+        line: dict[str, Any] = {
+            "w": workload,
+            "m": method,
+            "c": config,
+            "seed": seed,
+            **numbers,
+            "cpu_s": round(seconds, 2),
+        }
         if out.more:
             line["more"] = out.more
         self.lines.append(line)

@@ -86,7 +86,7 @@ def _fit(
     callbacks: tuple = (),
     root: Any = pl,
     resume: Any = None,
-    use: Callable[[Any, Any], None] | None = None,
+    use: Callable[[Any, Any], Any] | None = None,
     **options: Any,
 ) -> Any:
     """Train quietly in a folder of its own; returns the trainer."""

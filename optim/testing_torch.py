@@ -205,7 +205,7 @@ def grad_scaler(subject: Subject) -> None:
         scaler.step(optimizer)
         scaler.update()
         weights.append(problem.weights())
-    assert torch.allclose(*weights, rtol=1e-9), "a scaled step differs from the plain one"
+    assert torch.allclose(weights[0], weights[1], rtol=1e-9), "a scaled step differs from the plain one"
     optimizer.zero_grad()
     scaler.scale(problem.loss(problem.batch)).backward()
     next(problem.model.parameters()).grad.fill_(torch.inf)  # type: ignore[union-attr]
@@ -221,7 +221,7 @@ def fused_flag(subject: Subject) -> None:
     for scale in (False, True):
         problem = Problem()
         problem.model.float()
-        problem.batch = tuple(part.float() for part in problem.batch)
+        problem.batch = (problem.batch[0].float(), problem.batch[1].float())
         try:
             optimizer = subject.make(list(problem.model.parameters()), fused=True)
         except (TypeError, RuntimeError):  # the base has no fused form
@@ -231,7 +231,9 @@ def fused_flag(subject: Subject) -> None:
         scaler.step(optimizer)
         scaler.update()
         weights.append(problem.weights())
-    assert torch.allclose(*weights, rtol=1e-4, atol=1e-6), "a scaled step with fused=True differs from the plain one"
+    assert torch.allclose(weights[0], weights[1], rtol=1e-4, atol=1e-6), (
+        "a scaled step with fused=True differs from the plain one"
+    )
 
 
 @_convention("T16", "add_param_group; duplicates raise; (name, p) pairs give param_names (optimizer.py)")
@@ -316,4 +318,4 @@ def compiled_model(subject: Subject) -> None:
             optimizer.step()
             scheduler.step()
         weights.append(problem.weights())
-    assert torch.allclose(*weights, rtol=1e-9), "compilation changed the run"
+    assert torch.allclose(weights[0], weights[1], rtol=1e-9), "compilation changed the run"

@@ -101,7 +101,8 @@ def unpack(loop: Loop, state_dict: dict[str, Any]) -> None:
     >>> loop.facts.nominal
     0.5
     """
-    groups, own = [], {}
+    groups: list[dict[str, Any]] = []
+    own: dict[str, Any] = {}
     for group in state_dict["param_groups"]:
         own = own or group.get(KEY, {})
         groups.append({k: v for k, v in group.items() if k != KEY} | group.get(KEY, {}).get("outside", {}))
