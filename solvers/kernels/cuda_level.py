@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..hierarchy import Level
 
 SHORT = 2**16  # so many patterns have a 16-bit id
-MOST = 2**31 // 3  # cells: the kernels index arrays of three axes in 32 bits
+MOST = 2**29  # cells: the kernels index arrays of three axes, and of seven facts per coarse cell, in 32 bits
 
 
 class CudaLevel:
@@ -41,8 +41,7 @@ class CudaLevel:
     def __init__(self, op: Couplings, a: Tensor, factors: Any, periodic: Any, dtype: torch.dtype) -> None:
         self.op, self.a, self.size, self.dtype = op, a.contiguous(), op.size, dtype
         self.factors, self.periodic = tuple(map(int, factors)), tuple(map(bool, periodic))
-        if self.cells >= MOST:
-            raise ValueError(f"got {self.cells} cells; expected fewer than 2^31/3: the kernels index in 32 bits")
+        refuse_if_large(self.cells)
 
     @property
     def cells(self) -> int:
@@ -123,6 +122,17 @@ class CudaLevel:
     def nbytes(self) -> int:
         """Bytes kept for this level."""
         return self.op.nbytes + sum(t.nbytes for t in (self.a, self.b, self.r, self.scratch))
+
+
+def refuse_if_large(cells: int) -> None:
+    """Raise a ValueError where 32-bit indices would not do.
+
+    Examples
+    --------
+    >>> refuse_if_large(512**3)
+    """
+    if cells >= MOST:
+        raise ValueError(f"got {cells} cells; expected fewer than 2^29: the CUDA kernels index in 32 bits; use the CPU")
 
 
 def pattern_keys(code: Tensor, s: Tensor, a: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from .cuda import run
 from .cuda_budget import memory_needed
 from .cuda_couplings import LEVEL, Couplings, cell_codes
 from .cuda_cycle import CudaCycle
-from .cuda_level import CudaLevel, pattern_keys
+from .cuda_level import CudaLevel, pattern_keys, refuse_if_large
 from .cuda_medium import Medium, Triple
 from .cuda_network import LANES, packed, width_of
 from .reference import Stencil
@@ -82,18 +82,19 @@ def cell_level(m: Medium, paths: Tensor, factors: Triple, nets: tuple[Tensor, Te
     """Evaluate the network where the medium is not quiet, and give every cell the id of its pattern."""
     assert m.codes is not None
     cells, quiet = m.listed(factors)
-    keys = pattern_keys(m.arrays[0][cells], *m.fine(factors, paths, nets, width, cells))
+    keys = pattern_keys(m.arrays[0][cells.long()], *m.fine(factors, paths, nets, width, cells))
     table, ids = torch.unique(torch.cat([keys, keys.new_zeros(1)]), return_inverse=True)
     ids = ids.int()
     names = ids[-1].expand(m.cells).clone()  # the pattern of cells without an unknown
     if len(cells):
         names.masked_fill_(quiet > 0, ids[-2])
-        names[cells] = ids[:-1]
+        names[cells.long()] = ids[:-1]
     return CudaLevel.from_patterns(m.codes, table, names, factors, m.periodic, torch.float32)
 
 
 def network_cycle(A: Any, exponent: int, network: Any, storage: torch.dtype, coarsest: int = COARSEST) -> CudaCycle:
     """Set up the cycle of a Poisson operator divided by 2^exponent by a `CoefficientNetwork`."""
+    refuse_if_large(A.diag.numel())
     device, width = A.device, width_of(network.damping)
     damping, weight, link, earth = (
         packed(getattr(network, name), features, device) for name, features in FEATURES.items()
