@@ -27,8 +27,8 @@ def _case(name: str) -> Case:
 @pytest.mark.parametrize("name", CASES)
 def bench_hessian_product(benchmark: Any, name: str, library: str) -> None:
     """Time one product of each library, its operator made before."""
-    if LIBRARIES[library].absent:
-        pytest.skip(LIBRARIES[library].absent)
+    if absent := LIBRARIES[library].absent:
+        pytest.skip(absent)
     case = _case(name)
     product, v = LIBRARIES[library].operator(case), torch.ones(case.unknowns)
     benchmark(lambda: product(v))

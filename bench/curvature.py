@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def measure_case(case: Case, run: Run) -> Iterator[str]:
             continue
         product = library.operator(case)
         off = float(torch.linalg.vector_norm(product(probe) - truth) / torch.linalg.vector_norm(truth))
-        speed = timed(lambda product=product: product(probe), repeats=9, warmup=2)[0].median
+        speed = timed(partial(product, probe), repeats=9, warmup=2)[0].median
         facts = {"product_s": rounded(speed), "product_error": rounded(off)}
         errors = our_errors if library is ours else _top_errors(library, case, run.seeds)
         for target in TARGETS:
@@ -225,7 +226,7 @@ def run_curvature(*, quick: bool = False, output: Path) -> list[Record]:
     --------
     >>> run_curvature(quick=True, output=Path("curvature.jsonl"))       # doctest: +SKIP
     """
-    run = Run(new_run(), 3 if quick else 7, 2 if quick else SEEDS)
+    run = Run(new_run(), 3 if quick else 5, 2 if quick else SEEDS)
     missing = [library.absent for library in LIBRARIES.values() if library.absent]
     with progress() as bar:
         task = bar.add_task("curvature", total=len(CASES) * (len(LIBRARIES) + 1), note="")

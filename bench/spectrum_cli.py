@@ -116,10 +116,10 @@ def load_module(options: argparse.Namespace, path: Path) -> tuple[Any, int]:
         raise UsageError(f"{options.module} is no LightningModule; expected a class with load_from_checkpoint")
     if not path.is_file():
         raise UsageError(f"there is no checkpoint {path}")
-    arguments, read = _arguments(options.arguments, "--arguments"), {"map_location": "cpu"}
+    arguments, careful = _arguments(options.arguments, "--arguments"), not options.trust
     try:
-        raw = torch.load(path, weights_only=not options.trust, **read)
-        module = cls.load_from_checkpoint(path, weights_only=not options.trust, **read, **arguments)
+        raw = torch.load(path, map_location="cpu", weights_only=careful)
+        module = cls.load_from_checkpoint(path, map_location="cpu", weights_only=careful, **arguments)
     except pickle.UnpicklingError as error:
         remedy = "if you made it yourself, pass --trust"
         raise UsageError(f"{path} holds more than tensors and plain values, or is no checkpoint; {remedy}") from error
@@ -176,7 +176,7 @@ def spectrum_of(options: argparse.Namespace, module: Any, batch: Any) -> Spectru
     if loss is None and options.kind == "ggn":
         raise UsageError("ggn splits loss and model; pass --loss, as in --loss torch.nn.functional:cross_entropy")
     model = module if loss is not None else TrainingLoss(module, is_sequence=isinstance(batch, tuple))
-    make = ggn if options.kind == "ggn" else hessian
+    make: Callable = ggn if options.kind == "ggn" else hessian
     try:
         A = make(model, loss, batch, micro_batch=options.micro_batch, batchnorm=options.batchnorm)
         return slq(A, steps=options.steps, probes=options.probes, rng=options.seed, progress=None)
