@@ -88,11 +88,14 @@ class NPSDONetwork(nn.Module):
         """Start near the additive method with identity stencils."""
         with torch.no_grad():
             for block in (*self.down, *self.up):
+                assert isinstance(block, nn.Conv2d | nn.Conv3d)
+                assert block.bias is not None
                 bound = 0.1 * (3 * 3**self.dimension) ** -0.5
                 block.weight.uniform_(-bound, bound, generator=generator)
                 block.bias.zero_()
                 block.bias[3**self.dimension // 2] = 1.0
             for block in self.scalars:
+                assert isinstance(block, nn.Linear)
                 block.weight.zero_()
                 block.bias.copy_(torch.tensor([1.0, 0.5]))
 

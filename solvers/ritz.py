@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class RitzBasis:
     factor: float = FACTOR
     seconds: float = 0.0
 
-    def coefficients(self, numbers: Tensor | np.ndarray | list[int], seed: int, stream: str = "train") -> Tensor:
+    def coefficients(self, numbers: Iterable[int], seed: int, stream: str = "train") -> Tensor:
         """Return the coefficients of the given right-hand sides, (len(numbers), k), float32.
 
         Each row has its own generator, so that a batch is the same however the stream is cut into batches.
@@ -75,9 +75,7 @@ class RitzBasis:
         c[:, : self.low] *= self.factor
         return c
 
-    def right_hand_sides(
-        self, numbers: Tensor | np.ndarray | list[int], seed: int, stream: str = "train", chunk: int = 100
-    ) -> Tensor:
+    def right_hand_sides(self, numbers: Iterable[int], seed: int, stream: str = "train", chunk: int = 100) -> Tensor:
         """Make right-hand sides of unit norm.
 
         Parameters
@@ -211,9 +209,10 @@ def stored_basis(A: Poisson, steps: int, path: Path, **options: Any) -> RitzBasi
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
             if facts.get("call") == call:
-                tensors = [file.get_tensor(name) for name in ("vectors", "values", "bounds")]
-                numbers = float(facts["factor"]), float(facts.get("seconds", 0.0))
-                return RitzBasis(*tensors, int(facts["low"]), tuple(A.diag.shape), *numbers).to(A.device)
+                vectors, values, bounds = (file.get_tensor(name) for name in ("vectors", "values", "bounds"))
+                factor, seconds = float(facts["factor"]), float(facts.get("seconds", 0.0))
+                grid, low = tuple(A.diag.shape), int(facts["low"])
+                return RitzBasis(vectors, values, bounds, low, grid, factor, seconds).to(A.device)
     except (OSError, SafetensorError):
         pass  # none yet, or half a file
     basis = ritz_basis(A, steps, **options)
