@@ -18,7 +18,7 @@ import torch
 
 from .console import console, table
 from .record import Record, append, new_run
-from .training_methods import BASES, ROUND, absent, ours, rivals
+from .training_methods import BASES, absent, of_this_round, ours, rivals
 from .training_robustness import run_robustness, summary_of_robustness
 from .training_runs import SCORING, Database, best_of, run_grid
 from .workload_data import DataError
@@ -89,12 +89,13 @@ def summary(runs: Database, run: str) -> list[Record]:
     for work in WORKLOADS.values():
         methods = {line["m"] for line in runs.lines if line["w"] == work.name and line["m"] in COLUMNS}
         for method in sorted(methods):
-            config = ROUND if method.startswith("tuner") else None
+            config = None
             if method in BASES:
                 config = best_of(runs, work, method)
                 if config is None:
                     continue
             found = runs.select(work.name, method, config)
+            found = of_this_round(found) if method.startswith("tuner") else found
             scored = [line for line in found if line["seed"] in SCORING]
             if len(scored) == len(SCORING):
                 records.append(_record(runs, work, method, found, scored, run))

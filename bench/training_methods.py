@@ -20,8 +20,10 @@ from .training_runs import Entrant, Outcome, fit, outcome, plain
 from .workloads import Task, Workload, schedule
 
 # rounds in the database: "edge" is the first judgement, of a tuner without doubling by line search; it was then worked
-# on with the design workloads again; "edge 2" is the second judgement; "edge 3" only limits when the lr may be doubled
-ROUND = "edge 3"
+# on with the design workloads again; "edge 2" is the second judgement; "edge 3" only limits when the lr may be doubled;
+# "edge 5" goes on looking after a rescue, budget or not, and goes back further after a second one, so that runs of
+# "edge 3" without a rescue are runs of it too ("edge 4" did only the first)
+ROUND, SAME_BUT_FOR_RESCUES = "edge 5", "edge 3"
 BASES: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "SGD": lambda parameters, lr=1.0: torch.optim.SGD(parameters, lr=lr),
     "AdamW": lambda parameters, lr=1.0: torch.optim.AdamW(parameters, lr=lr),
@@ -121,6 +123,21 @@ def rivals() -> Iterator[Entrant]:
     if importlib.util.find_spec("lightning"):
         yield Entrant("lr_find + OneCycle", "SGD momentum=0.9", _one_cycle)
     yield Entrant("published learner", "once", tuned("SGD", policy="granziol", every=10**9))
+
+
+def of_this_round(lines: list[dict[str, Any]], suffix: str = "") -> list[dict[str, Any]]:
+    """Select the tuner's runs of this round, one per seed: its own, else those of the round before without a rescue.
+
+    Examples
+    --------
+    >>> runs = [{"c": "edge 3", "seed": 1, "more": {"trace": ["rescue 9 0.1"]}}, {"c": "edge 5", "seed": 1}]
+    >>> [run["c"] for run in of_this_round(runs)]
+    ['edge 5']
+    """
+    old = [line for line in lines if line["c"] == SAME_BUT_FOR_RESCUES + suffix]
+    calm = [line for line in old if not any(event.startswith("rescue") for event in line["more"]["trace"])]
+    new = [line for line in lines if line["c"] == ROUND + suffix]
+    return list({line["seed"]: line for line in [*calm, *new]}.values())
 
 
 def absent() -> list[str]:

@@ -15,7 +15,7 @@ import torch
 
 from .record import Record
 from .report_tables import markdown
-from .training_methods import ROUND, tuned
+from .training_methods import ROUND, of_this_round, tuned
 from .training_runs import CHOOSING, LADDER, SCORING, Database, Entrant, Outcome, fit, outcome
 from .workloads import Workload
 
@@ -29,7 +29,7 @@ def variants() -> list[Entrant]:
     Examples
     --------
     >>> [entrant.config for entrant in variants()][:2]
-    ['edge 3 lr=1e-06', 'edge 3 lr=0.01']
+    ['edge 5 lr=1e-06', 'edge 5 lr=0.01']
     """
     made = [Entrant("variant", f"{ROUND} lr={lr:g}", tuned("SGD", lr=lr)) for lr in LRS]
     made += [Entrant("variant", f"{ROUND} loss*{scale:g}", tuned("SGD", scale=scale)) for scale in SCALES]
@@ -88,7 +88,11 @@ def _best(runs: Database, work: Workload, batch: int) -> Entrant | None:
 
 def _mean(runs: Database, work: Workload, method: str, config: str, seeds: Sequence[int]) -> float | None:
     """Return the mean validation loss over seeds, infinite if one diverged; None if one is missing."""
-    found = {line["seed"]: line["val"] for line in runs.select(work.name, method, config)}
+    return _mean_of(runs.select(work.name, method, config), seeds)
+
+
+def _mean_of(lines: list[dict[str, Any]], seeds: Sequence[int]) -> float | None:
+    found = {line["seed"]: line["val"] for line in lines}
     if not set(seeds) <= set(found):
         return None
     return statistics.fmean(math.inf if found[seed] is None else found[seed] for seed in seeds)
@@ -105,9 +109,10 @@ def summary_of_robustness(runs: Database, work: Workload, run: str) -> list[Reco
     []
     """
     records = []
-    plain = _mean(runs, work, "tuner SGD", ROUND, SCORING)
+    plain = _mean_of(of_this_round(runs.select(work.name, "tuner SGD")), SCORING)
     for entrant in variants() if work.name in ON else []:
-        val, reference = _mean(runs, work, "variant", entrant.config, SCORING), plain
+        suffix = entrant.config.removeprefix(ROUND)
+        val, reference = _mean_of(of_this_round(runs.select(work.name, "variant"), suffix), SCORING), plain
         if "batch=" in entrant.config:
             best = _best(runs, work, int(entrant.config.partition("batch=")[2]))
             reference = _mean(runs, work, "batch grid", best.config, SCORING) if best is not None else None

@@ -1,10 +1,11 @@
 """The tuner's measurements and decisions, step by step: ramp, hold, rescue; the numbers live in `Facts`.
 
 Idle → ramp at the first observation: the critical lr along the optimizer's own first update (a line search, forward
-passes only) sets the first lr. Ramp → hold when `policies.ended`: back to the weights of the lowest loss, lr by the
-policy. While holding, and as far as the budget reaches: a look at the loss of the batch at hand every 16 steps, which
-goes back to the last healthy weights when it has blown up (and halves the lr when that happens twice in 200 steps); the
-sharpness by two warm-started products; the condition number by Lanczos, once.
+passes only) sets the first lr. Ramp → hold when `policies.advance` says so: back to the weights of three times the lr
+that the policy decides on. While holding, every 20 steps (in the schedule's lower half: as far as the budget reaches),
+a look at the loss of the batch at hand. When it has blown up, back to the weights of the last look; when it does so
+again within 200 steps, to those right after the ramp; and half the lr. Within the budget: the sharpness by two
+warm-started products, at intervals that double, and the condition number by Lanczos, once.
 """
 
 from __future__ import annotations
@@ -175,15 +176,16 @@ class Loop:
         self.snapshots.append((self.facts.steps, lr, Snapshot.take(self.base, self.modules)))
 
     def _go_back(self, kept: tuple[int, float, Snapshot]) -> None:
-        """Return to a snapshot, which becomes the only one; the steps since were made in vain."""
+        """Return to a snapshot; only it and the oldest are kept. The steps since were made in vain."""
         kept[2].put_back(self.base, self.modules)
         self.facts.spent += self.facts.steps - kept[0]
-        self.snapshots = [(self.facts.steps, self.lr, kept[2])]
+        oldest = self.snapshots[0] if self.facts.phase == "hold" else kept
+        self.snapshots = [(oldest[0], oldest[1], oldest[2]), (self.facts.steps, self.lr, kept[2])]
 
     def _hold(self, source: LossSource) -> None:
         f = self.facts
         high = self.factor >= 0.5
-        if f.steps - f.last >= LOOK and (high or self.affords(VALUE)):
+        if f.steps - f.last >= LOOK and (high or f.rescues or self.affords(VALUE)):
             loss = source.value()
             if self._alarming(loss) and self.snapshots:
                 return self._rescue(loss)
@@ -191,8 +193,7 @@ class Loop:
                 f.scale *= 2.0
                 self.note("doubled", loss)
             f.last, self.before = f.steps, None
-            self.snapshots = []
-            self._keep(self.lr)
+            self.snapshots = [*self.snapshots[:1], (f.steps, self.lr, Snapshot.take(self.base, self.modules))]
             self.note("hold", loss)
         if f.steps >= f.refresh and self.affords(2 * (GRADIENT + 2 * PRODUCT)):
             self._refresh(source)
@@ -232,12 +233,12 @@ class Loop:
     def _rescue(self, loss: float) -> None:
         f = self.facts
         again = f.steps - f.trouble < 200
-        self._go_back(self.snapshots[-1])
+        self._go_back(self.snapshots[0 if again else -1])
         f.rescues, f.trouble, f.last = f.rescues + 1, f.steps, f.steps
         self.before = None
         f.scale *= 0.5 if again or math.isfinite(loss) else 1.0
         self.note("rescue", loss)
-        self._warn(f"the loss had risen to {loss:.3g}; back to the weights of {LOOK} steps ago, lr {self.lr:.3g}")
+        self._warn(f"the loss had risen to {loss:.3g}; back to healthy weights, lr {self.lr:.3g}")
 
     # curvature
 
