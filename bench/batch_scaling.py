@@ -154,5 +154,9 @@ def record(task: Task, method: str, seconds: float | None, more: dict[str, Any])
     2314
     """
     count = sum(p.numel() for p in task.made(0).parameters())
-    facts = {"dtype": "float32", "repeats": 1, "solve_s": None if seconds is None else round(seconds, 3)}
-    return Record(method, task.name, count, None, "MEASURED", "batch_scaling", more=more, **facts)
+    facts: dict[str, Any] = {
+        "dtype": "float32",
+        "repeats": 1,
+        "solve_s": None if seconds is None else round(seconds, 3),
+    }
+    return Record(method, task.name, count, math.nan, "MEASURED", "batch_scaling", more=more, **facts)

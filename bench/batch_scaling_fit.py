@@ -28,7 +28,7 @@ class Optimum:
     Attributes
     ----------
     lr : of the vertex;  error : standard deviation of ln lr over resampled seeds;  loss : geometric mean there
-    lows, highs : smallest and largest lr whose fitted loss is within 2 % of the lowest
+    lows, highs : smallest and largest lr whose fitted loss is within 2 % of the lowest, on the measured grid
     bracketed : the lowest grid point has two on each side
     """
 
@@ -40,7 +40,7 @@ class Optimum:
     bracketed: bool
 
 
-def rate(k: int) -> float:
+def rate(k: float) -> float:
     """Return the lr of a grid point.
 
     Examples
@@ -102,8 +102,9 @@ def fit_optimum(losses: Losses, *, draws: int = 200) -> Optimum:
         picked = {k: [_log(per.get(seeds[i])) for i in drawn if seeds[i] in per] for k, per in losses.items()}
         again.append(_vertex({k: float(np.mean(logs)) for k, logs in sorted(picked.items()) if logs})[0])
     error = float(np.std(again)) * math.log(2) / 2 if again else math.nan
-    half = math.sqrt(math.log(1.02) / bend) if bend > 0 else math.nan
-    ends = 2.0 ** ((k - half) / 2), 2.0 ** ((k + half) / 2)
+    half = math.sqrt(math.log(1.02) / bend) if bend > 0 else math.inf
+    grid = [each for each in found if math.isfinite(found[each])]
+    ends = rate(max(k - half, min(grid))), rate(min(k + half, max(grid)))
     return Optimum(2.0 ** (k / 2), error, math.exp(bottom), *ends, not missing(losses))
 
 

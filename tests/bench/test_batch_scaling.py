@@ -82,8 +82,9 @@ def test_the_minimum_of_a_parabola_is_found(centre, bend, low):
     assert math.log2(best.lr) == pytest.approx(centre / 2, abs=1e-6)
     assert best.loss == pytest.approx(low, rel=1e-6)
     assert best.bracketed
-    width = 2 * math.sqrt(math.log(1.02) / bend)  # in grid steps
-    assert math.log2(best.highs / best.lows) == pytest.approx(width / 2, rel=1e-4)
+    half = math.sqrt(math.log(1.02) / bend)  # in grid steps
+    valley = max(centre - half, ks[0]), min(centre + half, ks[-1])
+    assert [2 * math.log2(best.lows), 2 * math.log2(best.highs)] == pytest.approx(valley, abs=1e-4)
 
 
 def test_its_error_is_that_of_the_seeds():
