@@ -1,4 +1,4 @@
-"""pytest-benchmark: what the tuner adds to a step, and what a look costs. `pytest bench --benchmark-only -k training`."""
+"""pytest-benchmark: what the tuner adds to a step. `pytest bench --benchmark-only -k training`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from .workload_models import perceptron
 
 def _problem(base: str, tuned: bool) -> tuple[Any, Any]:
     """Return a perceptron of 70,000 parameters with gradients, and its optimizer."""
-    torch.manual_seed(0)
-    model = perceptron(64, 256, 192, 10)
-    x, y = torch.randn(64, 64), torch.arange(64) % 10
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = perceptron(64, 256, 192, 10), torch.randn(64, 64)
+    y = torch.arange(64) % 10
 
     def loss_fn(batch: Any) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(model(x), y)

@@ -38,7 +38,7 @@ class CurvatureTuner(Optimizer):
     In a plain loop call `tuner.observe(loss_fn, batch)` before each step; with Lightning use `TuneFromCurvature`. Extra
     work: a line search of some ten forward passes and one gradient; a ramp of some forty steps, the last twenty of
     which are made in vain; then looks at the loss and Hessian products within `budget`.
-    Memory, in host memory: up to seven copies of parameters and optimizer state during the ramp, then one.
+    Memory, in host memory: up to seven copies of parameters and optimizer state during the ramp, then two.
 
     Parameters
     ----------

@@ -246,6 +246,27 @@ def test_a_bad_batch_is_undone():
     assert task.final() < 2 * before + 0.1
 
 
+def test_a_second_blow_up_goes_back_to_the_end_of_the_ramp_with_half_the_lr():
+    task = Task()
+    tuner = CurvatureTuner(sgd(task))
+    train(task, tuner, 0, 150)
+    oldest, scale = tuner._loop.snapshots[0][2].values, tuner.facts.scale
+    for start in (150, 200):
+        with torch.no_grad():
+            for p in task.model.parameters():
+                p.mul_(1e4)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rescues, step = tuner.facts.rescues, start
+            while tuner.facts.rescues == rescues:
+                train(task, tuner, step, step + 1)
+                step += 1
+                assert step < start + 25
+    assert tuner.facts.scale == pytest.approx(scale / 4)
+    restored = tuner._loop.snapshots[0][2].values
+    assert all(torch.equal(a, b) for a, b in zip(oldest, restored, strict=True))
+
+
 def test_extra_work_is_bounded_by_the_ramp_and_the_budget():
     task = Task()
     tuner = CurvatureTuner(sgd(task), budget=0.1)
