@@ -206,7 +206,23 @@ def show(records: Sequence[Record]) -> None:
     for problem in dict.fromkeys(line["problem"] for line in lines):
         found = [line for line in lines if line["problem"] == problem]
         console.print(table(title(found), HEADER, summary(found)))
-    missing = {r.method: r.config if r.status == "ABSENT" else f"{r.method}: {r.more.get('reason')}" for r in records
-               if r.status in ("ABSENT", "UNSUITED", "FAILED")}  # fmt: skip
-    for text in missing.values():
-        console.print(text, markup=False)
+    for reason, methods in missing(records).items():
+        console.print(f"{', '.join(methods)}: {reason}", markup=False)
+
+
+def missing(records: Sequence[Record]) -> dict[str, list[str]]:
+    """Group the methods that were not measured by the reason, so that each is said once.
+
+    Examples
+    --------
+    >>> off = [Record(m, "box", 8, 1e-6, "UNSUITED", more={"reason": "no grid"}) for m in ("krylearn", "transforms")]
+    >>> missing(off)
+    {'no grid': ['krylearn', 'transforms']}
+    """
+    found: dict[str, list[str]] = {}
+    for r in records:
+        if r.status in ("ABSENT", "UNSUITED", "FAILED"):
+            reason = r.config.removeprefix(f"{r.method} is ") if r.status == "ABSENT" else str(r.more.get("reason"))
+            methods = found.setdefault(reason, [])
+            methods += [r.method] * (r.method not in methods)
+    return found

@@ -148,7 +148,7 @@ PEERS: dict[str, Peer] = {
             "scikit-sparse",
             peers_cpu.cholesky,
             module="sksparse",
-            install="pip install scikit-sparse (builds from source: needs SuiteSparse, Debian's libsuitesparse-dev)",
+            install='pip install scikit-sparse (builds from source, with SuiteSparse 7; "scikit-sparse<0.5" with 5)',
         ),
         Peer("transforms", "SciPy DCT, DST, FFT, all threads; boxes only", "scipy", peers_cpu.transforms),
         Peer(
