@@ -98,12 +98,19 @@ def points(lines: Sequence[dict[str, Any]], task: str, method: str, size: int, v
     >>> points([], "digits", "sgd", 16)
     {}
     """
-    found = _all_points(lines, task, method, size, value)
+    found = all_points(lines, task, method, size, value)
     seeds = {seed for per in found.values() for seed in per}
     return {k: per for k, per in found.items() if set(per) == seeds}
 
 
-def _all_points(lines: Sequence[dict[str, Any]], task: str, method: str, size: int, value: str = "held") -> dict:
+def all_points(lines: Sequence[dict[str, Any]], task: str, method: str, size: int, value: str = "held") -> dict:
+    """Collect final losses of all seeds, also where an lr was measured with fewer than others.
+
+    Examples
+    --------
+    >>> all_points([], "digits", "sgd", 16)
+    {}
+    """
     found: dict[int, dict[int, float | None]] = {}
     for line in lines:
         more = line["more"]
@@ -116,7 +123,7 @@ def _measure(task: Task, method: str, size: int, guess: int, seeds: Sequence[int
     """Measure around a guess until the minimum is bracketed; return the lowest grid point."""
     while True:
         lines = [line for line in read(output) if line["more"]["run"] == run]
-        found = _all_points(lines, task.name, method, size)
+        found = all_points(lines, task.name, method, size)
         done = {k: per for k, per in found.items() if set(seeds) <= set(per)}
         losses = fit.means(done or found)
         lowest = min(losses, key=lambda k: (losses[k], k)) if losses else guess

@@ -17,7 +17,7 @@ from krylearn.optim import Change, Facts, fit_sharpness
 from krylearn.optim.regimes import SharpnessLaw
 from krylearn.optim.scaling import RULES
 
-from .batch_scaling import BASE, METHODS, points
+from .batch_scaling import BASE, METHODS, all_points, points
 from .batch_scaling_fit import Optimum, fit_optimum, means
 
 Lines = Sequence[dict[str, Any]]
@@ -134,14 +134,19 @@ def valid_sizes(lines: Lines, task: str, method: str, sizes: Sequence[int]) -> l
 
 
 def excess(lines: Lines, task: str, method: str, size: int, lr: float) -> float | None:
-    """Return the held-out loss at an lr over the lowest fitted one, minus 1: interpolated in log lr, None off the grid.
+    """Return the held-out loss at an lr over the lowest fitted one, minus 1: interpolated in log lr; None off the grid.
+
+    Only seeds that were measured at every lr count.
 
     Examples
     --------
     >>> excess([], "digits", "sgd", 64, 0.1) is None
     True
     """
-    found = {k: log for k, log in means(points(lines, task, method, size)).items() if math.isfinite(log)}
+    every = all_points(lines, task, method, size)
+    common = set.intersection(*map(set, every.values())) if every else set()
+    shared = {k: {seed: per[seed] for seed in common} for k, per in every.items()}
+    found = {k: log for k, log in means(shared).items() if math.isfinite(log)}
     at = 2 * math.log2(lr)
     below, above = [k for k in found if k <= at], [k for k in found if k >= at]
     if not below or not above:
@@ -149,4 +154,4 @@ def excess(lines: Lines, task: str, method: str, size: int, lr: float) -> float 
     a, b = max(below), min(above)
     share = 0.0 if a == b else (at - a) / (b - a)
     log = (1 - share) * found[a] + share * found[b]
-    return math.exp(log) / fit_optimum(points(lines, task, method, size), draws=0).loss - 1
+    return math.exp(log) / fit_optimum(shared, draws=0).loss - 1
