@@ -60,7 +60,7 @@ def add_commands(experiments: Any, command: Callable[..., argparse.ArgumentParse
     text = "the published learned methods beside classical ones: iterations, times, memory, what training costs"
     add = command(experiments, "published", _published, text).add_argument
     add("--size", type=int, nargs="+", default=[32, 64], metavar="N", help="cells per axis, one or more")
-    add("--seeds", type=int, default=3, help="scenes per size, of the test stream")
+    add("--seeds", type=int, default=2, help="scenes per size, of the test stream")
     add("--families", nargs="+", default=["neumann"], metavar="FAMILY", help="scene families")
     kinds = ("white", "divergence", "points")
     add("--rhs", nargs="+", choices=kinds, default=["white"], help="right-hand sides")

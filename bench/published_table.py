@@ -14,9 +14,9 @@ HEADER = (
     "set-up",
     "solve",
     "memory",
-    "training, core hours",
-    "pays against CG after",
-    "against the best untrained after",
+    "training (core hours)",
+    "pays after, against CG",
+    "against the best untrained",
 )
 BASELINE = "krylearn CG"
 Lines = Sequence[dict]
