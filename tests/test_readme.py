@@ -11,7 +11,8 @@ from krylearn.bench.report import all_records, pages, rendered
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
 PAGES = [page.relative_to(ROOT).as_posix() for page in pages()]
-RUN = ["README.md", "docs/solvers.md", "docs/gradients.md", "docs/benchmarks.md"]  # pages whose Python blocks are run
+# pages whose Python blocks are run
+RUN = ["README.md", "docs/solvers.md", "docs/gradients.md", "docs/benchmarks.md", "docs/curvature.md", "docs/dcdm.md"]
 
 
 def text(page):
