@@ -21,9 +21,9 @@ from .workloads import Task, Workload, schedule
 
 # rounds in the database: "edge" is the first judgement, of a tuner without doubling by line search; it was then worked
 # on with the design workloads again; "edge 2" is the second judgement; "edge 3" only limits when the lr may be doubled;
-# "edge 5" goes on looking after a rescue, budget or not, and goes back further after a second one, so that runs of
-# "edge 3" without a rescue are runs of it too ("edge 4" did only the first)
-ROUND, SAME_BUT_FOR_RESCUES = "edge 5", "edge 3"
+# "edge 6" goes on looking after a rescue, budget or not, and goes back further when the next look is bad too, so that
+# runs of "edge 3" without a rescue are runs of it as well ("edge 4" and "edge 5" were on the way there)
+ROUND, SAME_BUT_FOR_RESCUES = "edge 6", "edge 3"
 BASES: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "SGD": lambda parameters, lr=1.0: torch.optim.SGD(parameters, lr=lr),
     "AdamW": lambda parameters, lr=1.0: torch.optim.AdamW(parameters, lr=lr),
@@ -130,9 +130,9 @@ def of_this_round(lines: list[dict[str, Any]], suffix: str = "") -> list[dict[st
 
     Examples
     --------
-    >>> runs = [{"c": "edge 3", "seed": 1, "more": {"trace": ["rescue 9 0.1"]}}, {"c": "edge 5", "seed": 1}]
+    >>> runs = [{"c": "edge 3", "seed": 1, "more": {"trace": ["rescue 9 0.1"]}}, {"c": "edge 6", "seed": 1}]
     >>> [run["c"] for run in of_this_round(runs)]
-    ['edge 5']
+    ['edge 6']
     """
     old = [line for line in lines if line["c"] == SAME_BUT_FOR_RESCUES + suffix]
     calm = [line for line in old if not any(event.startswith("rescue") for event in line["more"]["trace"])]

@@ -4,7 +4,7 @@ Idle → ramp at the first observation: the critical lr along the optimizer's ow
 passes only) sets the first lr. Ramp → hold when `policies.advance` says so: back to the weights of three times the lr
 that the policy decides on. While holding, every 20 steps (in the schedule's lower half: as far as the budget reaches),
 a look at the loss of the batch at hand. When it has blown up, back to the weights of the last look; when it does so
-again within 200 steps, to those right after the ramp; and half the lr. Within the budget: the sharpness by two
+again by the next look, to those right after the ramp; and half the lr. Within the budget: the sharpness by two
 warm-started products, at intervals that double, and the condition number by Lanczos, once.
 """
 
@@ -233,7 +233,8 @@ class Loop:
     def _rescue(self, loss: float) -> None:
         f = self.facts
         again = f.steps - f.trouble < 200
-        self._go_back(self.snapshots[0 if again else -1])
+        bad = f.steps - f.trouble <= LOOK  # the snapshot was on its way already
+        self._go_back(self.snapshots[0 if bad else -1])
         f.rescues, f.trouble, f.last = f.rescues + 1, f.steps, f.steps
         self.before = None
         f.scale *= 0.5 if again or math.isfinite(loss) else 1.0

@@ -246,7 +246,7 @@ def test_a_bad_batch_is_undone():
     assert task.final() < 2 * before + 0.1
 
 
-def test_a_second_blow_up_goes_back_to_the_end_of_the_ramp_with_half_the_lr():
+def test_two_blow_ups_quarter_the_lr_and_keep_the_weights_after_the_ramp():
     task = Task()
     tuner = CurvatureTuner(sgd(task))
     train(task, tuner, 0, 150)
