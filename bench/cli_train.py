@@ -18,7 +18,7 @@ OWN = {
         "start",
     ),
     "npsdo": (
-        "families", "sizes", "levels", "symmetric", "scenes", "ritz_vectors", "right_hand_sides", "batch", "lr",
+        "families", "sizes", "levels", "symmetric", "scenes", "ritz_vectors", "right_hand_sides", "passes", "batch", "lr",
         "schedule",
     ),
 }  # fmt: skip
@@ -66,6 +66,7 @@ def add_train(commands: Any, command: Callable[..., argparse.ArgumentParser]) ->
     add("--levels", type=int, help="how often the grid is halved (default: 4)")
     add("--symmetric", action="store_true", default=None, help="the variant that cg may use")
     add("--scenes", type=int, help="scenes per family")
+    add("--passes", type=int, help="epochs over the right-hand sides of a scene before the next (default: 5)")
 
 
 def arguments(options: argparse.Namespace) -> dict[str, Any]:
