@@ -18,8 +18,8 @@ OWN = {
         "start",
     ),
     "npsdo": (
-        "families", "sizes", "levels", "symmetric", "scenes", "ritz_vectors", "right_hand_sides", "passes", "batch", "lr",
-        "schedule",
+        "families", "sizes", "levels", "symmetric", "scenes", "ritz_vectors", "right_hand_sides", "passes", "batch",
+        "lr", "schedule",
     ),
 }  # fmt: skip
 FLAGS = {"sizes": "--grid", "dimension": "--dim"}
