@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -100,9 +101,8 @@ def test_christoffel_function_is_the_largest_mass_that_fits_the_run():
         assert float(mass) <= christoffel(T.alpha.numpy(), T.beta.numpy(), float(mu)) * (1 + 1e-9)
 
 
-@pytest.fixture(scope="module")
-def trained():
-    """The Hessian of 50,826 parameters, 30 steps of SGD into 512 noisy points of 10 classes, and ARPACK's extremes."""
+def after(steps):
+    """The Hessian of 50,826 parameters, so many steps of SGD into 512 noisy points of 10 classes, and true extremes."""
     g = torch.Generator().manual_seed(50021)
     centers = torch.randn(10, 64, generator=g)
     y = torch.randint(10, (512,), generator=g)
@@ -113,7 +113,7 @@ def trained():
         layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.Tanh())]
         net = nn.Sequential(*layers[:-1])
     sgd = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(30):
+    for _ in range(steps):
         rows = torch.randint(512, (64,), generator=g)
         sgd.zero_grad()
         CE(net(x[rows]), y[rows]).backward()
@@ -121,6 +121,28 @@ def trained():
     H = hessian(net.double(), CE, (x[:64].double(), y[:64]), method="double-backward")
     assert H.shape[0] == 50826
     return H, np.sort(eigsh(aslinearoperator(H), k=2, which="BE", tol=1e-10, return_eigenvectors=False))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """30 steps: where 30 products are enough for both ends."""
+    return after(30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [0, 30, 300])
+def test_intervals_hold_the_truth_at_any_time_of_training_and_after_any_number_of_products(steps):
+    H, truth = after(steps)
+    runs = [slq(H, steps=60, probes=1, rng=71001 + seed) for seed in range(40)]
+    for m in (10, 20, 30, 60):  # the beginnings of a run are the shorter runs
+        inside, widths = np.zeros(2), []
+        for s in runs:
+            ((a, b, size, end),) = s.runs
+            edges = replace(s, runs=((a[:m], b[:m], size, end and len(a) <= m),)).extremes()
+            inside += [e.low <= true <= e.high for e, true in zip(edges, truth, strict=True)]
+            widths.append([(e.high - e.low) / abs(e.value) for e in edges])
+        print(f"{steps} steps, {m} products: inside {inside} of 40, widest {np.max(widths, 0)}")
+        assert (inside >= 37).all()  # misses have probability 0.01 each: 4 and more in 40 once in 1,500
 
 
 @pytest.mark.parametrize("seeds", [20, pytest.param(100, marks=pytest.mark.slow)])
