@@ -61,6 +61,9 @@ class Watch(Protocol):
     def suspicious(self) -> bool:
         """Whether something spoke against symmetry since the last question."""
 
+    def reset(self) -> None:
+        """Forget the last step."""
+
 
 class Attempt(NamedTuple):
     """A recurrence and its preconditioner; the driver takes the next one when M turns out not to suit."""
@@ -160,6 +163,8 @@ class _Run:
             self.next_probe *= 1 if suspicious else 2
             if not _is_symmetric(M, r, self.system.b):
                 return Reason.INDEFINITE_M
+            if isinstance(M, Watch):
+                M.reset()  # what the probe applied M to were no steps
         return None
 
 
