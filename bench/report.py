@@ -235,7 +235,7 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "sequence": (_sequence_table, "krylearn bench sequence"),
     "curvature": (_curvature_table, "krylearn bench curvature"),
     "published": (_published_table, "krylearn bench published"),
-    "publishedcounts": (_published_counts, "krylearn bench published --counts"),
+    "publishedcounts": (_published_counts, "krylearn bench published --counts --seeds 3 --rhs white divergence"),
     "solvers": (solvers_report.contest_tables, "krylearn bench solvers"),
     "solvers-pictures": (solvers_report.pictures, "krylearn bench solvers"),
     "solvers-breakeven": (solvers_report.break_even_tables, "krylearn bench solvers"),

@@ -24,6 +24,7 @@ def test_every_example_is_run_here():
 
 
 @pytest.mark.parametrize("name", SMALLEST)
-def test_example(name, capsys):
+def test_example(name, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # some leave files
     runpy.run_path(str(FOLDER / f"{name}.py"))["main"](*SMALLEST[name])
     assert capsys.readouterr().out
