@@ -6,11 +6,11 @@ import pytest
 from krylearn.bench import batch_scaling, batch_scaling_facts, small_tasks
 from krylearn.bench import batch_scaling_compare as compare
 from krylearn.bench import batch_scaling_report as report
-from krylearn.bench.batch_scaling import BASE, SIZES, record
+from krylearn.bench.batch_scaling import BASE, SIZES, points, record
 from krylearn.bench.batch_scaling_facts import SHARES, make_optimizer, measure_facts
 from krylearn.bench.batch_scaling_figure import scaling_figure
 from krylearn.bench.batch_scaling_fit import rate
-from krylearn.bench.record import append, latest, read
+from krylearn.bench.record import RECORDS, append, latest, read
 from krylearn.bench.small_tasks import small_task
 from krylearn.optim import Facts
 from krylearn.optim.scaling import RULES
@@ -150,3 +150,22 @@ def test_records_say_what_was_trained(tmp_path):
     assert (line["method"], line["problem"], line["solve_s"], line["status"]) == ("sgd", "waves", 0.25, "MEASURED")
     assert small_tasks.TASKS.keys() == {"digits", "waves", "characters"}
     assert Path(file).stat().st_size < 1500
+
+
+COMMITTED = latest(read(RECORDS / "batch_scaling.jsonl"))
+
+
+@pytest.mark.skipif(not COMMITTED, reason="no committed study")
+@pytest.mark.parametrize("method", ["sgd", "adamw"])
+@pytest.mark.parametrize("task", ["digits", "waves", "characters"])
+def test_the_committed_study_is_whole_and_auto_is_as_good_as_the_page_says(task, method):
+    best = compare.optima(COMMITTED)[task, method]
+    assert list(best) == list(SIZES)
+    assert all(each.bracketed for each in best.values())
+    assert all(len(per) >= 3 for size in SIZES for per in points(COMMITTED, task, method, size).values())
+    off = compare.distances(COMMITTED, task, method, "auto", best)
+    valid = compare.valid_sizes(COMMITTED, task, method, SIZES)
+    assert len(valid) >= 5
+    wrong = [b for b in valid if compare.worst([off[b]]) > compare.CLOSE]
+    assert len(wrong) <= (0 if method == "sgd" else 1)
+    assert compare.worst([off[b] for b in valid]) < 1.6
