@@ -132,7 +132,12 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
         "system on this machine. Your own matrix: `krylearn bench solvers --matrix A.mtx --shape NX NY NZ`."
     )
     bench = commands.add_parser("bench", help="measure, print a table, append records", description=text)
-    bench.set_defaults(run=lambda options: bench.print_help() or 0, command="bench")
+
+    def listing(options: argparse.Namespace) -> int:
+        bench.print_help()
+        return 0
+
+    bench.set_defaults(run=listing, command="bench")
     experiments = bench.add_subparsers(title="experiments", metavar="EXPERIMENT")
     text = "iterations on every scene family: geometric, resistor, tuned, learned"
     add = _command(experiments, "families", _families, text).add_argument

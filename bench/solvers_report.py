@@ -27,7 +27,8 @@ def contests(lines: Lines) -> dict[str, list[dict[str, Any]]]:
 
 def contest_tables(lines: Lines) -> str:
     """Write one table per system, and below them who is missing and why."""
-    parts, missing = [], {}
+    parts: list[str] = []
+    missing: dict[str, str] = {}
     for found in contests(lines).values():
         there = [x for x in found if x["status"] not in ("ABSENT", "UNSUITED", "FAILED")]
         missing |= {x["method"]: x["more"].get("reason") or x["config"] for x in found if x not in there}

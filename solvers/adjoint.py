@@ -142,10 +142,10 @@ class _Solver:
         A, cache = self.A, self.A.cache
         if "numbers" not in cache:
             c = Conductances(*(t.detach() for t in conductances))
-            facts = {"grid_shape": A.grid_shape, "spacing": A.spacing, "boundary": A.boundary, "sides": ()}
             cache["numbers"] = Poisson(
-                links=c.links, ground=c.ground, shift=c.shift, unknown=c.unknown, numbering=A.numbering, **facts
-            )
+                A.grid_shape, A.spacing, A.boundary, c.links, c.ground, c.shift, c.unknown, sides=(),
+                numbering=A.numbering,
+            )  # fmt: skip
         return cache["numbers"]
 
     def _one(self, A: Poisson, g: Tensor, guess: Tensor | None) -> Tensor:
