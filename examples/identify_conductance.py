@@ -46,7 +46,7 @@ def identify(pressures, b, sensors, steps):
         A = Poisson.from_coefficients(10**theta)  # p = 0 on the walls
         p = solve(A, b, rtol=1e-8)
         misfit = ((p - pressures)[:, sensors] / pressures[:, sensors]).square().mean()
-        (misfit + 1e-3 * roughness(theta)).backward()
+        (misfit + 6e-3 * roughness(theta)).backward()
         optimizer.step()
         misfits.append(float(misfit.detach()))
     return theta.detach(), misfits
@@ -73,7 +73,7 @@ def draw(path, truth, found, misfits, sensors):
     plt.close(figure)
 
 
-def main(n=32, steps=100, picture=None):
+def main(n=32, steps=150, picture=None):
     generator = torch.Generator().manual_seed(31415)
     truth, b = true_field(n), wells(n)
     exact = solve(Poisson.from_coefficients(10**truth), b)
