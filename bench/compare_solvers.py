@@ -180,7 +180,8 @@ def run_solvers(
     >>> run_solvers(quick=True, output=Path("solvers.jsonl"))           # doctest: +SKIP
     """
     todo = [Job("file", problem.name, 0, EVERYBODY, 3, 120.0)] if problem else jobs(quick)
-    run, limits, records, grown = new_run(), ceilings(device), [], live_table("everybody, as measured")
+    records: list[Record] = []
+    run, limits, grown = new_run(), ceilings(device), live_table("everybody, as measured")
     bar = progress()
     task = bar.add_task("solvers", total=sum(len(job.methods) for job in todo), note="")
     with Live(Group(grown, bar), console=console, refresh_per_second=2, vertical_overflow="visible"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def measure(family: str, size: int, *, seed: int = 0, rtol: float = 1e-6, rounds
             ready[weights], times[weights] = M, []
     for _ in range(rounds):
         for weights, M in ready.items():
-            took, _ = timer(lambda M=M: cg(A, b, rtol=rtol, M=M))
+            took, _ = timer(partial(cg, A, b, rtol=rtol, M=M))
             times[weights].append(took)
     for weights, found in times.items():
         r = records[weights]

@@ -56,7 +56,7 @@ def run_sequence(
     >>> run_sequence(96, output=Path("sequence.jsonl"))                 # doctest: +SKIP
     """
     names = ("krylearn", *(n for n in RIVALS if not PEERS[n].absent))
-    found: dict[str, list[tuple[int, float, float, float, float]]] = {name: [] for name in names}
+    found: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
     M, unknowns = None, 0
     with progress() as bar:
         task = bar.add_task("sequence", total=steps, note="")
@@ -80,8 +80,8 @@ def run_sequence(
                 for name in names[1:]:
                     outcome = run(PEERS[name], System(matrix, A), rhs, rtol=rtol, repeats=1)
                     if outcome.status == "CONVERGED" and outcome.solve:
-                        numbers = (outcome.setup_s, outcome.solve.median, outcome.iterations, outcome.true_relres)
-                        found[name].append((step, *numbers))
+                        counts = (float(outcome.iterations or 0), float(outcome.true_relres or 0))
+                        found[name].append((step, outcome.setup_s, outcome.solve.median, *counts))
             bar.advance(task)
     facts: dict[str, Any] = {"problem": "moving sphere and plate", "unknowns": unknowns, "tolerance": rtol}
     facts |= {"experiment": "sequence", "shape": (size,) * 3}

@@ -70,8 +70,12 @@ def guesses() -> dict[str, tuple[Guess, int]]:
         "linear": (lambda A, b, past, space: 2 * past[-1] - past[-2], 0),
         "quadratic": (lambda A, b, past, space: 3 * past[-1] - 3 * past[-2] + past[-3], 0),
     }
+
+    def best_of(k: int) -> Guess:
+        return lambda A, b, past, space: best_combination(A, b, past[-k:])
+
     for k in (1, 2, 3, 5):
-        found[f"best of {k}"] = (lambda A, b, past, space, k=k: best_combination(A, b, past[-k:]), k)
+        found[f"best of {k}"] = (best_of(k), k)
     found["recycled"] = (lambda A, b, past, space: best_combination(A, b, [past[-1], *space]), 7)
     return found
 

@@ -97,7 +97,7 @@ def _where(starts: Tensor, storage: Storage) -> dict[str, Any]:
 def _orthogonalize(basis: Tensor, w: Tensor) -> Tensor:
     """Make each row of w orthogonal to its own basis, in place; return the norms, float64."""
     norms = torch.linalg.vector_norm(w, dim=1, dtype=torch.float64)
-    again = range(len(w))
+    again = list(range(len(w)))
     for _ in range(2):
         before = norms
         for i in again:

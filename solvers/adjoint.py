@@ -193,7 +193,8 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, *conductances = ctx.saved_tensors or (None,)
+        saved: Any = ctx.saved_tensors or (None,)
+        x, *conductances = saved
         adjoint = _Solve.apply(grads[0], ctx.solver.adjoint(), *conductances)
         if not conductances:
             return adjoint, None
@@ -203,11 +204,13 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        x, *conductances = ctx.saved_tensors or (None,)
+        saved: Any = ctx.saved_tensors or (None,)
+        x, *conductances = saved
         change, _, *changes = tangents
         if any(t is not None for t in changes):
-            zero = [torch.zeros_like(t) if d is None else d for d, t in zip(changes[:7], conductances[:7], strict=True)]
-            lost = product(Conductances(*zero, conductances[7]), x)
+            pairs = zip(changes[:7], conductances[:7], strict=True)
+            zero: Any = [torch.zeros_like(t) if d is None else d for d, t in pairs]
+            lost = product(Conductances(*[*zero, conductances[7]]), x)
             change = -lost if change is None else change - lost
         return _Solve.apply(change, ctx.solver.adjoint(), *conductances)
 

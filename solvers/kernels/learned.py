@@ -174,17 +174,17 @@ def fine(
     """Damping and prolongation weights of one level."""
     f, periodic, size = np.array(factors), np.array(grid.periodic), np.array(coarse_size(grid, factors))
     sd, a = np.zeros_like(grid.diag), np.zeros((3, grid.diag.size), np.uint8)
+    shape = grid.size
     problem = (grid.w, grid.ground, grid.shift, grid.diag, paths, grid.sizes, grid.strides, f, periodic)
     over_strips(setup_fine.fine_level, strips(patterns.size), problem, patterns, size, damping, weight, (sd, a))
-    shape = grid.size
-    a = a.reshape(3, *shape)
+    weights: Array = a.reshape(3, *shape)
     if codes is not None:
         steps = np.empty(sd.size, np.uint16)
         rows = (-1, grid.size[2])
         over_strips(setup.scale_into, grid.rows, sd.reshape(rows), STEPS, 1.0, steps.reshape(rows))
-        return FusedLevel(factors, grid.periodic, codes.links, codes.diag, steps.reshape(shape), a)
+        return FusedLevel(factors, grid.periodic, codes.links, codes.diag, steps.reshape(shape), weights)
     links = tuple(w.reshape(shape) for w in grid.w)
-    return FusedLevel(factors, grid.periodic, links, grid.diag.reshape(shape), sd.reshape(shape), a)
+    return FusedLevel(factors, grid.periodic, links, grid.diag.reshape(shape), sd.reshape(shape), weights)
 
 
 def coarse(grid: Grid, factors: tuple[int, int, int], paths: Array, link: Weights, earth: Weights) -> Grid:
