@@ -8,6 +8,7 @@ from typing import Any
 from .lightning_names import Callback, LightningModule, Trainer
 from .noise_monitor import NoiseScaleMonitor, effective_batch_size
 from .rescaling import scale_hyperparameters
+from .scaling import Change
 
 
 class ScaleWithBatchSize(Callback):
@@ -24,6 +25,10 @@ class ScaleWithBatchSize(Callback):
     rule, noise_scale, sharpness : as for `scale_hyperparameters`; a `NoiseScaleMonitor` beside this callback is asked
         for the noise scale if none is given
     batch_size : function of the trainer, where the loader does not tell
+
+    Attributes
+    ----------
+    changes : list of `Change`, one per optimizer, of the last time that anything was scaled: print their `why`
 
     Examples
     --------
@@ -42,6 +47,7 @@ class ScaleWithBatchSize(Callback):
     ) -> None:
         self.tuned_for, self.rule, self.noise_scale, self.sharpness = reference_batch, rule, noise_scale, sharpness
         self._batch_size = batch_size
+        self.changes: list[Change] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note the batch size before a finder changes it."""
@@ -67,13 +73,15 @@ class ScaleWithBatchSize(Callback):
     def _follow(self, trainer: Trainer) -> None:
         now = self._batch_size(trainer)
         if self.tuned_for is not None and now != self.tuned_for:
+            configs, changes = trainer.lr_scheduler_configs, []
             for optimizer in trainer.optimizers:
-                configs = trainer.lr_scheduler_configs
-                scale_hyperparameters(
+                change = scale_hyperparameters(
                     optimizer, old_batch=self.tuned_for, new_batch=now, rule=self.rule, sharpness=self.sharpness,
                     noise_scale=self._noise(trainer),
                     scheduler=[c.scheduler for c in configs if getattr(c.scheduler, "optimizer", None) is optimizer],
                 )  # fmt: skip
+                changes.append(change)
+            self.changes = changes
         self.tuned_for = now
 
     def _noise(self, trainer: Trainer) -> float | None:

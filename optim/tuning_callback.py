@@ -8,11 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-try:
-    from lightning.pytorch import Callback, LightningModule, Trainer
-except ImportError as error:
-    raise ImportError('the callbacks need Lightning: pip install "krylearn[train]"') from error
-
+from .lightning_names import Callback, LightningModule, Trainer
 from .tuner import CurvatureTuner
 
 
