@@ -70,7 +70,7 @@ class Problem:
     Examples
     --------
     >>> problem = Problem()
-    >>> float(problem.loss(problem.batch).detach()) > 1
+    >>> float(problem.loss(problem.batch).detach()) > 0.5
     True
     """
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse as sp
+from krylearn.bench import cli_train
 from krylearn.bench.cli import main, parser
 from krylearn.bench.record import read
 from krylearn.pde import Poisson, scene
@@ -173,11 +174,14 @@ def test_train_passes_on_what_was_given(monkeypatch):
     assert "seed" not in given  # the default is the trainer's
 
 
-def test_every_option_of_train_is_an_argument_of_the_trainer():
-    from krylearn.solvers.training import train
-
-    options = vars(parser().parse_args(["train"]))
-    assert set(options) - {"run", "command"} <= set(inspect.signature(train).parameters)
+@pytest.mark.parametrize("method", cli_train.METHODS)
+def test_every_option_of_train_is_an_argument_of_the_trainer(method):
+    options = set(vars(parser().parse_args(["train", method]))) - {"run", "command", "method"}
+    assert options == {*cli_train.COMMON, *(name for names in cli_train.OWN.values() for name in names)}
+    own = {*cli_train.COMMON, *cli_train.OWN[method]}
+    accepted = set(inspect.signature(cli_train._function(method)).parameters)
+    renamed = own if method == "multigrid" else own - {"sizes"} | {"grid"}
+    assert renamed <= accepted
 
 
 def test_train_refuses_what_the_trainer_refuses(tmp_path, capsys):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from krylearn.pde import FAMILIES, scene
-from krylearn.solvers import NeuralMultigrid, storage
+from krylearn.solvers import NeuralMultigrid, dcdm_storage, npsdo_directions, storage
 from krylearn.solvers.coefficients import CoefficientNetwork
 from multigrid_cases import random_network
 from safetensors import safe_open
@@ -175,7 +175,8 @@ def test_shipped_weights_load_and_their_cards_agree(name):
 
 def test_nothing_else_is_shipped():
     names = {p.name for p in (resources.files("krylearn.solvers") / "weights").iterdir() if p.is_file()}
-    assert names == {f"{name}{suffix}" for name in SHIPPED for suffix in (".safetensors", ".json")}
+    published = [*dcdm_storage.SHIPPED.values(), *npsdo_directions.DEFAULT.values()]
+    assert names == {f"{name}{suffix}" for name in [*SHIPPED, *published] for suffix in (".safetensors", ".json")}
 
 
 def test_shipped_weights_are_read_once():
