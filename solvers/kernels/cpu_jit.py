@@ -13,6 +13,9 @@ from typing import Any
 import numba
 
 FAST = {"contract", "reassoc", "nsz"}  # no nnan, no ninf: a NaN has to reach the stopping rule
+# set-up without reassoc: a compiled loop chooses between versions of itself by where its arrays lie in memory, and then
+# versions may add in other orders; two set-ups of one system have to agree in every bit
+ORDERED = FAST - {"reassoc"}
 SERIAL = 20_000  # cells up to which one thread is faster than waking the others (ours, two cores)
 
 
@@ -30,11 +33,11 @@ def threads_for(cells: int) -> Iterator[None]:
         numba.set_num_threads(threads)
 
 
-def kernel(function: Any = None, *, parallel: bool = True) -> Any:
+def kernel(function: Any = None, *, parallel: bool = True, fastmath: Any = FAST) -> Any:
     """``numba.njit`` with a disk cache where one can be written (containers and read-only installations have none)."""
     if function is None:
-        return lambda f: kernel(f, parallel=parallel)
-    options = {"parallel": parallel, "fastmath": FAST, "error_model": "numpy", "nogil": True}
+        return lambda f: kernel(f, parallel=parallel, fastmath=fastmath)
+    options = {"parallel": parallel, "fastmath": fastmath, "error_model": "numpy", "nogil": True}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # "cannot cache function: no locator available"
@@ -44,7 +47,7 @@ def kernel(function: Any = None, *, parallel: bool = True) -> Any:
 def row_kernel(function: Any) -> Any:
     """Compile what only other kernels call: no thread, and no door for Python to come in by."""
     inner = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return numba.njit(fastmath=FAST, error_model="numpy", nogil=True, **inner)(function)
+    return numba.njit(fastmath=ORDERED, error_model="numpy", nogil=True, **inner)(function)
 
 
 def strip_kernel(function: Any) -> Any:
@@ -53,7 +56,7 @@ def strip_kernel(function: Any) -> Any:
     A parallel loop of numba compiles everything that its body calls two times more; the set-up kernels are long enough
     for that to matter (20 of 70 s).
     """
-    return kernel(function, parallel=False)
+    return kernel(function, parallel=False, fastmath=ORDERED)
 
 
 def over_strips(function: Any, tasks: int, *arguments: Any) -> None:

@@ -121,7 +121,7 @@ def locate(c, size, position):
 
 @strip_kernel
 def sum_diagonal(start, stop, w, ground, shift, size, stride, diag):
-    """Write diag = links on both sides + ground + shift for rows start..stop."""
+    """Write diag = links on both sides + ground + shift for rows start..stop, summed in fp64."""
     ny, nz = size[1], size[2]
     for row in range(start, stop):
         first = row * nz
@@ -129,8 +129,11 @@ def sum_diagonal(start, stop, w, ground, shift, size, stride, diag):
         y = below(first, row % ny, ny, stride[1])
         for k in range(nz):
             c, z = first + k, (first + k - 1 if k > 0 else first + nz - 1)
-            links = (w[0, c] + w[0, x + k]) + (w[1, c] + w[1, y + k]) + (w[2, c] + w[2, z])
-            diag[c] = links + (ground[0, c] + ground[1, c] + ground[2, c]) + shift[c]
+            total = np.float64(shift[c]) + (ground[0, c] + ground[1, c] + ground[2, c])
+            total += np.float64(w[0, c]) + w[0, x + k]
+            total += np.float64(w[1, c]) + w[1, y + k]
+            total += np.float64(w[2, c]) + w[2, z]
+            diag[c] = total
 
 
 @strip_kernel
