@@ -20,7 +20,7 @@ from krylearn.pde import Poisson
 from torch import Tensor, nn
 
 from .ritz import RitzBasis
-from .training_loop import check_settings, fit, keep_curves, quiet, require_lightning
+from .training_loop import check_settings, require_lightning, run
 
 Loss = Callable[[Poisson, Tensor], Tensor]
 KERAS_EPSILON = 1e-7  # of Adam, in the framework of the published training; torch's is 1e-8
@@ -110,19 +110,11 @@ def fit_on_ritz(
     KeyboardInterrupt : after Ctrl-C, naming the checkpoint to continue from
     """
     require_lightning()
-    with quiet():
-        trainer, last = _trainer(output, settings, device, progress, checks)
-        if resume and not last.exists():
-            raise ValueError(
-                f"got resume=True, but there is no {last}; expected the checkpoint of an earlier run: check output"
-            )
-        keep_curves(output)
-        module = _module(network, loss, stream, settings)
-        try:
-            fit(trainer, module, settings["steps"], checks, last if resume else None)
-        except KeyboardInterrupt:
-            kept = f"the last checkpoint is {last}: continue with resume=True" if last.exists() else "no checkpoint yet"
-            raise KeyboardInterrupt(f"training stopped; {kept}") from None
+    trainer, module = run(
+        lambda: _module(network, loss, stream, settings), output, settings["steps"],
+        resume=resume, checks=checks, device=device, progress=progress, every=100, clip=None,
+        precision="bf16-mixed" if settings["precision"] == "bfloat16" else "32-true",
+    )  # fmt: skip
     return {
         "hours": round(module.seconds / 3600, 3),
         "cpu_hours": round(module.cpu_seconds / 3600, 3),
@@ -182,38 +174,3 @@ def _module(network: nn.Module, loss: Loss, stream: RitzStream, settings: dict[s
             self.before, self.cpu_before = saved["seconds"], saved["cpu"]
 
     return RitzTraining()
-
-
-def _trainer(output: Path, settings: dict[str, Any], device: str, progress: bool, checks: int) -> tuple[Any, Path]:
-    """Make a Trainer with frequent checkpoints, moved into place whole, and a CSV of curves; no clipping."""
-    import lightning.pytorch as lightning
-    from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-    from lightning.pytorch.loggers import CSVLogger
-
-    steps = settings["steps"]
-    every = max(1, min(100, steps // 4))
-    keep = ModelCheckpoint(
-        output,
-        filename="{step}",
-        every_n_train_steps=every,
-        save_top_k=1,
-        save_last=True,
-        enable_version_counter=False,
-    )
-    trainer = lightning.Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        accelerator="gpu" if device.startswith("cuda") else device,
-        devices=1,
-        precision="bf16-mixed" if settings["precision"] == "bfloat16" else "32-true",
-        logger=CSVLogger(output, name="", version=""),
-        callbacks=[keep, *([RichProgressBar()] if progress else [])],
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        log_every_n_steps=max(1, min(10, steps)),
-        val_check_interval=every,
-        num_sanity_val_steps=0,
-        limit_val_batches=checks,
-        default_root_dir=output,
-    )
-    return trainer, output / "last.ckpt"

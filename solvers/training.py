@@ -23,7 +23,7 @@ from .hierarchy import COARSEST, Rule, build, v_cycle
 from .kernels.reference import Stencil, apply
 from .storage import load_weights, save_weights
 from .training_data import VALIDATION, Builder, Systems, builders
-from .training_loop import fit, keep_curves, make_trainer, quiet, require_lightning, training_module
+from .training_loop import require_lightning, run, training_module
 
 LICENCE = "BSD-3-Clause"
 # of the shipped weights; later steps moved no score by 1 % (constants) or few (networks)
@@ -154,19 +154,10 @@ def train(
         "parameters": sum(p.numel() for p in network.parameters()),
         "started_from": Path(start).name if start else None,
     }
-    with quiet():
-        trainer, last = make_trainer(output, steps, device, progress, len(systems.builds))
-        if resume and not last.exists():
-            raise ValueError(
-                f"got resume=True, but there is no {last}; expected the checkpoint of an earlier run: check output"
-            )
-        keep_curves(output)
-        module = training_module(network, *measures(network, systems, cg_steps), settings)
-        try:
-            fit(trainer, module, steps, len(systems.builds), last if resume else None)
-        except KeyboardInterrupt:
-            kept = f"the last checkpoint is {last}: continue with resume=True" if last.exists() else "no checkpoint yet"
-            raise KeyboardInterrupt(f"training stopped; {kept}") from None
+    trainer, module = run(
+        lambda: training_module(network, *measures(network, systems, cg_steps), settings), output, steps,
+        resume=resume, checks=len(systems.builds), device=device, progress=progress,
+    )  # fmt: skip
     card = {"name": f"{dimension}d-{architecture}", **settings, **facts(trainer, module, systems, device)}
     return save_weights(network, output / f"{dimension}d-{architecture}", card)
 

@@ -119,13 +119,55 @@ def check_settings(saved: dict[str, Any], settings: dict[str, Any]) -> None:
         )
 
 
-def make_trainer(output: Path, steps: int, device: str, progress: bool, checks: int) -> tuple[Any, Path]:
-    """Make a Trainer with a checkpoint every 250 steps, written aside and moved into place, and a CSV of curves."""
+def run(
+    make_module: Callable[[], Any], output: Path, steps: int, *, resume: bool, checks: int, **options: Any
+) -> tuple[Any, Any]:
+    """Train a module, from its checkpoint if asked; return the Trainer and the module.
+
+    Parameters
+    ----------
+    make_module : makes the LightningModule, when everything else is ready: its clock starts then
+    output, steps, checks, options : as in `make_trainer`
+    resume : continue from the last checkpoint in `output`
+
+    Raises
+    ------
+    ValueError : resume without a checkpoint
+    KeyboardInterrupt : after Ctrl-C, naming the checkpoint to continue from
+    """
+    with quiet():
+        trainer, last = make_trainer(output, steps, checks=checks, **options)
+        if resume and not last.exists():
+            raise ValueError(
+                f"got resume=True, but there is no {last}; expected the checkpoint of an earlier run: check output"
+            )
+        keep_curves(output)
+        module = make_module()
+        try:
+            fit(trainer, module, steps, checks, last if resume else None)
+        except KeyboardInterrupt:
+            kept = f"the last checkpoint is {last}: continue with resume=True" if last.exists() else "no checkpoint yet"
+            raise KeyboardInterrupt(f"training stopped; {kept}") from None
+    return trainer, module
+
+
+def make_trainer(
+    output: Path,
+    steps: int,
+    *,
+    device: str,
+    progress: bool,
+    checks: int,
+    every: int = 250,
+    precision: str = "32-true",
+    clip: float | None = 0.5,
+) -> tuple[Any, Path]:
+    """Make a Trainer with a checkpoint every so many steps, written aside and moved into place, and a CSV of curves."""
     import lightning.pytorch as lightning
     from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
     from lightning.pytorch.loggers import CSVLogger
 
-    every = max(1, min(250, steps // 4))
+    every = max(1, min(every, steps // 4))
     keep = ModelCheckpoint(
         output,
         filename="{step}",
@@ -139,11 +181,12 @@ def make_trainer(output: Path, steps: int, device: str, progress: bool, checks: 
         max_epochs=-1,
         accelerator="gpu" if device.startswith("cuda") else device,
         devices=1,
+        precision=precision,  # type: ignore[arg-type]
         logger=CSVLogger(output, name="", version=""),
         callbacks=[keep, *([RichProgressBar()] if progress else [])],
         enable_progress_bar=progress,
         enable_model_summary=False,
-        gradient_clip_val=0.5,
+        gradient_clip_val=clip,
         log_every_n_steps=max(1, min(10, steps)),
         val_check_interval=every,
         num_sanity_val_steps=0,

@@ -28,7 +28,7 @@ from .setup_patterns import SLOTS, STRIP, representative
 LOW, HIGH, DIAG_LOW, DIAG_HIGH, INNER, LINK, INNER_O, PATH, MEAN, DIAG_O, ALONE, ALONE_O, BLOCKED, GEOMETRIC, GROUND = (
     range(15)
 )
-THIRD_OF_LOGIT = np.float32(3)
+DAMPING_BIAS = np.float32(3)
 LEAST, MOST, BITS, SIX = np.float32(1e-4), np.float32(1 - 1e-3), np.float32(255), np.float32(1 / 6)
 
 
@@ -225,7 +225,7 @@ def evaluate(cells, count, problem, damping, weight, results, space):
     damping_features(own, axes, factors, inv, x)
     perceptron(flat[0], damping, hidden, flat[2])
     for k in range(CHUNK):
-        out[0, k] = -out[0, k] - THIRD_OF_LOGIT
+        out[0, k] = -out[0, k] - DAMPING_BIAS
     exponential(out[0], bits)
     for m in range(count):
         sd[cells[m]] = max(np.rint(BITS / (ONE + out[0, m])), ONE) / BITS / diag[cells[m]]

@@ -56,18 +56,18 @@ def along_row(w, diag, wide, around):
 
 
 @row_kernel
-def across_rows(w, diag, row, p, n, step, nz, zeros, around):
+def across_rows(w, diag, row, p, n, step, nz, zeros):
     """Return the same five rows for an axis across the rows, `step` rows per cell."""
-    def_row = w[row * nz : (row + 1) * nz]
+    own = w[row * nz : (row + 1) * nz]
     low = row - step if p > 0 else row + (n - 1) * step
     low_row = w[low * nz : (low + 1) * nz]
     if p & 1:
-        inner, link, partner = low_row, def_row, diag[low * nz : (low + 1) * nz]
+        inner, link, partner = low_row, own, diag[low * nz : (low + 1) * nz]
         o, po = (row + step, p + 1) if p < n - 1 else (row - (n - 1) * step, 0)
     else:
         inner, link, partner = zeros, low_row, zeros
         if p < n - 1:
-            inner, partner = def_row, diag[(row + step) * nz : (row + step + 1) * nz]
+            inner, partner = own, diag[(row + step) * nz : (row + step + 1) * nz]
         o, po = (low, p - 1) if p > 0 else (low, n - 1)
     inner_o, partner_o = zeros, zeros
     if po & 1:
@@ -78,13 +78,32 @@ def across_rows(w, diag, row, p, n, step, nz, zeros, around):
 
 
 @row_kernel
+def around_row(d, w, diag, row, size, space):
+    """Return the five rows of the circuit of axis d around a row; `space` is of `row_space`."""
+    zeros, wide, room = space
+    ny, nz = size[1], size[2]
+    if d == 0:
+        return across_rows(w[0], diag, row, row // ny, size[0], ny, nz, zeros)
+    if d == 1:
+        return across_rows(w[1], diag, row, row % ny, ny, 1, nz, zeros)
+    around = (room[0], room[1], room[2], room[3], room[4])
+    along_row(w[2, row * nz : (row + 1) * nz], diag[row * nz : (row + 1) * nz], wide, around)
+    return around
+
+
+@row_kernel
+def row_space(nz):
+    """Arrays that `around_row` works in: zeros, a row with two cells on either side, five rows."""
+    return np.zeros(nz, np.float32), np.empty(nz + 4, np.float32), np.empty((5, nz), np.float32)
+
+
+@row_kernel
 def paths_of_row(row, problem, path, signatures):
     """Write paths and signatures of one row."""
     w, _, _, diag, bits, size, factors = problem
     nx, ny, nz = size[0], size[1], size[2]
     w_bits, ground_bits, shift_bits, path_bits = bits
-    zeros, wide, room = np.zeros(nz, np.float32), np.empty(nz + 4, np.float32), np.empty((5, nz), np.float32)
-    total = np.empty(nz, np.uint64)
+    space, total = row_space(nz), np.empty(nz, np.uint64)
     start, stop = row * nz, (row + 1) * nz
     i, j = row // ny, row % ny
     lows = (row - ny if i > 0 else row + (nx - 1) * ny, row - 1 if j > 0 else row + ny - 1)
@@ -92,14 +111,7 @@ def paths_of_row(row, problem, path, signatures):
     for d in range(3):
         out = path[d, start:stop]
         if factors[d] == 2:
-            around = (room[0], room[1], room[2], room[3], room[4])
-            if d == 0:
-                around = across_rows(w[0], diag, row, i, nx, ny, nz, zeros, around)
-            elif d == 1:
-                around = across_rows(w[1], diag, row, j, ny, 1, nz, zeros, around)
-            else:
-                along_row(w[2, start:stop], diag[start:stop], wide, around)
-            inner, link, inner_o, partner, partner_o = around
+            inner, link, inner_o, partner, partner_o = around_row(d, w, diag, row, size, space)
             path_row(inner, link, inner_o, partner, partner_o, out)
             for k in range(nz):
                 total[k] += PRIMES[d] if partner[k] == 0 else np.uint64(0)

@@ -6,7 +6,7 @@ import numpy as np
 
 from .cpu_jit import row_kernel, strip_kernel
 from .setup import HALF, ONE, TINY, ZERO
-from .setup_paths import across_rows, along_row
+from .setup_paths import around_row, row_space
 
 
 @row_kernel
@@ -44,7 +44,7 @@ def any_positive(row):
 
 
 @row_kernel
-def add_upper(path, links, odd_rows, upper, p, n, periodic, total):
+def add_upper(path, first, links, p, n, periodic, total):
     """Add what leaves a row of cells upwards, across rows: only the upper cells of a block do."""
     if p & 1 or (p == n - 1 and periodic):
         own = HALF if p & 1 else ZERO
@@ -52,7 +52,7 @@ def add_upper(path, links, odd_rows, upper, p, n, periodic, total):
         add(total[0], links, ONE / (ONE + own + other))
         # the lower cell of an interface stores it as its outer path, but not the single last cell of an odd periodic
         # axis: there the upper cell does
-        add_paths(odd_rows if p & 1 else upper, total)
+        add_paths(path if p & 1 else first, total)
 
 
 @row_kernel
@@ -94,7 +94,7 @@ def sums_of_row(index, problem, results):
     w, ground, shift, diag = fine
     uniform, path, grounds, shifts, facts = results
     nx, ny, nz = size[0], size[1], size[2]
-    zeros, wide, room = np.zeros(nz, np.float32), np.empty(nz + 4, np.float32), np.empty((5, nz), np.float32)
+    space = row_space(nz)
     total, straight = np.zeros((3, 5, nz), np.float32), np.empty(nz, np.float32)  # per axis: see `collect` below
     cells = np.zeros((2, nz), np.float32)
     for u in range(factors[0] * factors[1]):
@@ -120,20 +120,13 @@ def sums_of_row(index, problem, results):
                     add(total[d, 2], g, ONE)
                 continue
             if grounded:
-                around = (room[0], room[1], room[2], room[3], room[4])
-                if d == 0:
-                    around = across_rows(w[0], diag, row, i, nx, ny, nz, zeros, around)
-                elif d == 1:
-                    around = across_rows(w[1], diag, row, j, ny, 1, nz, zeros, around)
-                else:
-                    along_row(links, diag[start:stop], wide, around)
-                add_ground(g, around[0], total[d, 2])
+                add_ground(g, around_row(d, w, diag, row, size, space)[0], total[d, 2])
             if d == 0:
                 first = paths[0, j * nz : (j + 1) * nz]
-                add_upper(own, links, own, first, i, nx, periodic[0], total[0])
+                add_upper(own, first, links, i, nx, periodic[0], total[0])
             elif d == 1:
                 first = paths[1, i * ny * nz : (i * ny + 1) * nz]
-                add_upper(own, links, own, first, j, ny, periodic[1], total[1])
+                add_upper(own, first, links, j, ny, periodic[1], total[1])
             else:
                 add_along(own, links, periodic[2], straight, total[2])
     begin, end = index * coarse[2], (index + 1) * coarse[2]
