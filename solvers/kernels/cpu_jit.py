@@ -44,10 +44,15 @@ def kernel(function: Any = None, *, parallel: bool = True, fastmath: Any = FAST)
         return numba.njit(**options)(function)
 
 
-def row_kernel(function: Any) -> Any:
+def row_kernel(function: Any, fastmath: Any = FAST) -> Any:
     """Compile what only other kernels call: no thread, and no door for Python to come in by."""
     inner = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return numba.njit(fastmath=ORDERED, error_model="numpy", nogil=True, **inner)(function)
+    return numba.njit(fastmath=fastmath, error_model="numpy", nogil=True, **inner)(function)
+
+
+def ordered_row_kernel(function: Any) -> Any:
+    """Compile what only strip kernels call."""
+    return row_kernel(function, ORDERED)
 
 
 def strip_kernel(function: Any) -> Any:

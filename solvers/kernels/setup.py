@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cpu_jit import row_kernel, strip_kernel
+from .cpu_jit import ordered_row_kernel as row_kernel
+from .cpu_jit import strip_kernel
 
 CHUNK = 64  # cells per chunk: the features of one chunk stay in the first-level cache
 WIDTH = np.uint64(CHUNK)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cpu_jit import row_kernel, strip_kernel
+from .cpu_jit import ordered_row_kernel as row_kernel
+from .cpu_jit import strip_kernel
 from .setup import CHUNK, ONE, TINY, ZERO, above, below, exponential, locate, perceptron, ratio
 from .setup_patterns import PRIMES, SLOTS, STRIP, add_bits, clear, finish, representative
 

