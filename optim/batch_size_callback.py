@@ -7,8 +7,9 @@ from typing import Any
 
 from .lightning_names import Callback, LightningModule, Trainer
 from .noise_monitor import NoiseScaleMonitor, effective_batch_size
-from .rescaling import scale_hyperparameters
+from .rescaling import scale_hyperparameters, stretch_schedules
 from .scaling import Change
+from .schedules import length
 
 
 class ScaleWithBatchSize(Callback):
@@ -18,12 +19,17 @@ class ScaleWithBatchSize(Callback):
     accumulation changes at an epoch's start. The batch size in force is saved: resuming on another number of devices,
     with another loader or accumulation, scales from there.
 
+    Schedulers with `interval="step"` keep their samples: what lies ahead of warm-up and decay takes fewer or more steps
+    (`krylearn.optim.schedules`). A schedule that ends where this run ends was made for it, from
+    `trainer.estimated_stepping_batches` or `max_steps`, and stays as it is; so do those that count epochs.
+
     Parameters
     ----------
     reference_batch : samples per step that lr and the rest were tuned for; None: the module's or data module's
         `batch_size` (what a BatchSizeFinder starts from), or else the first run's
     rule, noise_scale, sharpness : as for `scale_hyperparameters`; a `NoiseScaleMonitor` beside this callback is asked
         for the noise scale if none is given
+    schedules : "samples", or "steps": schedulers keep their numbers of steps
     batch_size : function of the trainer, where the loader does not tell
 
     Attributes
@@ -43,10 +49,13 @@ class ScaleWithBatchSize(Callback):
         rule: Any = "auto",
         noise_scale: float | None = None,
         sharpness: Any = None,
+        schedules: str = "samples",
         batch_size: Callable[[Trainer], int] = effective_batch_size,
     ) -> None:
         self.tuned_for, self.rule, self.noise_scale, self.sharpness = reference_batch, rule, noise_scale, sharpness
-        self._batch_size = batch_size
+        if schedules not in ("samples", "steps"):
+            raise ValueError(f"got schedules={schedules!r}; expected 'samples' or 'steps': what schedulers keep")
+        self.schedules, self._batch_size = schedules, batch_size
         self.changes: list[Change] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -81,8 +90,17 @@ class ScaleWithBatchSize(Callback):
                     scheduler=[c.scheduler for c in configs if getattr(c.scheduler, "optimizer", None) is optimizer],
                 )  # fmt: skip
                 changes.append(change)
+                stretch_schedules(self._counting(trainer, optimizer), change, now / self.tuned_for)
             self.changes = changes
         self.tuned_for = now
+
+    def _counting(self, trainer: Trainer, optimizer: Any) -> list[Any]:
+        """Return the optimizer's schedulers that count steps and were not made for this very run."""
+        if self.schedules == "steps":
+            return []
+        ends = _ends(trainer)
+        found = [c.scheduler for c in trainer.lr_scheduler_configs if c.interval == "step"]
+        return [s for s in found if getattr(s, "optimizer", None) is optimizer and length(s) not in ends]
 
     def _noise(self, trainer: Trainer) -> float | None:
         if self.noise_scale is not None:
@@ -97,3 +115,11 @@ class ScaleWithBatchSize(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Scale from this batch size on."""
         self.tuned_for = state_dict["batch_size"]
+
+
+def _ends(trainer: Trainer) -> tuple[float, ...]:
+    """Return the steps at which this run may end."""
+    try:
+        return trainer.max_steps, trainer.estimated_stepping_batches
+    except Exception:  # Lightning's MisconfigurationException, where the accumulation differs between epochs
+        return (trainer.max_steps,)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from .regimes import SharpnessLaw, fit_sharpness
 from .scaling import RULES, Change, Facts, Rule
+from .schedules import stretch
 
 
 class ScalingWarning(UserWarning):
@@ -61,12 +62,14 @@ def scale_hyperparameters(
     noise_scale: float | None = None,
     sharpness: SharpnessLaw | Mapping[float, float] | None = None,
     scheduler: Any = None,
+    interval: str = "epoch",
 ) -> Change:
     """Change lr, momentum or betas, eps and weight decay in place for a new batch size, by a rule that explains itself.
 
     Ratios between groups stay. What schedulers keep in groups (initial_lr, max_lr, min_lr) changes with lr; pass the
-    scheduler, or a list, so that the base_lrs they hold change too. Batch sizes count samples per optimizer step over
-    all devices and accumulated micro-batches. Nothing happens when both are equal.
+    scheduler, or a list, so that the base_lrs they hold change too, and their lengths if they count steps. Batch sizes
+    count samples per optimizer step over all devices and accumulated micro-batches. Nothing happens when both are
+    equal.
 
     Parameters
     ----------
@@ -75,6 +78,9 @@ def scale_hyperparameters(
     rule : a name in `RULES` or a function from `Facts` to `Change`
     noise_scale : gradient noise scale in samples (`gradient_noise_scale`), which validity hangs on
     sharpness : {batch size: top eigenvalue of batches}, or a fitted law, for the random-matrix rule
+    scheduler : one of torch's, or a list of them
+    interval : what scheduler.step() counts: "epoch", whose samples no batch size changes, or "step": then what lies
+        ahead of warm-up and schedule takes κ times fewer steps, so that it covers the same samples
 
     Returns
     -------
@@ -82,7 +88,8 @@ def scale_hyperparameters(
 
     Warns
     -----
-    ScalingWarning : the rule is not valid here, or that could not be checked
+    ScalingWarning : the rule is not valid here, or that could not be checked; or a scheduler that counts steps cannot
+        be converted (LambdaLR)
 
     Examples
     --------
@@ -93,6 +100,8 @@ def scale_hyperparameters(
     """
     if isinstance(rule, str) and rule not in RULES:
         raise ValueError(f"got rule={rule!r}; expected one of {list(RULES)} or a function of Facts")
+    if interval not in ("epoch", "step"):
+        raise ValueError(f"got interval={interval!r}; expected 'epoch' or 'step': what scheduler.step() counts")
     facts = facts_of(optimizer, old_batch, new_batch, noise_scale=noise_scale, sharpness=sharpness)
     if facts.ratio == 1:
         return Change(valid=True, why="the batch size did not change")
@@ -102,6 +111,8 @@ def scale_hyperparameters(
         name = rule if isinstance(rule, str) else getattr(rule, "__name__", "rule")
         warnings.warn(f"rule {name!r} is {state}: {change.why}", ScalingWarning, stacklevel=2)
     apply_change(optimizer, change, scheduler)
+    if interval == "step":
+        stretch_schedules(_listed(scheduler), change, facts.ratio)
     return change
 
 
@@ -129,8 +140,35 @@ def apply_change(optimizer: torch.optim.Optimizer, change: Change, scheduler: An
             group["betas"] = (min(max(beta1, 0.0), 1.0), min(max(beta2, 0.0), 1.0), *rest)
         if change.one_minus_beta1 != 1 and group.get("momentum"):  # without momentum there is none to change
             group["momentum"] = max(1 - change.one_minus_beta1 * (1 - group["momentum"]), 0.0)
-    for each in scheduler if isinstance(scheduler, list | tuple) else [scheduler]:
+    for each in _listed(scheduler):
         _scale_scheduler(each, change.lr)
+
+
+def stretch_schedules(schedulers: Sequence[Any], change: Change, ratio: float) -> None:
+    """Let schedulers that count steps cover the samples that a change says; warn of those that cannot be converted.
+
+    Examples
+    --------
+    >>> adam = torch.optim.Adam([torch.ones(1)], lr=0.001)
+    >>> polynomial = torch.optim.lr_scheduler.PolynomialLR(adam, 1000)
+    >>> stretch_schedules([polynomial], Change(), 4.0)
+    >>> polynomial.total_iters
+    250
+    """
+    names = [name for each in schedulers for name in stretch(each, change.schedule / ratio, warmup=change.warmup)]
+    if names:
+        warnings.warn(
+            f"{' and '.join(dict.fromkeys(names))} counts steps by a function unknown here: warm-up and length stay as "
+            f"many steps, {ratio:.3g} times the samples. Build it from LinearLR, CosineAnnealingLR and SequentialLR, "
+            "which are converted, or write it for the new batch size",
+            ScalingWarning,
+            stacklevel=3,
+        )
+
+
+def _listed(scheduler: Any) -> list[Any]:
+    listed = scheduler if isinstance(scheduler, list | tuple) else [scheduler]
+    return [each for each in listed if each is not None]
 
 
 def _keys(change: Change) -> list[tuple[str, float]]:
@@ -140,8 +178,6 @@ def _keys(change: Change) -> list[tuple[str, float]]:
 
 def _scale_scheduler(scheduler: Any, factor: float) -> None:
     """Scale the base lrs of a scheduler, and of those that it is made of."""
-    if scheduler is None:
-        return
     for name in ("base_lrs", "_last_lr", "min_lrs", "max_lrs"):
         if isinstance(values := getattr(scheduler, name, None), list):
             setattr(scheduler, name, [value * factor for value in values])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from krylearn.optim import ScalingWarning
 from krylearn.optim.callbacks import NoiseScaleMonitor, ScaleWithBatchSize, SpectrumLogger
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateFinder, LearningRateMonitor
@@ -15,7 +16,14 @@ from lightning.pytorch.tuner import Tuner
 from nets import CE
 from test_callbacks import Net, double, pytestmark, trainer  # noqa: F401
 from torch.optim import SGD
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LambdaLR,
+    LinearLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
 
 
 def three():
@@ -230,6 +238,76 @@ def test_accumulation_changed_on_resume(tmp_path):
     assert run(1, 1) == (pytest.approx(0.02), 8)
     assert run(4, 2, tmp_path / "a.ckpt") == (pytest.approx(0.08), 32)
     assert run(2, 3, tmp_path / "a.ckpt") == (pytest.approx(0.04), 16)
+
+
+class Scheduled(Net):
+    """A module with a scheduler of one's own."""
+
+    def __init__(self, make, interval="step", **options):
+        super().__init__(**options)
+        self.make_scheduler, self.interval = make, interval
+
+    def configure_optimizers(self):
+        sgd = SGD(self.parameters(), lr=0.01, momentum=0.5)
+        return [sgd], [{"scheduler": self.make_scheduler(self, sgd), "interval": self.interval}]
+
+
+def warm_cosine(_, sgd):
+    return SequentialLR(sgd, [LinearLR(sgd, 0.1, total_iters=8), CosineAnnealingLR(sgd, 24)], [8])
+
+
+def one_cycle(net, sgd):
+    return OneCycleLR(sgd, 0.1, total_steps=net.trainer.estimated_stepping_batches)
+
+
+def lrs_of(tmp_path, net, *callbacks, path=None, **options):
+    t = trainer(tmp_path, list(callbacks), **options)
+    t.fit(net, ckpt_path=path)
+    t.save_checkpoint(tmp_path / "lrs.ckpt")
+    return net.lrs, t
+
+
+@pytest.mark.filterwarnings("ignore:.*call of `lr_scheduler.step.*before `optimizer.step")
+def test_warmup_and_schedule_keep_their_samples(tmp_path):
+    was, _ = lrs_of(tmp_path, Scheduled(warm_cosine, batch_size=4), max_epochs=2)
+    now, t = lrs_of(tmp_path, Scheduled(warm_cosine, batch_size=8), ScaleWithBatchSize(4, rule=double), max_epochs=2)
+    assert now == pytest.approx([2 * lr for lr in was[::2]])
+    assert t.lr_scheduler_configs[0].scheduler._milestones == [4]
+
+
+@pytest.mark.filterwarnings("ignore:.*call of `lr_scheduler.step.*before `optimizer.step")
+def test_schedules_follow_accumulation_and_resume_as_if_nothing_had_stopped(tmp_path):
+    def run(epochs, path=None):
+        callbacks = [GradientAccumulationScheduler({0: 1, 1: 2}), ScaleWithBatchSize(rule=double)]
+        return lrs_of(tmp_path, Scheduled(warm_cosine, batch_size=4), *callbacks, path=path, max_epochs=epochs)[0]
+
+    whole = run(2)
+    run(1)
+    assert run(2, tmp_path / "lrs.ckpt") == pytest.approx(whole[16:])
+    plain, _ = lrs_of(tmp_path, Scheduled(warm_cosine, batch_size=4), max_epochs=2)
+    assert whole[:16] == pytest.approx(plain[:16])
+    assert whole[16::2] == pytest.approx([2 * lr for lr in plain[16::2]])  # two micro-batches per step
+
+
+@pytest.mark.parametrize(("make", "interval", "options"), [
+    (one_cycle, "step", {}),
+    (lambda _, sgd: CosineAnnealingLR(sgd, 5), "step", {"max_steps": 5}),
+    (lambda _, sgd: CosineAnnealingLR(sgd, 5), "epoch", {}),
+])  # fmt: skip
+def test_schedules_made_for_this_run_and_those_that_count_epochs_stay(tmp_path, make, interval, options):
+    was, _ = lrs_of(tmp_path, Scheduled(make, interval), **options)
+    now, _ = lrs_of(tmp_path, Scheduled(make, interval), ScaleWithBatchSize(4, rule=double), **options)
+    assert now == pytest.approx([2 * lr for lr in was])
+
+
+def test_schedules_that_cannot_be_converted_are_named_once_and_the_rest_is_scaled(tmp_path):
+    net = Scheduled(lambda _, sgd: LambdaLR(sgd, lambda k: 0.9**k))
+    with pytest.warns(ScalingWarning, match="LambdaLR counts steps") as caught:
+        lrs_of(tmp_path, net, ScaleWithBatchSize(4, rule=double))
+    assert sum("LambdaLR" in str(w.message) for w in caught) == 1
+    assert net.lrs == pytest.approx([0.02 * 0.9**k for k in range(8)])
+    with pytest.raises(ValueError, match="schedules='epochs'"):
+        ScaleWithBatchSize(schedules="epochs")
 
 
 def test_several_of_a_kind_keep_their_own_state(tmp_path):

@@ -78,7 +78,8 @@ def double(facts):
 @pytest.mark.parametrize(("manual", "accumulate", "factor"), [(False, 1, 1), (False, 2, 2), (True, 1, 1)])
 def test_lr_follows_the_effective_batch_size(tmp_path, manual, accumulate, factor):
     net = Net(manual=manual)
-    trainer(tmp_path, [ScaleWithBatchSize(4, rule=double)], accumulate_grad_batches=accumulate).fit(net)
+    scale = ScaleWithBatchSize(4, rule=double, schedules="steps")
+    trainer(tmp_path, [scale], accumulate_grad_batches=accumulate).fit(net)
     plain = Net(manual=manual)
     trainer(tmp_path, [], accumulate_grad_batches=accumulate).fit(plain)
     assert net.lrs == pytest.approx([2 * factor * lr for lr in plain.lrs])  # also what the schedule makes of it
