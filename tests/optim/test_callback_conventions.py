@@ -8,8 +8,13 @@ import pytest
 import torch
 from krylearn.optim import ScalingWarning
 from krylearn.optim.callbacks import NoiseScaleMonitor, ScaleWithBatchSize, SpectrumLogger
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateFinder, LearningRateMonitor
+from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.tuner import Tuner
@@ -24,6 +29,7 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
     SequentialLR,
 )
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 
 def three():
@@ -324,6 +330,73 @@ def test_several_of_a_kind_keep_their_own_state(tmp_path):
     assert one[0].state_key != one[1].state_key
     trainer(tmp_path, two, max_epochs=1).fit(Net(), ckpt_path=tmp_path / "s.ckpt")
     assert [len(c.history) for c in two] == [4, 2]
+
+
+@pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable")  # other samples, the same steps
+def test_a_run_resumes_from_the_middle_of_an_epoch(tmp_path):
+    def run(callbacks, path=None):
+        # global_step counts the four steps of an epoch; the checkpoint of step 3 is within the first
+        saves = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=-1)
+        net = Net()
+        trainer(tmp_path, [*callbacks, saves], max_epochs=2, accumulate_grad_batches=2).fit(net, ckpt_path=path)
+        return net.lrs
+
+    whole, rest = three(), three()
+    lrs = run(whole)
+    assert run(rest, tmp_path / "step=3.ckpt") == pytest.approx(lrs[-10:])
+    assert rest[0].noise.updates == whole[0].noise.updates == 8
+    assert [row[0] for row in rest[2].history] == [row[0] for row in whole[2].history] == [2, 4, 6, 8]
+    assert rest[1].state_dict() == whole[1].state_dict()
+
+
+class Sampled(Net):
+    """Batches come from a batch sampler, which another callback makes larger."""
+
+    def train_dataloader(self):
+        data = super().train_dataloader().dataset
+        return DataLoader(data, batch_sampler=BatchSampler(SequentialSampler(data), self.batch_size, drop_last=False))
+
+
+class GrowSampler(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.train_dataloader.batch_sampler.batch_size *= 2
+
+
+def test_a_batch_sampler_that_grows_is_followed(tmp_path):
+    net, scale = Sampled(schedule=False), ScaleWithBatchSize(rule=double)
+    trainer(tmp_path, [scale, GrowSampler()], max_epochs=2).fit(net)
+    assert scale.tuned_for == 16
+    assert net.lrs[:8] + net.lrs[-1:] == pytest.approx([0.01] * 8 + [0.02])
+
+
+class Two(Net):
+    """A dict of loaders."""
+
+    def train_dataloader(self):
+        return {"a": Net(4).train_dataloader(), "b": Net(4).train_dataloader()}
+
+    def training_step(self, batch, batch_idx):
+        return CE(self(batch["a"][0]), batch["a"][1])
+
+
+class Data(LightningDataModule):
+    batch_size = 8
+
+    def train_dataloader(self):
+        return Net(self.batch_size).train_dataloader()
+
+
+def test_batch_sizes_may_be_those_of_a_data_module_or_come_from_a_function(tmp_path):
+    net, scale = Net(schedule=False), ScaleWithBatchSize(rule=double)
+    del net.batch_size
+    trainer(tmp_path, [scale], accumulate_grad_batches=2, max_steps=1).fit(net, datamodule=Data())
+    assert (scale.tuned_for, net.lrs[0]) == (16, pytest.approx(0.01))
+    with pytest.raises(ValueError, match="dict does not tell its batch size; pass batch_size="):
+        trainer(tmp_path, [ScaleWithBatchSize(4, rule=double)], max_steps=1).fit(Two(schedule=False))
+    scale = ScaleWithBatchSize(4, rule=double, batch_size=lambda trainer: 8)
+    t = trainer(tmp_path, [scale], max_steps=1)
+    t.fit(Two(schedule=False))
+    assert t.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.02)
 
 
 def test_checkpoints_are_plain_and_load_without_unpickling(tmp_path):
