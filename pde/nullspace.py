@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import scipy.ndimage
 import scipy.sparse
+import scipy.sparse.csgraph
 import torch
 from torch import Tensor
 
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from .poisson import Poisson
 
 EPS = np.finfo(np.float64).eps
+
+
+class _Components(NamedTuple):
+    """Run of every cell, -1 without unknown; component of every run; whether a component is singular."""
+
+    runs: np.ndarray
+    of_run: np.ndarray
+    singular: np.ndarray
 
 
 class NullSpace:
@@ -41,32 +49,36 @@ class NullSpace:
     def __init__(self, A: Poisson) -> None:
         if "components" not in A.facts:
             A.facts["components"] = _components(A)
-        self._labels, self._counts, self._is_singular = A.facts["components"]
+        self._found: _Components = A.facts["components"]
         self._device = A.device
-        self.singular: tuple[int, ...] = tuple(np.flatnonzero(self._is_singular).tolist())
+        self.singular: tuple[int, ...] = tuple(np.flatnonzero(self._found.singular).tolist())
         self.dimension = len(self.singular)
 
     def __bool__(self) -> bool:
         return self.dimension > 0
 
     def __repr__(self) -> str:
-        return f"NullSpace(dimension={self.dimension}, components={len(self._counts)})"
+        return f"NullSpace(dimension={self.dimension}, components={len(self._found.singular)})"
 
     @cached_property
     def labels(self) -> Tensor:
         """Component of each cell of the internal grid, -1 where there is no unknown."""
-        return torch.from_numpy(self._labels).to(self._device)
+        return self._of_cell(self._found.of_run)
+
+    def _of_cell(self, of_run: np.ndarray, nothing: int = -1) -> Tensor:
+        """Bring a value of every run to its cells."""
+        return torch.from_numpy(np.append(of_run, of_run.dtype.type(nothing))[self._found.runs]).to(self._device)
 
     @cached_property
     def _slots(self) -> Tensor:
         """Per cell: 1 + position of its component among the singular ones; 0 for all others."""
-        slot = np.zeros(len(self._counts) + 1, dtype=np.int64)  # the last entry serves label -1
+        slot = np.zeros(len(self._found.singular), dtype=np.int64)
         slot[list(self.singular)] = 1 + np.arange(self.dimension)
-        return torch.from_numpy(slot[self._labels]).to(self._device)
+        return self._of_cell(slot[self._found.of_run], nothing=0)
 
     @cached_property
     def _inverse_counts(self) -> Tensor:
-        counts = self._counts[list(self.singular)]
+        counts = np.bincount(self._slots.cpu().numpy().ravel())[1:]
         return torch.from_numpy(np.concatenate(([0.0], 1.0 / counts))).to(self._device)
 
     def project(self, g: Tensor) -> Tensor:
@@ -84,47 +96,57 @@ class NullSpace:
         return g - means.reshape(g.shape).to(g.dtype)
 
 
-def _components(A: Poisson) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (labels, number of cells per component, whether it is singular), on the host."""
-    unknown = A.unknown.cpu().numpy()
+def _components(A: Poisson) -> _Components:
+    """Find the components of A, on the host."""
     links = [w.detach().cpu().numpy() > 0 for w in A.links]
-    labels, count = _label(unknown, links, A.periodic)
-    extras = (A.shift + sum(A.ground)).detach().cpu().numpy()[unknown]
-    of_cell = labels[unknown]
-    cells, extra, diag = (
-        np.bincount(of_cell, weights, minlength=count)
-        for weights in (None, extras, A.diag.detach().cpu().numpy()[unknown])
-    )
-    return labels, cells, extra <= 64 * EPS * diag
+    runs, of_run = _label(A.unknown.cpu().numpy(), links, A.periodic)
+    count = int(of_run.max(initial=-1)) + 1
+    return _Components(runs, of_run, _is_singular(A, runs, of_run, count))
 
 
-def _label(unknown: np.ndarray, links: list[np.ndarray], periodic: tuple[bool, ...]) -> tuple[np.ndarray, int]:
-    """Label the components: as an image where no link between unknowns is 0, as a graph otherwise."""
-    inner = [w[_cut(d, None, -1)] for d, w in enumerate(links)]
-    open_everywhere = all(
-        np.array_equal(w, unknown[_cut(d, None, -1)] & unknown[_cut(d, 1, None)]) for d, w in enumerate(inner)
-    )
+def _is_singular(A: Poisson, runs: np.ndarray, of_run: np.ndarray, count: int) -> np.ndarray:
+    """Tell which components have extras of at most 64 eps times the sum of their diagonal.
+
+    One extra above that fraction of the whole diagonal makes its component regular, and where all others are 0 nothing
+    has to be summed.
+    """
+    extras = [g.detach().cpu().numpy() for g in (A.shift, *A.ground)]
+    limit = 64 * EPS * float(A.diag.detach().sum())
+    singular, doubtful = np.ones(count, dtype=bool), False
+    for g in extras:
+        if not g.sum():  # the fastest look at an array; extras are not negative
+            continue
+        large = g > limit
+        singular[of_run[runs[large]]] = False
+        doubtful |= np.count_nonzero(g) != np.count_nonzero(large)
+    if doubtful and singular.any():
+        of_cell, unknown = of_run[runs[runs >= 0]], runs >= 0
+        extra, diag = (
+            np.bincount(of_cell, weights[unknown], minlength=count)
+            for weights in (sum(extras), A.diag.detach().cpu().numpy())
+        )
+        singular = extra <= 64 * EPS * diag
+    return singular
+
+
+def _label(unknown: np.ndarray, links: list[np.ndarray], periodic: tuple[bool, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the run of every cell (-1: no unknown), and the component of every run.
+
+    A run is a stretch of linked cells along the last axis; components are those of the graph of runs, which has one
+    edge per stretch of links between two of them.
+    """
+    first = unknown.copy()
+    first[..., 1:] &= ~links[2][..., :-1]
+    runs = np.where(unknown, np.cumsum(first, dtype=np.int32).reshape(first.shape) - 1, -1)
+    pairs = []
+    for d in range(2):
+        lower, upper = _cut(d, None, -1), _cut(d, 1, None)
+        edge, along = links[d][lower].copy(), links[2][..., :-1]
+        edge[..., 1:] &= ~(links[d][lower][..., :-1] & along[lower] & along[upper])
+        pairs.append((runs[lower][edge], runs[upper][edge]))
     wraps = [(d, w[_cut(d, -1, None)]) for d, w in enumerate(links) if periodic[d]]
-    if open_everywhere:
-        labels, count = scipy.ndimage.label(unknown)
-        labels = labels.astype(np.int32) - 1
-        return _merge_wraps(labels, count, wraps)
-    index = np.arange(unknown.size, dtype=np.int32).reshape(unknown.shape)
-    pairs = [(index[_cut(d, None, -1)][w], index[_cut(d, 1, None)][w]) for d, w in enumerate(inner)]
-    pairs += [(index[_cut(d, -1, None)][w], index[_cut(d, 0, 1)][w]) for d, w in wraps]
-    found = _connect(unknown.size, pairs)[unknown.ravel()]
-    values, compact = np.unique(found, return_inverse=True)
-    labels = np.full(unknown.shape, -1, dtype=np.int32)
-    labels[unknown] = compact
-    return labels, len(values)
-
-
-def _merge_wraps(labels: np.ndarray, count: int, wraps: list[tuple[int, np.ndarray]]) -> tuple[np.ndarray, int]:
-    if count < 2 or not wraps:
-        return labels, count
-    pairs = [(labels[_cut(d, -1, None)][w], labels[_cut(d, 0, 1)][w]) for d, w in wraps]
-    merged = np.append(_connect(count, pairs), -1)  # label -1 stays
-    return merged[labels].astype(np.int32), int(merged.max()) + 1
+    pairs += [(runs[_cut(d, -1, None)][w], runs[_cut(d, 0, 1)][w]) for d, w in wraps]
+    return runs, _connect(int(runs.max(initial=-1)) + 1, pairs)
 
 
 def _connect(count: int, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
