@@ -14,43 +14,18 @@ import inspect
 import json
 import pickle
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from krylearn.optim import Spectrum, ggn, hessian, slq
-from torch import nn
+from krylearn.optim.training_loss import TrainingLoss
 from torch.utils._pytree import tree_flatten, tree_map
 
 from .console import UsageError, console, table
 
 HEADER = ("checkpoint", "step", "smallest eigenvalue", "largest eigenvalue", "trace", "products")
-
-
-class TrainingLoss(nn.Module):
-    """A LightningModule whose forward is the loss that its training_step returns.
-
-    Examples
-    --------
-    >>> class Half(nn.Module):
-    ...     def training_step(self, batch, batch_idx):
-    ...         return {"loss": batch[0].mean() / 2}
-    >>> TrainingLoss(Half(), is_sequence=True)(torch.ones(3))
-    tensor(0.5000)
-    """
-
-    def __init__(self, module: Any, *, is_sequence: bool) -> None:
-        super().__init__()
-        self.module, self.is_sequence = module, is_sequence  # whether batches are tuples, even of one part
-        for name in ("log", "log_dict"):  # there is no trainer to log to
-            object.__setattr__(module, name, lambda *_args, **_kwargs: None)
-
-    def forward(self, *batch: Any, **named: Any) -> Any:
-        """Return the loss of a batch, given in parts."""
-        whole = named or (batch if self.is_sequence else batch[0])
-        out = self.module.training_step(whole, 0)
-        return out["loss"] if isinstance(out, Mapping) else out
 
 
 def found(where: str) -> Any:

@@ -77,6 +77,7 @@ class FrozenNetwork:
         _check(dropout, DROPOUT, "dropout")
         _check(reduction, ("mean", "sum"), "reduction")
         self.model, self.loss_function, self.reduction = unwrap(model), loss, reduction
+        _check_pair(batch, loss)
         self.batchnorm, self.dropout, self.dropout_seed = batchnorm, dropout, int(dropout_seed)
         self.tensors = _select(self.model, parameters)
         self.values: Parameters = {name: p.detach().clone() for name, p in self.tensors.items()}
@@ -226,6 +227,16 @@ def _select(model: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Param
     if len(kinds) > 1:
         raise ValueError(f"parameters of {len(kinds)} dtypes or devices; expected one: choose with parameters=[names]")
     return {n: have[n] for n in chosen}
+
+
+def _check_pair(batch: Any, loss: Callable | None) -> None:
+    """More parts than two would be ignored in silence."""
+    if loss is not None and not (isinstance(batch, tuple | list) and len(batch) == 2):
+        what = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
+        raise ValueError(
+            f"got a batch of {what}; expected (inputs, targets), as in (batch[0], batch[1:]): tuples of inputs are "
+            "arguments of the model, and targets are given to the loss as they are"
+        )
 
 
 def _check(value: str, allowed: tuple[str, ...], name: str) -> None:

@@ -4,7 +4,7 @@ A rule maps `Facts` to a `Change`, factors for what the optimizer has now, and s
 False, or None if that was not checked. κ = B/B₀ = new/old batch size. B_n is the gradient noise scale.
 
 rule           lr                                   also                         valid
-auto           SGD: (1 + B_n/B₀)/(1 + B_n/B)        ε/√κ; lr·wd per sample       batches <= 2 B_n, κ within 8 (Adam 4):
+auto           SGD: (1 + B_n/B₀)/(1 + B_n/B)        ε/√κ; lr·wd per sample       batches <= 2 B_n, κ within 8:
                Adam: √κ                                                          compared with measured optima
 linear         κ                                    -                            noise rules: within 20 % of noise_scale
 square_root    √κ                                   -                            within 20 % of adam_scale
@@ -48,7 +48,7 @@ __all__ = [
     "linear", "malladi", "noise_scale", "random_matrix", "square_root", "surge", "warmup_steps",
 ]  # fmt: skip
 
-CHECKED = {"sgd": 8.0, "adaptive": 4.0}  # largest ratio of batch sizes at which `auto` holds in the study
+CHECKED = 8.0  # largest ratio of batch sizes at which `auto` holds in the study
 ABOVE = 2.0  # largest batch, in noise scales, likewise
 
 
@@ -60,7 +60,7 @@ def auto(facts: Facts) -> Change:
     schedule keep their samples. Measure the noise scale halfway through a training at the old batch size: it grows
     along the way. Without it SGD gets κ, Adam √κ, and nobody vouches for that.
 
-    Valid where measured optima bear it out: batch sizes a factor 8 apart at most (adaptive: 4), none above 2 B_n.
+    Valid where measured optima bear it out: batch sizes a factor 8 apart at most, none above 2 B_n.
     Sharpness is not used: the largest stable lr says little about the best one there (docs/scaling.md).
 
     Examples
@@ -75,12 +75,11 @@ def auto(facts: Facts) -> Change:
     name, lr = _factor(facts)
     limits = []
     if facts.noise_scale is None:
-        limits.append("the noise scale is unknown")
+        limits.append("the noise scale is unknown (measure it: gradient_noise_scale, NoiseScaleMonitor)")
     elif max(facts.old_batch, facts.new_batch) > ABOVE * facts.noise_scale:
         limits.append(f"batches above {ABOVE:g} B_n")
-    far = CHECKED["adaptive" if facts.adaptive else "sgd"]
-    if not 1 / far <= facts.ratio <= far:
-        limits.append(f"batch sizes more than a factor {far:g} apart")
+    if not 1 / CHECKED <= facts.ratio <= CHECKED:
+        limits.append(f"batch sizes more than a factor {CHECKED:g} apart")
     known = "" if facts.noise_scale is None else f"B_n = {facts.noise_scale:.3g}; "
     what = "not borne out by measured optima: " + ", ".join(limits) if limits else "compared with measured optima"
     return Change(

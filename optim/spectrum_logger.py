@@ -9,9 +9,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from .curvature import ggn, hessian
+from .curvature import Curvature, ggn, hessian
 from .lightning_names import Callback, LightningModule, Trainer
 from .spectrum import Edge, Spectrum, slq
+from .training_loss import TrainingLoss
 
 
 class SpectrumLogger(Callback):
@@ -19,9 +20,12 @@ class SpectrumLogger(Callback):
 
     Parameters
     ----------
-    loss : callable (outputs, targets) -> scalar
+    loss : callable (outputs, targets) -> scalar; None: what the module's training_step returns, with logging muted.
+        That runs training_step several times more: where it updates metrics, or in manual optimization, let the
+        module offer `curvature_step(batch) -> (outputs, loss)`
     every : optimizer steps between two spectra
-    batch : fixed curvature batch (inputs, targets), which makes spectra comparable; None: the training batch at hand
+    batch : fixed curvature batch, which makes spectra comparable; None: the training batch at hand; or a function of
+        that. With a loss, (inputs, targets)
     kind : "hessian" or "ggn";  steps, probes : as for `slq` (edges: 20 x 1, densities: 80 x 4)
     figures : draw the spectrum into the logger, or as PNG files into its folder
     rng : seed of the probes;  options : as for `hessian`
@@ -32,13 +36,13 @@ class SpectrumLogger(Callback):
 
     Examples
     --------
-    >>> SpectrumLogger(torch.nn.functional.cross_entropy, every=100).history
+    >>> SpectrumLogger(every=100).history
     []
     """
 
     def __init__(
         self,
-        loss: Callable,
+        loss: Callable | None = None,
         *,
         every: int = 500,
         batch: Any = None,
@@ -51,6 +55,8 @@ class SpectrumLogger(Callback):
     ) -> None:
         if kind not in ("hessian", "ggn") or every < 1:
             raise ValueError(f"got kind={kind!r}, every={every}; expected 'hessian' or 'ggn', and every >= 1")
+        if loss is None and kind == "ggn":
+            raise ValueError("got kind='ggn' without a loss; expected loss=callable(outputs, targets): it is split off")
         self.loss, self.every, self.batch, self.kind, self.figures, self.rng = loss, every, batch, kind, figures, rng
         self.steps, self.probes, self.options = steps, probes, dict(options or {})
         self.history: list[tuple[int, float, float, float]] = []
@@ -62,6 +68,14 @@ class SpectrumLogger(Callback):
         """Name of the state in checkpoints; several of these callbacks may stand side by side."""
         return self._generate_state_key(kind=self.kind, every=self.every, steps=self.steps)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See that there is a loss."""
+        if self.loss is None and not (pl_module.automatic_optimization or hasattr(pl_module, "curvature_step")):
+            raise ValueError(
+                "with manual optimization training_step takes steps by itself; pass loss=callable(outputs, targets), "
+                "or let the module offer curvature_step(batch) -> (outputs, loss)"
+            )
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -72,9 +86,13 @@ class SpectrumLogger(Callback):
         self._last = step
         if trainer.world_size > 1:
             self.options["group"] = dist.group.WORLD
-        here = batch if self.batch is None else trainer.strategy.batch_to_device(self.batch)
+        here = self._batch(trainer, batch)
+        model: torch.nn.Module = pl_module
+        if self.loss is None:
+            model = TrainingLoss(pl_module, is_sequence=isinstance(here, tuple | list), batch_idx=batch_idx)
+        make: Callable[..., Curvature] = hessian if self.kind == "hessian" else ggn
         with torch.inference_mode(False), torch.enable_grad():
-            A = (hessian if self.kind == "hessian" else ggn)(pl_module, self.loss, here, **self.options)
+            A = make(model, self.loss, here, **self.options)
         self.options["method"] = A.method  # measured once, then fixed, also after a resume
         self.spectrum = slq(A, steps=self.steps, probes=self.probes, rng=self.rng, progress=False)
         top = self.spectrum.extremes().top
@@ -82,6 +100,11 @@ class SpectrumLogger(Callback):
         pl_module.log_dict({"sharpness": top.value, "sharpness_high": top.high})
         if self.figures and trainer.is_global_zero:
             self._draw(trainer, step, top)
+
+    def _batch(self, trainer: Trainer, batch: Any) -> Any:
+        if callable(self.batch):
+            return self.batch(batch)
+        return batch if self.batch is None else trainer.strategy.batch_to_device(self.batch)
 
     def _draw(self, trainer: Trainer, step: int, top: Edge) -> None:
         assert self.spectrum is not None

@@ -162,10 +162,9 @@ def test_the_committed_study_is_whole_and_auto_is_as_good_as_the_page_says(task,
     best = compare.optima(COMMITTED)[task, method]
     assert list(best) == list(SIZES)
     assert all(each.bracketed for each in best.values())
-    assert all(len(per) >= 3 for size in SIZES for per in points(COMMITTED, task, method, size).values())
+    least = 16 if method == "adamw" and task != "characters" else 3
+    assert all(len(per) >= least for size in SIZES for per in points(COMMITTED, task, method, size).values())
     off = compare.distances(COMMITTED, task, method, "auto", best)
     valid = compare.valid_sizes(COMMITTED, task, method, SIZES)
     assert len(valid) >= 5
-    wrong = [b for b in valid if compare.worst([off[b]]) > compare.CLOSE]
-    assert len(wrong) <= (0 if method == "sgd" else 1)
-    assert compare.worst([off[b] for b in valid]) < 1.6
+    assert compare.worst([off[b] for b in valid]) <= compare.CLOSE

@@ -215,6 +215,55 @@ def test_spectra_on_a_fixed_batch_do_not_depend_on_accumulation_or_touch_trainin
         SpectrumLogger(CE, kind="magic")
 
 
+class Parts(Net):
+    """Batches of three parts, two losses, a metric that training_step counts."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.drop, self.logged = nn.Dropout(0.5), 0
+
+    def training_step(self, batch, batch_idx):
+        x, y, weight = batch
+        loss = (weight * nn.functional.cross_entropy(self.drop(self(x)), y, reduction="none")).mean()
+        self.log("loss", loss)
+        return {"loss": loss}
+
+    def train_dataloader(self):
+        x, y = super().train_dataloader().dataset.tensors
+        return DataLoader(TensorDataset(x, y, torch.linspace(0.5, 1.5, len(x))), batch_size=self.batch_size)
+
+
+def weighted(outputs, targets):
+    return (targets[1] * nn.functional.cross_entropy(outputs, targets[0], reduction="none")).mean()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_spectra_need_no_loss_where_the_module_has_one(tmp_path, precision):
+    own, told = SpectrumLogger(every=2, steps=6, figures=False), SpectrumLogger(
+        weighted, every=4, steps=6, figures=False, batch=lambda batch: (batch[0], batch[1:])
+    )  # fmt: skip
+    t = trainer(tmp_path, [own, told], max_steps=4, precision=precision)
+    t.fit(Parts())
+    assert [row[0] for row in own.history] == [2, 4]
+    assert own.history[1] == pytest.approx(told.history[0], rel=1e-3)
+    assert "loss" in t.logged_metrics
+
+
+def test_spectra_say_what_loss_or_batch_they_need(tmp_path):
+    with pytest.raises(ValueError, match="kind='ggn' without a loss"):
+        SpectrumLogger(kind="ggn")
+    with pytest.raises(ValueError, match="manual optimization training_step takes steps"):
+        trainer(tmp_path, [SpectrumLogger(every=1)], max_steps=1).fit(Net(manual=True))
+    with pytest.raises(ValueError, match=r"batch of 3 parts; expected \(inputs, targets\)"):
+        trainer(tmp_path, [SpectrumLogger(weighted, every=1)], max_steps=1).fit(Parts())
+
+    net = Net(manual=True)
+    net.curvature_step = lambda batch: (None, CE(net(batch[0]), batch[1]))
+    spectra = SpectrumLogger(every=2, steps=4, figures=False)
+    trainer(tmp_path, [spectra], max_steps=2).fit(net)
+    assert len(spectra.history) == 1
+
+
 class Report(Callback):
     """Each rank writes what its monitor found."""
 
