@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from . import policies
-from .tuner_checkpoint import effective, pack, unpack
+from .tuner_checkpoint import pack, unpack
 from .tuner_closure import observe_closure
+from .tuner_groups import effective
 from .tuner_loop import Loop, TunerWarning
 from .tuner_sharpness import spectrum
 from .tuner_source import LossSource
@@ -174,7 +175,7 @@ class CurvatureTuner(Optimizer):
                 loss = closure()
         loop = self._loop
         loop.before_step()
-        with effective(loop):
+        with effective(self.base, loop.facts.scale, loop.learned_momentum):
             self.base.step()
         loop.after_step()
         if loop.facts.phase == "idle" and loop.facts.steps == UNSEEN:

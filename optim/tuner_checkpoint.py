@@ -1,60 +1,22 @@
-"""How the learned values reach the base's step and its checkpoints, and how the outside's values come back.
+"""How the learned values reach checkpoints of the base, and how the outside's values come back.
 
 In a checkpoint groups hold the effective lr and momentum, so a plain base goes on as the tuner would; what the outside
-had there is under "krylearn" of each group, the tuner's numbers under "krylearn" of the first, its tensors (during the
-ramp: the fixed batch and snapshots; then one snapshot and the last top eigenvector) under "krylearn" of the state.
+had there is under "krylearn" of each group, the tuner's numbers under "krylearn" of the first, its tensors (first the
+batches kept, or the fixed batch and snapshots of the ramp; then two snapshots and the last top eigenvector) under
+"krylearn" of the state.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor
-
+from .tuner_groups import NAMES, momentum_name, with_momentum
 from .tuner_loop import Loop
 from .tuner_state import Facts, Snapshot
 
 KEY = "krylearn"
-
-
-@contextlib.contextmanager
-def effective(loop: Loop) -> Iterator[None]:
-    """Put the effective lr and momentum into the groups, and back what the outside had there.
-
-    Examples
-    --------
-    >>> import torch
-    >>> sgd = torch.optim.SGD([torch.ones(1)], lr=1.0)
-    >>> loop = Loop(sgd, budget=0.1, rng=0, own_momentum=True)
-    >>> loop.facts.scale = 0.25
-    >>> with effective(loop):
-    ...     print(sgd.param_groups[0]["lr"])
-    0.25
-    >>> sgd.param_groups[0]["lr"]
-    1.0
-    """
-    f, groups = loop.facts, loop.base.param_groups
-    learned = loop.own_momentum and math.isfinite(f.momentum)
-    if f.scale == 1.0 and not learned:
-        yield
-        return
-    outside = [(group, group["lr"], group.get("momentum")) for group in groups]
-    saved = [lr.clone() if isinstance(lr, Tensor) else lr for _, lr, _ in outside]
-    try:
-        for group, lr, _ in outside:
-            group["lr"] = lr.mul_(f.scale) if isinstance(lr, Tensor) else lr * f.scale
-            if learned:
-                group["momentum"] = f.momentum
-        yield
-    finally:
-        for (group, lr, beta), old in zip(outside, saved, strict=True):
-            group["lr"] = lr.copy_(old) if isinstance(lr, Tensor) else lr  # in place: compiled steps hold the tensor
-            if learned:
-                group["momentum"] = beta
 
 
 def pack(loop: Loop) -> dict[str, Any]:
@@ -68,11 +30,12 @@ def pack(loop: Loop) -> dict[str, Any]:
     1.0
     """
     packed, f = loop.base.state_dict(), loop.facts
+    learned = momentum_name(loop.base) if math.isfinite(loop.learned_momentum) else None
     for group in packed["param_groups"]:
-        outside = {name: group[name] for name in ("lr", "momentum") if name in group}
+        outside = {name: group[name] for name in NAMES if name in group}
         group["lr"] = group["lr"] * f.scale
-        if loop.own_momentum and math.isfinite(f.momentum):
-            group["momentum"] = f.momentum
+        if learned:
+            group[learned] = with_momentum(group, learned, f.momentum)
         group[KEY] = {"outside": outside}
     packed["param_groups"][0][KEY]["facts"] = f.plain()
     tensors: dict[str, Any] = {}

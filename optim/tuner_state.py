@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+LOOK = 20  # steps between two looks at the loss while holding
+
 
 @dataclass
 class Facts:

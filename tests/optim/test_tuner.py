@@ -10,7 +10,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from krylearn.optim import CurvatureTuner, TunerWarning, policies
+from krylearn.optim.policies_trials import BETA, JUDGES, LENGTH, MOST, PARTS
+from krylearn.optim.tuner_hold import refresh
 from krylearn.optim.tuner_source import LossSource, dot, undisturbed
+from krylearn.optim.tuner_trials import NEEDED
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 
@@ -122,7 +125,7 @@ def test_the_base_never_sees_a_leftover():
 
 
 @pytest.mark.parametrize("make", [sgd, adamw])
-@pytest.mark.parametrize("stop", [1, 7, 22, 40, 99, 100])
+@pytest.mark.parametrize("stop", [1, 3, 7, 22, 40, 99, 100])
 def test_resume_is_exact(make, stop):
     whole, part = Task(), Task()
     tuner = CurvatureTuner(make(whole))
@@ -225,7 +228,7 @@ def test_a_product_that_fails_leaves_the_lr(monkeypatch):
 
     monkeypatch.setattr(LossSource, "products", refuse)
     with pytest.warns(TunerWarning, match="sharpness could not be measured"):
-        tuner._loop._refresh(LossSource(task.loss, task.batch(0)))
+        refresh(tuner._loop, LossSource(task.loss, task.batch(0)))
     assert tuner.lr == lr
 
 
@@ -246,22 +249,88 @@ def test_a_bad_batch_is_undone():
     assert task.final() < 2 * before + 0.1
 
 
-def test_two_blow_ups_quarter_the_lr_and_keep_the_weights_after_the_ramp():
+def test_two_blow_ups_quarter_the_lr_and_cost_no_more_than_the_steps_between_looks():
     task = Task()
     tuner = CurvatureTuner(sgd(task))
     train(task, tuner, 0, 150)
-    oldest, scale = tuner._loop.snapshots[0][2].values, tuner.facts.scale
+    scale, spent = tuner.facts.scale, tuner.spent
     for start in (150, 200):
         with torch.no_grad():
             for p in task.model.parameters():
-                p.mul_(1e4)
+                p.mul_(-1e4)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             train(task, tuner, start, start + 26)
     assert tuner.facts.rescues == 2
     assert tuner.facts.scale == pytest.approx(scale / 4)
-    restored = tuner._loop.snapshots[0][2].values
-    assert all(torch.equal(a, b) for a, b in zip(oldest, restored, strict=True))
+    assert tuner.spent - spent < 2 * 20 + 10
+    assert bool(task.weights().abs().max() < 1e3)
+
+
+def test_an_unusual_batch_is_no_blow_up():
+    task = Task()
+    tuner = CurvatureTuner(sgd(task))
+    train(task, tuner, 0, 150)
+    x, y = task.batch(0)
+    odd = (x, (y + 1) % 4)
+    weights = task.weights()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(20):
+            tuner.facts.steps += 1
+            tuner.observe(task.loss, odd)
+    assert tuner.facts.rescues == 0
+    assert torch.equal(task.weights(), weights)
+
+
+@pytest.mark.parametrize("base", [torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad])
+def test_trials_leave_gradients_and_running_statistics_alone_and_end_lower(base):
+    task = Task(batchnorm=True)
+    optimizer = base(task.model.parameters(), lr=1.0)
+    tuner = CurvatureTuner(optimizer, momentum="keep")
+    train(task, tuner, 0, NEEDED - 1)
+    tuner.zero_grad()
+    task.loss(task.batch(NEEDED - 1)).backward()
+    grads = [p.grad.clone() for p in task.model.parameters()]
+    before, spent = task.final(), tuner.spent
+    statistics = copy.deepcopy(task.model[1].state_dict())
+    tuner.observe(task.loss, task.batch(NEEDED - 1))
+    assert tuner.facts.phase == "hold"
+    assert tuner.spent - spent <= MOST * (LENGTH / PARTS + JUDGES / 3) + JUDGES / 3 + 1e-9
+    assert all(torch.equal(p.grad, g) for p, g in zip(task.model.parameters(), grads, strict=True))
+    assert all(torch.equal(v, statistics[k]) for k, v in task.model[1].state_dict().items() if k.startswith("running"))
+    assert task.final() < before
+    assert optimizer.param_groups[0]["lr"] == 1.0
+
+
+def test_trials_that_fail_leave_the_base_working():
+    task = Task()
+    tuner = CurvatureTuner(adamw(task))
+    train(task, tuner, 0, NEEDED - 1)
+    weights = task.weights()
+
+    def broken(batch):
+        if torch.is_grad_enabled():
+            raise RuntimeError("no gradient today")
+        return task.loss(batch)
+
+    with pytest.warns(TunerWarning, match="no gradient today"):
+        tuner.observe(broken, task.batch(NEEDED - 1))
+    assert torch.equal(task.weights(), weights)
+    assert tuner.facts.phase == "hold"
+    train(task, tuner, NEEDED, 200)
+    assert task.final() < 0.8
+
+
+def test_beta1_is_learned_for_the_family_of_adam_only():
+    task = Task()
+    tuner = CurvatureTuner(adamw(task, betas=(0.9, 0.99)))
+    train(task, tuner, 0, 3)
+    assert tuner.momentum == BETA
+    assert tuner.param_groups[0]["betas"] == (0.9, 0.99)
+    assert tuner.state_dict()["param_groups"][0]["betas"] == (BETA, 0.99)
+    kept = CurvatureTuner(adamw(Task(), betas=(0.9, 0.99)), momentum="keep")
+    assert kept.momentum == 0.9
 
 
 def test_extra_work_is_bounded_by_the_ramp_and_the_budget():
@@ -286,7 +355,7 @@ def test_sharpness_is_the_top_eigenvalue():
     assert torch.allclose(H, H.T, atol=1e-10)
     tuner = CurvatureTuner(sgd(task))
     for _ in range(30):
-        tuner._loop._refresh(LossSource(task.loss, task.batch(0)))
+        refresh(tuner._loop, LossSource(task.loss, task.batch(0)))
     assert tuner.facts.sharpness == pytest.approx(float(torch.linalg.eigvalsh(H).abs().max()), rel=1e-3)
 
 
