@@ -4,7 +4,7 @@ A rule maps `Facts` to a `Change`, factors for what the optimizer has now, and s
 False, or None if that was not checked. κ = B/B₀ = new/old batch size. B_n is the gradient noise scale.
 
 rule           lr                                   also                         valid
-auto           SGD: (1 + B_n/B₀)/(1 + B_n/B)        ε/√κ; lr·wd per sample       batches <= 2 B_n, κ within 8:
+auto           SGD: (1 + B_n/B₀)/(1 + B_n/B)        ε/√κ; lr·wd per sample       batches <= B_n, κ within 8:
                Adam: √κ                                                          compared with measured optima
 linear         κ                                    -                            noise rules: within 20 % of noise_scale
 square_root    √κ                                   -                            within 20 % of adam_scale
@@ -49,7 +49,8 @@ __all__ = [
 ]  # fmt: skip
 
 CHECKED = 8.0  # largest ratio of batch sizes at which `auto` holds in the study
-ABOVE = 2.0  # largest batch, in noise scales, likewise
+ABOVE = 1.0  # largest batch, in noise scales, likewise: above, curvature limits lr more than noise does
+SATURATED = 2.0  # noise scales at which Adam's lr stops growing
 
 
 def auto(facts: Facts) -> Change:
@@ -60,7 +61,7 @@ def auto(facts: Facts) -> Change:
     schedule keep their samples. Measure the noise scale halfway through a training at the old batch size: it grows
     along the way. Without it SGD gets κ, Adam √κ, and nobody vouches for that.
 
-    Valid where measured optima bear it out: batch sizes a factor 8 apart at most, none above 2 B_n.
+    Valid where measured optima bear it out: batch sizes a factor 8 apart at most, none above B_n.
     Sharpness is not used: the largest stable lr says little about the best one there (docs/scaling.md).
 
     Examples
@@ -69,7 +70,7 @@ def auto(facts: Facts) -> Change:
     >>> change.lr, change.valid
     (2.0, True)
     >>> print(auto(Facts(64, 1024, noise_scale=192)).why)  # doctest: +NORMALIZE_WHITESPACE
-    noise_scale: B_n = 192; not borne out by measured optima: batches above 2 B_n, batch sizes more than a factor 8
+    noise_scale: B_n = 192; not borne out by measured optima: batches above B_n, batch sizes more than a factor 8
     apart
     """
     name, lr = _factor(facts)
@@ -77,7 +78,7 @@ def auto(facts: Facts) -> Change:
     if facts.noise_scale is None:
         limits.append("the noise scale is unknown (measure it: gradient_noise_scale, NoiseScaleMonitor)")
     elif max(facts.old_batch, facts.new_batch) > ABOVE * facts.noise_scale:
-        limits.append(f"batches above {ABOVE:g} B_n")
+        limits.append("batches above B_n")
     if not 1 / CHECKED <= facts.ratio <= CHECKED:
         limits.append(f"batch sizes more than a factor {CHECKED:g} apart")
     known = "" if facts.noise_scale is None else f"B_n = {facts.noise_scale:.3g}; "
@@ -94,7 +95,7 @@ def auto(facts: Facts) -> Change:
 def _factor(facts: Facts) -> tuple[str, float]:
     if not facts.adaptive:
         return ("linear", facts.ratio) if facts.gain is None else ("noise_scale", facts.gain)
-    limit = math.inf if facts.noise_scale is None else ABOVE * facts.noise_scale
+    limit = math.inf if facts.noise_scale is None else SATURATED * facts.noise_scale
     return "square_root", math.sqrt(min(facts.new_batch, limit) / min(facts.old_batch, limit))
 
 
