@@ -2,7 +2,7 @@
 
 Each family is solved with the same kernels under four sets of weights: the two classical rules, the best constants that
 the same training budget finds ("tuned"), and the shipped network. Only the difference to the best of the first three is
-owed to learning.
+owed to learning. Beside them the iterations that conjugate gradients take with PyAMG's Ruge-Stuben preconditioner.
 """
 
 from __future__ import annotations
@@ -13,15 +13,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from krylearn.pde import FAMILIES, Poisson, right_hand_side, scene
 from krylearn.solvers import NeuralMultigrid, cg
 
 from .console import console, count, progress, table
 from .harness import iterations_to, true_relative_residual
+from .peers_cpu import ruge_stuben
 from .record import Record, append, new_run
+from .rivals import ScipyLoop, System
 
 WEIGHTS = ("geometric", "resistor", "tuned", "learned")
+AMG = "pyamg-rs"
 SEEDS = 5
+LIMIT_S = 60.0  # of a rival's solve
 
 
 def measure(
@@ -61,6 +66,29 @@ def measure(
     )  # fmt: skip
 
 
+def measure_amg(A: Poisson, family: str, seed: int, *, rtol: float = 1e-6, kind: str = "white") -> Record:
+    """Solve the same scene by SciPy's `cg` with PyAMG's Ruge-Stuben preconditioner, as shipped, and count.
+
+    Examples
+    --------
+    >>> measure_amg(scene("open_box", (8, 8, 8), 0), "open_box", 0).status
+    'CONVERGED'
+    """
+    matrix = A.matrix(unknowns=True)
+    b = np.asarray(right_hand_side(A, kind, seed)).reshape(-1)[np.asarray(A.unknown).reshape(-1)]
+    start = time.perf_counter()
+    M = ruge_stuben(System(matrix, A))
+    setup_s, start = time.perf_counter() - start, time.perf_counter()
+    watched = ScipyLoop(matrix, M).watch(b, rtol, LIMIT_S)
+    relres = true_relative_residual(matrix, watched.x, b)
+    return Record(
+        method=AMG, problem=family, unknowns=A.unknowns, tolerance=rtol,
+        status="CONVERGED" if relres <= rtol else "MAXITER", experiment="families", config=f"as shipped, rhs {kind}",
+        seed=seed, shape=A.grid_shape, setup_s=setup_s, solve_s=time.perf_counter() - start, repeats=1,
+        iterations=iterations_to(watched.residuals, rtol), products=watched.iterations, true_relres=relres,
+    )  # fmt: skip
+
+
 def run_families(
     size: int = 64,
     seeds: int = SEEDS,
@@ -92,6 +120,7 @@ def run_families(
                 bar.update(task, note=f"{family}, seed {seed}")
                 A = scene(family, shape, seed)
                 records += [measure(family, shape, seed, w, rtol=rtol, kind=kind, A=A) for w in WEIGHTS]
+                records.append(measure_amg(A, family, seed, rtol=rtol, kind=kind))
                 bar.advance(task)
     for record in records:
         record.more = {"run": run}
@@ -101,7 +130,7 @@ def run_families(
     return records
 
 
-HEADER = ("family", *WEIGHTS, "learned - best other")
+HEADER = ("family", *WEIGHTS, "learned - best other", AMG)
 
 
 def summary(lines: Sequence[dict]) -> list[list[str]]:
@@ -111,14 +140,15 @@ def summary(lines: Sequence[dict]) -> list[list[str]]:
     --------
     >>> line = {"problem": "mazes", "method": "krylearn learned", "iterations": 9.0, "status": "CONVERGED"}
     >>> summary([line])
-    [['mazes', '-', '-', '-', '9.0', '-']]
+    [['mazes', '-', '-', '-', '9.0', '-', '-']]
     """
     rows = []
     for family, found in means(lines).items():
         rivals = [m for w, m in found.items() if m is not None and w != "learned"]
         learned = found["learned"]
         gain = "-" if learned is None or not rivals else f"{learned - min(rivals):+.1f}"
-        rows.append([family, *map(count, found.values()), gain])
+        amg = mean_iterations([line for line in lines if (line["problem"], line["method"]) == (family, AMG)])
+        rows.append([family, *map(count, found.values()), gain, count(amg)])
     return rows
 
 

@@ -65,6 +65,8 @@ class NeuralMultigrid:
 
     Notes
     -----
+    Small levels are smoothed twice: a level whose transfer is the identity, then the same level again.
+
     **Linear** in r, since no coefficient depends on r. **Symmetric**: the steps after the coarse correction repeat
     those before it in reverse order with the same diagonal matrices, restriction is the transpose of prolongation with
     the same eight-bit weights, and the coarsest inverse is symmetric. **Positive definite**, for *any* network weights:
@@ -76,8 +78,8 @@ class NeuralMultigrid:
     network says there costs iterations, never definiteness. Where A is singular, the first part is still a positive
     polynomial in (s/D) A times s/D, since (1 - p(t)²)/t > 0 at t = 0 too; so M is definite there as well.
 
-    Memory of the fused kernels: 4 (links 3, diag 1) + 1 (damping) + 4 (work) words and 3 bytes per cell and level, 45 B
-    per cell in fp32 with all levels of a box coarsened along every axis.
+    Memory of the fused kernels: 4 (links 3, diag 1) + 1 (damping) + 4 (work) words and 3 bytes per cell and level, and
+    3 words for a second visit: 47 B per cell in fp32 with all levels of a box coarsened along every axis.
 
     Examples
     --------

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..hierarchy import COARSEST
+from ..hierarchy import COARSEST, TWICE, TWICE_VARYING
 from .cuda_couplings import TABLE
 from .cuda_cycle import CudaCycle
 from .cuda_level import CudaLevel
@@ -32,7 +32,7 @@ class Need(NamedTuple):
 
 
 def level_traffic(v: CudaLevel, coarse: int) -> int:
-    """Return the bytes that the six kernels of a level move; coarse : cells of the next level."""
+    """Return the bytes that the kernels of a level move, six or, where it stays, four; coarse : cells of the next."""
     n, word = v.cells, v.b.element_size()
     if v.op.form == TABLE:
         name = v.op.arrays[0].element_size()
@@ -41,16 +41,16 @@ def level_traffic(v: CudaLevel, coarse: int) -> int:
         link = v.op.arrays[0].element_size()
         stored, without_damping, weights = 5 * link, 4 * link, 3
     relax = 2 * (stored + 2 * word)
-    restrict, prolong = (weights + word, weights + word)
+    restrict, prolong = (0, 0) if v.stays else (weights + word, weights + word)
     correct = without_damping + 3 * word
     finish = stored + 4 * word + (0 if v.op.form == TABLE else weights)
-    return n * (relax + restrict + prolong + correct + finish) + 3 * coarse * word
+    return n * (relax + restrict + prolong + correct + finish) + (1 if v.stays else 3) * coarse * word
 
 
 def traffic(cycle: CudaCycle) -> int:
     """Return the bytes that one application of a cycle moves.
 
-    In 3D, all axes coarsened, 80 per cell (cell-type) and 115 (general) with bfloat16, 85 and 158 in fp32; the budget
+    In 3D, all axes coarsened, 81 per cell (cell-type) and 128 (general) with bfloat16, 87 and 175 in fp32; the budget
     is 80 and 180. Of a cell-type operator with more than 65,536 patterns 12 more.
     """
     sizes = [*(v.cells for v in cycle.levels), cycle.bottom_b.numel()]
@@ -88,13 +88,15 @@ def memory_needed(
     --------
     >>> need = memory_needed((256, 256, 256), cells=True)
     >>> round(need.solving / 256**3, 1), round(memory_needed((256, 256, 256), cells=False).solving / 256**3, 1)
-    (54.1, 65.1)
+    (54.3, 66.3)
     """
     sizes = [size]
     while math.prod(sizes[-1]) > COARSEST:
         sizes.append(tuple(-(-n // 2) if n > 1 else 1 for n in sizes[-1]))
     stored = 5 * storage.itemsize + 3 + 16
     finest = 2 + 16 if cells else stored
-    kept = math.prod(size) * finest + sum(math.prod(s) * stored for s in sizes[1:-1]) + 4 * COARSEST * (COARSEST + 2)
+    coarser = [(math.prod(s), 8**l >= (TWICE if cells else TWICE_VARYING)) for l, s in enumerate(sizes[1:-1], 1)]
+    kept = math.prod(size) * finest + sum(n * (stored + 8 * again) for n, again in coarser)
+    kept += 4 * COARSEST * (COARSEST + 2)
     key = "torch" if rule == "torch" else "network, cells" if cells else "network"
     return Need(kept, kept + math.prod(size) * VECTORS, math.prod(size) * PEAK[key])

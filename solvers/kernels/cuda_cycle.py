@@ -7,6 +7,8 @@ third and fourth of the four work vectors are lent to `cuda_cg` between applicat
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,6 +43,9 @@ class CudaCycle:
 
     def __init__(self, levels: list[CudaLevel], bottom: tuple[int, ...], inverse: Tensor) -> None:
         self.levels, self.inverse = [v.allocate() for v in levels], inverse.contiguous()
+        for v, below in pairwise(levels):
+            if v.stays:
+                v.lend(below)
         self.bottom_b, self.bottom_x = inverse.new_zeros(bottom), inverse.new_zeros(bottom)
         self.go = cuda.never(inverse.device)
         self.cut = len(levels) - length_of(levels)  # from here on one kernel does it all
@@ -57,8 +62,13 @@ class CudaCycle:
         storage : of the conductances of stored levels; None: as h has them
         """
         dtype = h.inverse.dtype
-        levels = [CudaLevel.of(v, storage or dtype, None if l else codes, exponent) for l, v in enumerate(h.levels)]
-        return cls(levels, h.bottom.size, h.inverse)
+        levels: list[CudaLevel] = []
+        for v in reversed(h.levels):
+            if math.prod(v.transfer.factors) == 1:
+                levels.append(levels[-1].stay())
+            else:
+                levels.append(CudaLevel.of(v, storage or dtype, codes if v is h.levels[0] else None, exponent))
+        return cls(levels[::-1], h.bottom.size, h.inverse)
 
     @property
     def input(self) -> Tensor:
@@ -68,7 +78,9 @@ class CudaCycle:
     @property
     def nbytes(self) -> int:
         """Bytes kept for all levels."""
-        return sum(v.nbytes for v in self.levels) + self.inverse.nbytes + 2 * self.bottom_b.nbytes
+        own = (t for v in self.levels for t in v.tensors)
+        held = {t.data_ptr(): t.nbytes for t in (*own, self.inverse, self.bottom_b, self.bottom_x)}
+        return sum(held.values())
 
     def lent(self, b: Tensor) -> Tensor | None:
         """Return memory for a vector like b that the cycle only uses while it runs; None if there is too little."""
@@ -111,9 +123,11 @@ class CudaCycle:
         coarse = self.levels[l + 1].b if l + 1 < len(self.levels) else self.bottom_b
         cuda.relax(v.op, b, v.r, OMEGA[0], stop)
         cuda.relax(v.op, v.r, v.second, OMEGA[1], stop)
-        cuda_transfer.restrict(v.op, v.second, v.a, v.factors, v.periodic, coarse, stop)
+        if not v.stays:
+            cuda_transfer.restrict(v.op, v.second, v.a, v.factors, v.periodic, coarse, stop)
         c = self._descend(coarse, l + 1, stop)
-        cuda_transfer.prolong(v.op, c, v.a, v.factors, v.periodic, v.e, stop)
+        if not v.stays:
+            cuda_transfer.prolong(v.op, c, v.a, v.factors, v.periodic, v.e, stop)
         cuda.correct(v.op, v.e, v.second, stop)
         cuda_transfer.finish(v.op, c, v.a, v.factors, v.periodic, b, v.second, v.r, stop, sums)
         return v.r

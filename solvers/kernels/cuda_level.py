@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +31,7 @@ class CudaLevel:
     ----------
     b, r : right-hand side, and residual after the first step, then z
     second, e : residual after the second step, and the correction; both lie in `scratch`, which is free between calls
+        (of a level that `stays`, e is the z of the next)
     """
 
     b: Tensor
@@ -42,6 +44,17 @@ class CudaLevel:
         self.op, self.a, self.size, self.dtype = op, a.contiguous(), op.size, dtype
         self.factors, self.periodic = tuple(map(int, factors)), tuple(map(bool, periodic))
         refuse_if_large(self.cells)
+
+    def stay(self) -> CudaLevel:
+        """Share the arrays, with the identity as transfer, before work space is made: see `hierarchy.Level.stay`."""
+        level = copy.copy(self)
+        level.factors = (1, 1, 1)
+        return level
+
+    @property
+    def stays(self) -> bool:
+        """Whether the transfer is the identity: the next level is this one, smoothed once more."""
+        return self.factors == (1, 1, 1)
 
     @property
     def cells(self) -> int:
@@ -118,10 +131,19 @@ class CudaLevel:
         extra = op.ground[0] + op.ground[1] + op.ground[2] + op.shift
         return cls.stored(op.links, extra, level.s, a, t.factors, op.periodic, storage, dtype)
 
+    def lend(self, below: CudaLevel) -> None:
+        """Let the same level, visited after this one that `stays`, read its b and write its z where this one has them.
+
+        So the identity costs nothing: b of the next visit is what the second step left, the correction is its z.
+        """
+        self.scratch = torch.zeros_like(self.second).flatten()
+        self.second, self.e = self.scratch.view(self.size), below.r
+        below.b = self.second
+
     @property
-    def nbytes(self) -> int:
-        """Bytes kept for this level."""
-        return self.op.nbytes + sum(t.nbytes for t in (self.a, self.b, self.r, self.scratch))
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All memory of this level; what levels share is in several."""
+        return (*self.op.arrays, self.a, self.b, self.r, self.scratch)
 
 
 def refuse_if_large(cells: int) -> None:

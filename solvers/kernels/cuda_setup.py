@@ -10,11 +10,12 @@ Tflop/s in fp32, 3.35 TB/s:
                           of a general medium, half of them in the 16 x 16 layers, on tensor cores; the rest, 1,350,
                           takes 0.7 ms at the full rate. Of a cell-type medium only cells near boundaries are evaluated.
 
-So 2 and 5 ms leave a factor of two. The host looks twice per operator and once per level (which axes to coarsen).
+So 2 and 5 ms leave a factor of two. The host looks a few times per operator and once per level (which axes to coarsen).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from ..coarsening import balanced_factors
 from ..coefficients import DAMPING_FEATURES, GROUND_FEATURES, LINK_FEATURES, WEIGHT_FEATURES
-from ..hierarchy import COARSEST, generalised_inverse
+from ..hierarchy import COARSEST, TWICE, generalised_inverse, smoothed_twice_from
 from .cuda import run
 from .cuda_budget import memory_needed
 from .cuda_couplings import LEVEL, Couplings, cell_codes
@@ -101,6 +102,7 @@ def network_cycle(A: Any, exponent: int, network: Any, storage: torch.dtype, coa
     )
     codes = cell_codes(A) if A.diag.numel() > coarsest else None
     medium, levels = Medium.of(A, codes, exponent), []
+    twice, reduction = TWICE if codes is not None else smoothed_twice_from(medium.arrays[0].view(3, -1)), 1
     while medium.cells > coarsest:
         factors = balanced_factors(medium.means(), medium.size)
         paths = medium.paths(factors)
@@ -108,7 +110,8 @@ def network_cycle(A: Any, exponent: int, network: Any, storage: torch.dtype, coa
             level = cell_level(medium, paths, factors, (damping, weight), width)
         else:
             level = stored_level(medium, *medium.fine(factors, paths, (damping, weight), width), factors, storage)
-        levels.append(level)
+        levels += [level.stay(), level] if reduction >= twice else [level]
+        reduction *= math.prod(factors)
         medium = medium.coarse(factors, paths, (link, earth), width)
         del paths
     return CudaCycle(levels, medium.size, inverse_of(medium).to(device))

@@ -29,7 +29,7 @@ TAIL = 1024  # cells of the largest level of the tail
 
 @triton.jit
 def descend(op, work, size, coarse, coarse_size, SHAPE: tl.constexpr, COARSE: tl.constexpr, KIND: tl.constexpr):
-    """Relax twice and restrict; KIND: factors, periodic, donors per axis and form of the level."""
+    """Relax twice, restrict unless the level stays; KIND: factors, periodic, donors per axis and form of the level."""
     w0, w1, w2, e, sd, a = op
     b, r, second, _ = work
     nx, ny, nz = size
@@ -37,11 +37,12 @@ def descend(op, work, size, coarse, coarse_size, SHAPE: tl.constexpr, COARSE: tl
     tl.debug_barrier()
     relax_tile(w0, w1, w2, e, sd, r, second, nx, ny, nz, SHAPE[0], SHAPE[1], KIND[9], SECOND)
     tl.debug_barrier()
-    restrict_tile(
-        w0, second, a, coarse, nx, ny, nz, coarse_size[0], coarse_size[1], coarse_size[2], COARSE[0], COARSE[1],
-        KIND[0], KIND[1], KIND[2], KIND[3], KIND[4], KIND[5], KIND[6], KIND[7], KIND[8], KIND[9],
-    )  # fmt: skip
-    tl.debug_barrier()
+    if KIND[0] * KIND[1] * KIND[2] > 1:  # else the next level reads `second`
+        restrict_tile(
+            w0, second, a, coarse, nx, ny, nz, coarse_size[0], coarse_size[1], coarse_size[2], COARSE[0], COARSE[1],
+            KIND[0], KIND[1], KIND[2], KIND[3], KIND[4], KIND[5], KIND[6], KIND[7], KIND[8], KIND[9],
+        )  # fmt: skip
+        tl.debug_barrier()
 
 
 @triton.jit
@@ -50,11 +51,12 @@ def ascend(op, work, size, c, coarse_size, SHAPE: tl.constexpr, KIND: tl.constex
     w0, w1, w2, e, sd, a = op
     b, r, second, correction = work
     nx, ny, nz = size
-    prolong_tile(
-        w0, c, a, correction, coarse_size[1], coarse_size[2], nx, ny, nz, SHAPE[0], SHAPE[1],
-        KIND[0], KIND[1], KIND[2], KIND[3], KIND[4], KIND[5], KIND[9],
-    )  # fmt: skip
-    tl.debug_barrier()
+    if KIND[0] * KIND[1] * KIND[2] > 1:  # else `correction` is c
+        prolong_tile(
+            w0, c, a, correction, coarse_size[1], coarse_size[2], nx, ny, nz, SHAPE[0], SHAPE[1],
+            KIND[0], KIND[1], KIND[2], KIND[3], KIND[4], KIND[5], KIND[9],
+        )  # fmt: skip
+        tl.debug_barrier()
     correct_tile(w0, w1, w2, e, correction, second, nx, ny, nz, SHAPE[0], SHAPE[1], KIND[9])
     tl.debug_barrier()
     finish_tile(

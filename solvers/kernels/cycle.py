@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class FusedLevel:
         self.omega = kind(OMEGA[0] * unit), kind(OMEGA[1] * unit)
         self.outer = [outer_index(n, p) for n, p in zip(diag.shape, periodic, strict=True)]
         self.sources = [sources(n, p) for n, p in zip(diag.shape, periodic, strict=True)]
-        self.periodic_z = bool(periodic[2])
+        self.periodic_z, self.stays = bool(periodic[2]), False
         self.b, self.x, self.y, self.t = (np.zeros(diag.shape, kind) for _ in range(4))
 
     @classmethod
@@ -69,15 +70,22 @@ class FusedLevel:
             return cls(t.factors, op.periodic, codes.links, codes.diag, (sd * np.float32(STEPS)).astype(np.uint16), a)
         return cls(t.factors, op.periodic, w, op.diag.contiguous().numpy(), sd, a)
 
+    def stay(self) -> FusedLevel:
+        """Share the arrays, with the identity as transfer and work space of its own: see `hierarchy.Level.stay`."""
+        periodic = False, False, self.periodic_z  # not read along axes that are not coarsened
+        level = FusedLevel((1, 1, 1), periodic, self.w, self.diag, self.sd, self.a)
+        level.stays, self.b = True, level.t  # whose residual is the right-hand side of the next visit
+        return level
+
     @property
     def size(self) -> tuple[int, ...]:
         """Cells per axis."""
         return tuple(self.diag.shape)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes kept for this level."""
-        return sum(v.nbytes for v in (*self.w, self.diag, self.sd, self.a, self.b, self.x, self.y, self.t))
+    def arrays(self) -> tuple[Array, ...]:
+        """All memory of this level; what levels share is in several."""
+        return (*self.w, self.diag, self.sd, self.a, self.b, self.x, self.y, self.t)
 
 
 class FusedCycle:
@@ -90,13 +98,24 @@ class FusedCycle:
     @classmethod
     def from_hierarchy(cls, h: Hierarchy, codes: Codes | None = None) -> FusedCycle:
         """Take over a quantised hierarchy of torch tensors; `codes`: the finest operator in bytes."""
-        levels = [FusedLevel.from_level(level, None if k else codes) for k, level in enumerate(h.levels)]
-        return cls(levels, h.bottom.size, h.inverse)
+        levels: list[FusedLevel] = []
+        for level in reversed(h.levels):
+            if math.prod(level.transfer.factors) == 1:
+                levels.append(levels[-1].stay())
+            else:
+                levels.append(FusedLevel.from_level(level, codes if level is h.levels[0] else None))
+        return cls(levels[::-1], h.bottom.size, h.inverse)
 
     @property
     def input(self) -> Array:
         """Where a caller may write b of the finest level to save a copy."""
         return self.levels[0].b if self.levels else self.bottom_b
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept for all levels."""
+        own = (v for level in self.levels for v in level.arrays)
+        return sum({v.ctypes.data: v.nbytes for v in (*own, self.inverse, self.bottom_b)}.values())
 
     def __call__(self, b: Array, l: int = 0) -> Array:
         """Apply the cycle from level l on, small grids on one thread."""
@@ -116,7 +135,8 @@ class FusedCycle:
         first, second = v.omega
         cpu.smooth_from_zero(v.diag, v.w, v.sd, b, v.x, first, second)
         cpu.residual_rows(v.diag, v.w, v.x, b, v.a, v.factors, v.periodic_z, v.t)
-        cpu.restrict_rows(v.t, v.a, v.factors, v.sources[0], v.sources[1], coarse)
+        if not v.stays:
+            cpu.restrict_rows(v.t, v.a, v.factors, v.sources[0], v.sources[1], coarse)
         correction = self(coarse, l + 1)
         cpu.prolong_add(correction, v.a, v.sd, v.factors, v.outer[0], v.outer[1], v.periodic_z, v.x)
         cpu.smooth(v.diag, v.w, v.sd, v.x, b, v.y, second)

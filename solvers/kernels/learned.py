@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from ..coarsening import balanced_factors
 from ..coefficients import Perceptron
-from ..hierarchy import generalised_inverse
+from ..hierarchy import TWICE, generalised_inverse, smoothed_twice_from
 from . import setup, setup_coarse, setup_fine, setup_paths, setup_sums
 from .codes import Codes
 from .cpu_jit import over_strips, threads_for
@@ -88,13 +89,17 @@ class Grid:
             v.fill(0)
         return grid
 
+    def links(self) -> list[torch.Tensor]:
+        """View the links as torch tensors on a grid."""
+        return [torch.from_numpy(w).view(self.size) for w in self.w]
+
     def stencil(self) -> Stencil:
         """View the arrays as torch tensors on a grid."""
 
         def grid(v: Array) -> torch.Tensor:
             return torch.from_numpy(v).view(self.size)
 
-        return Stencil([grid(v) for v in self.w], [grid(v) for v in self.ground], grid(self.shift), self.periodic)
+        return Stencil(self.links(), [grid(v) for v in self.ground], grid(self.shift), self.periodic)
 
 
 def first_grid(A: Any, exponent: int, mantissa: float = 1.0) -> Grid:
@@ -117,11 +122,14 @@ def learned_cycle(
     with threads_for(A.diag.numel()):
         grid = first_grid(A, exponent, mantissa)
     levels: list[FusedLevel] = []
+    twice, reduction = TWICE if codes is not None else smoothed_twice_from(grid.links()), 1
     while grid.diag.size > coarsest:
         with threads_for(grid.diag.size):
             factors = balanced_factors(link_means(grid), grid.size)
             paths, patterns = circuits(grid, factors)
-            levels.append(fine(grid, factors, paths, patterns, damping, weight, None if levels else codes))
+            level = fine(grid, factors, paths, patterns, damping, weight, None if levels else codes)
+            levels += [level.stay(), level] if reduction >= twice else [level]
+            reduction *= math.prod(factors)
             grid = coarse(grid, factors, paths, link, earth)
     return FusedCycle(levels, grid.size, generalised_inverse(grid.stencil()).float())
 

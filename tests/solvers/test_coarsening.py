@@ -226,7 +226,8 @@ def test_a_closed_pocket_stays_apart_from_what_is_open():
 
 
 def factors_of(A):
-    return [v.transfer.factors for v in hierarchy(A, resistor, coarsest=20).levels]
+    """Factors level by level; a level that is smoothed twice counts once."""
+    return [f for v in hierarchy(A, resistor, coarsest=20).levels if (f := v.transfer.factors) != (1, 1, 1)]
 
 
 @pytest.mark.parametrize(("ratio", "waits"), [(10, 1), (100, 3)])
