@@ -17,20 +17,23 @@ from .curvature import hessian
 from .linear_operator import Curvature
 from .network import FrozenNetwork, Parameters
 from .products import gradient
-from .spectrum import Edge, Estimate, slq
+from .spectrum import Edge, Estimate, leaning_spectrum
 
 
 def sharpness(A: Any, *, steps: int = 20, rng: int | torch.Generator | None = None, level: float = 0.99) -> Edge:
     """Return the largest eigenvalue in an interval that holds it with probability `level`; `steps` products.
 
-    With `preconditioned(H, optimizer)` this is preconditioned sharpness.
+    Lanczos from a random vector that leans to the gradient, where A has one (`spectrum.leaning_spectrum`). With
+    `preconditioned(H, optimizer)` this is preconditioned sharpness.
 
     Examples
     --------
     >>> round(sharpness(torch.diag(torch.tensor([1.0, 5.0], dtype=torch.float64)), rng=1).value, 9)
     5.0
     """
-    return slq(A, steps=steps, probes=1, rng=rng).extremes(level=level).top
+    if steps < 1:
+        raise ValueError(f"got steps={steps}; expected an integer >= 1")
+    return leaning_spectrum(A, steps, rng).extremes(level=level).top
 
 
 def batch_sharpness(

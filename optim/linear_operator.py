@@ -102,8 +102,13 @@ class Curvature:
 
     def gradient(self) -> Tensor:
         """Return the flat gradient (n,) of the loss of the batch; of a preconditioned operator, P^(-1/2) g."""
-        g = self._sum(torch.stack([self._weight(c) * gradient(self.net, c)[1] for c in self.net.chunks]).sum(0))
+        g = self._sum(torch.stack([self._weight(c) * self._gradient(c) for c in self.net.chunks]).sum(0))
         return g if self.scale is None else g * self.scale
+
+    def _gradient(self, chunk: Any) -> Tensor:
+        """Return the chunk's gradient; graphs that are kept for products hold it already."""
+        kept = self._product(chunk) if self._keep and (self.kind, self.method) == ("hessian", METHODS[0]) else None
+        return kept.gradient if kept is not None else gradient(self.net, chunk)[1]  # type: ignore[attr-defined]
 
     def chunk_product(self, chunk: Any, v: Tensor) -> Tensor:
         """Return one micro-batch's own curvature times v (n,), of this rank alone: what noise is estimated from."""

@@ -104,20 +104,22 @@ def _refuse_dead_ends(tensors: list[Tensor]) -> None:
         stack.extend(following for following, _ in node.next_functions)
 
 
-def _double_backward(net: FrozenNetwork, chunk: Chunk) -> Product:
-    leaves = list((named := _leaves(net.values)).values())
-    with net.evaluation(), torch.enable_grad():
-        loss = net.loss(named, chunk)
-        grads = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
-    used = [g is not None for g in grads]
-    outputs = [g for g in grads if g is not None]
-    _refuse_dead_ends(outputs)
+class _DoubleBackward:
+    """Keeps the graph of the gradient; the gradient itself comes with it."""
 
-    def apply(V: Tensor) -> Tensor:
-        weights = [v for v, u in zip(net.unflatten(V).values(), used, strict=True) if u]
-        return _join(net, _pull(outputs, leaves, weights, len(V)), len(V))
+    def __init__(self, net: FrozenNetwork, chunk: Chunk) -> None:
+        self._net, self._leaves = net, list((named := _leaves(net.values)).values())
+        with net.evaluation(), torch.enable_grad():
+            loss = net.loss(named, chunk)
+            grads = torch.autograd.grad(loss, self._leaves, create_graph=True, allow_unused=True)
+        self.gradient = _join(net, [None if g is None else g.detach() for g in grads], 1)[0]
+        self._used = [g is not None for g in grads]
+        self._outputs = [g for g in grads if g is not None]
+        _refuse_dead_ends(self._outputs)
 
-    return apply
+    def __call__(self, V: Tensor) -> Tensor:
+        weights = [v for v, used in zip(self._net.unflatten(V).values(), self._used, strict=True) if used]
+        return _join(self._net, _pull(self._outputs, self._leaves, weights, len(V)), len(V))
 
 
 def _forward_over_reverse(net: FrozenNetwork, chunk: Chunk) -> Product:
@@ -245,5 +247,7 @@ def _jacobian_differences(net: FrozenNetwork, chunk: Chunk, inner: Callable, out
     return lambda V: torch.stack([one(v) for v in V])
 
 
-_HESSIAN = dict(zip(METHODS, (_double_backward, _forward_over_reverse, _differences), strict=True))
+_HESSIAN: dict[str, Callable[[FrozenNetwork, Chunk], Product]] = dict(
+    zip(METHODS, (_DoubleBackward, _forward_over_reverse, _differences), strict=True)
+)
 _JACOBIAN = dict(zip(METHODS, (_jacobian_double_backward, _jacobian_forward, _jacobian_differences), strict=True))

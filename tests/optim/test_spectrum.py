@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from krylearn.optim import Spectrum, hessian, slq
+from krylearn.optim import Spectrum, hessian, sharpness, slq
 from krylearn.optim.intervals import christoffel
 from krylearn.optim.probes import tridiagonalize_probes
 from krylearn.solvers.lanczos import ritz_pairs, tridiagonalize
@@ -75,6 +75,42 @@ def test_intervals_hold_the_extremes_as_often_as_they_say(name, steps, probes):
         edges = slq(A, steps=steps, probes=probes, rng=40009 + seed).extremes(level=0.8)
         misses += [not e.low <= true <= e.high for e, true in zip(edges, (values.min(), values.max()), strict=True)]
     assert misses.max() <= binom.ppf(1 - 1e-6, trials, 0.2)  # false alarm: 2e-5 over all cases
+
+
+class WithGradient:
+    """A dense matrix that also has a gradient, as a curvature operator does."""
+
+    def __init__(self, values, gradient):
+        self.shape, self.values, self.own = (len(values), len(values)), torch.as_tensor(values, dtype=F64), gradient
+
+    def __matmul__(self, v):
+        return self.values * v
+
+    def gradient(self):
+        return self.own
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("toward", [0, 299])
+def test_intervals_hold_wherever_the_gradient_leads(name, toward):
+    values, trials, misses = np.sort(SPECTRA[name]), 60, 0
+    A = WithGradient(values, torch.eye(300, dtype=F64)[toward])  # the top eigenvector, or one without any part of it
+    for seed in range(trials):
+        edge = sharpness(A, steps=8, rng=41011 + seed, level=0.8)
+        misses += not edge.low <= values[-1] <= edge.high
+    assert misses <= (binom.ppf(1 - 1e-6, trials, 0.2) if toward == 0 else 0)
+
+
+def test_a_gradient_among_the_top_eigenvectors_saves_products():
+    A = WithGradient(np.linspace(0, 1, 300), torch.zeros(300, dtype=F64).index_fill(0, torch.arange(295, 300), 1.0))
+    seeds = range(42013, 42023)
+    leaning = [1 - sharpness(A, steps=10, rng=seed).value for seed in seeds]
+    plain = [1 - sharpness(diagonal(A.values), steps=10, rng=seed).value for seed in seeds]
+    assert max(leaning) < min(plain)
+    none = WithGradient(A.values, torch.zeros(300, dtype=F64))  # at a stationary point: as if there were none
+    assert sharpness(none, steps=10, rng=1).value == pytest.approx(sharpness(diagonal(A.values), steps=10, rng=1).value)
+    with pytest.raises(ValueError, match="steps=0"):
+        sharpness(A, steps=0)
 
 
 def test_intervals_shrink_to_the_eigenvalue_and_residuals_bound_the_distance():
