@@ -123,7 +123,7 @@ def _is_singular(A: Poisson, runs: np.ndarray, of_run: np.ndarray, count: int) -
         of_cell, unknown = of_run[runs[runs >= 0]], runs >= 0
         extra, diag = (
             np.bincount(of_cell, weights[unknown], minlength=count)
-            for weights in (sum(extras), A.diag.detach().cpu().numpy())
+            for weights in (extras[0] + extras[1] + extras[2] + extras[3], A.diag.detach().cpu().numpy())
         )
         singular = extra <= 64 * EPS * diag
     return singular

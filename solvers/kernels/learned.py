@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 
 from ..coarsening import balanced_factors
 from ..coefficients import Perceptron
-from ..hierarchy import TWICE, generalised_inverse, smoothed_twice_from
-from . import setup, setup_coarse, setup_fine, setup_paths, setup_sums
+from ..hierarchy import generalised_inverse
+from . import setup, setup_coarse, setup_fine
 from .codes import Codes
 from .cpu_jit import over_strips, threads_for
 from .cycle import STEPS, FusedCycle, FusedLevel
@@ -23,24 +22,44 @@ Array = np.ndarray[Any, Any]
 Weights = tuple[Array, ...]
 
 
-def packed(perceptron: Perceptron) -> Weights:
-    """Return the arrays of a perceptron, padded with zeros to widths that are multiples of four.
+# in which order the set-up kernels write the features: those last that are 0 in most cells, which are then skipped
+DAMPING_ORDER, WEIGHT_ORDER = (2, 3, 4, 5, 6, 7, 8, 0, 1), (0, 1, 2, 3, 4, 5, 6, 10, 11, 15, 7, 8, 9, 12, 13, 14)
+LINK_ORDER, GROUND_ORDER = (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 14, 15, 9, 10, 11), tuple(range(9))
+
+
+def packed(perceptron: Perceptron, order: tuple[int, ...]) -> Weights:
+    """Return w (features, units) and b of both hidden layers and of the outputs (outputs, units), units in eights.
 
     A constant one becomes a perceptron that answers its bias.
     """
-    bias = perceptron.bias.detach().numpy()
+    bias = perceptron.bias.detach().float().cpu().numpy()
     if perceptron.last is None:
-        one, outputs = np.zeros((4, 4), np.float32), np.zeros(4, np.float32)
-        return one, one[0].copy(), one, one[0].copy(), one, np.append(bias, outputs)[:4].astype(np.float32)
+        none = np.zeros(8, np.float32)
+        return (
+            np.zeros((len(order), 8), np.float32),
+            none,
+            np.zeros((8, 8), np.float32),
+            none,
+            np.outer(bias, none),
+            bias,
+        )
     layers: Any = perceptron.layers
-    first, second = layers
-    tensors = (first.weight, first.bias, second.weight, second.bias, perceptron.last.weight, perceptron.bias)
-    return tuple(padded(t.detach().float().cpu().numpy()) for t in tensors)
+    (w1, b1), (w2, b2) = ((v.weight.T[list(order)] if v is layers[0] else v.weight.T, v.bias) for v in layers)
+    tensors = (w1, b1, w2, b2, perceptron.last.weight)
+    first, *others = (t.detach().float().cpu().numpy() for t in tensors)
+    first = np.pad(first, [(0, 0), (0, -first.shape[1] % 8)])
+    last = np.pad(others[3], [(0, 0), (0, -others[3].shape[1] % 8)])
+    return np.ascontiguousarray(first), *(padded(v) for v in others[:3]), np.ascontiguousarray(last), bias
 
 
 def padded(v: Array) -> Array:
-    """Append zeros so that every axis is a multiple of four long."""
-    return np.ascontiguousarray(np.pad(v, [(0, -n % 4) for n in v.shape]))
+    """Append zeros so that every axis is a multiple of eight long."""
+    return np.ascontiguousarray(np.pad(v, [(0, -n % 8) for n in v.shape]))
+
+
+def roomy(n: int) -> Array:
+    """Return n numbers with room for a vector behind them: rows are read by whole vectors."""
+    return np.empty(n + 16, np.float32)[:n]
 
 
 @dataclass
@@ -77,8 +96,8 @@ class Grid:
     def empty(cls, size: tuple[int, int, int], periodic: tuple[bool, bool, bool]) -> Grid:
         """Room for a stencil."""
         n = size[0] * size[1] * size[2]
-        axes, cells = (3, n), (n,)
-        w, ground, shift, diag = (np.empty(shape, np.float32) for shape in (axes, axes, cells, cells))
+        w, ground = (roomy(3 * n).reshape(3, n) for _ in range(2))
+        shift, diag = roomy(n), roomy(n)
         return cls(size, periodic, w, ground, shift, diag)
 
     @classmethod
@@ -118,19 +137,19 @@ def learned_cycle(
     A: Any, exponent: int, network: Any, coarsest: int, mantissa: float = 1.0, codes: Codes | None = None
 ) -> FusedCycle:
     """Set up the fused cycle of a Poisson operator divided by mantissa 2^exponent; `codes`: the same in bytes."""
-    damping, weight, link, earth = (packed(p) for p in (network.damping, network.weight, network.link, network.ground))
+    perceptrons = (network.damping, network.weight, network.link, network.ground)
+    orders = (DAMPING_ORDER, WEIGHT_ORDER, LINK_ORDER, GROUND_ORDER)
+    damping, weight, link, earth = map(packed, perceptrons, orders)
     with threads_for(A.diag.numel()):
         grid = first_grid(A, exponent, mantissa)
     levels: list[FusedLevel] = []
-    twice, reduction = TWICE if codes is not None else smoothed_twice_from(grid.links()), 1
     while grid.diag.size > coarsest:
         with threads_for(grid.diag.size):
             factors = balanced_factors(link_means(grid), grid.size)
-            paths, patterns = circuits(grid, factors)
-            level = fine(grid, factors, paths, patterns, damping, weight, None if levels else codes)
-            levels += [level.stay(), level] if reduction >= twice else [level]
-            reduction *= math.prod(factors)
-            grid = coarse(grid, factors, paths, link, earth)
+            classical = Classical.empty(grid, factors)
+            level = fine(grid, factors, (damping, weight), classical, codes, not levels)
+            levels.append(level)
+            grid = coarse(classical, factors, link, earth)
     return FusedCycle(levels, grid.size, generalised_inverse(grid.stencil()).float())
 
 
@@ -152,17 +171,24 @@ def bits(*arrays: Array) -> tuple[Array, ...]:
     return tuple(v.view(np.uint32) for v in arrays)
 
 
-def circuits(grid: Grid, factors: tuple[int, int, int]) -> tuple[Array, Array]:
-    """Conductance through the outer link of every cell, and the pattern of every block's surroundings."""
-    paths, signatures = np.empty_like(grid.w), np.empty(grid.diag.size, np.uint64)
-    f, size = np.array(factors), coarse_size(grid, factors)
-    seen = bits(grid.w, grid.ground, grid.shift, paths)
-    problem = (grid.w, grid.ground, grid.shift, grid.diag, seen, grid.sizes, f)
-    over_strips(setup_paths.outer_paths, grid.rows, problem, paths, signatures)
-    patterns = np.empty(int(np.prod(size)), np.uint64)
-    places = (grid.sizes, f, np.array(size), np.array(grid.periodic))
-    over_strips(setup_paths.block_patterns, size[0] * size[1], signatures, places, patterns)
-    return paths, patterns
+@dataclass
+class Classical:
+    """Both classical coarse operators: the resistor rule's as a grid, the links of the geometric one, and facts."""
+
+    grid: Grid
+    uniform: Array
+    facts: Array
+
+    @classmethod
+    def empty(cls, fine: Grid, factors: tuple[int, int, int]) -> Classical:
+        """Room for the coarse operators of a fine level."""
+        grid = Grid.empty(coarse_size(fine, factors), fine.periodic)
+        return cls(grid, np.empty_like(grid.w), np.empty((7, grid.diag.size), np.float32))
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """What `fine_level` writes."""
+        return self.uniform, self.grid.w, self.grid.ground, self.grid.shift, self.facts
 
 
 def strips(tasks: int) -> int:
@@ -173,20 +199,20 @@ def strips(tasks: int) -> int:
 def fine(
     grid: Grid,
     factors: tuple[int, int, int],
-    paths: Array,
-    patterns: Array,
-    damping: Weights,
-    weight: Weights,
+    nets: tuple[Weights, Weights],
+    classical: Classical,
     codes: Codes | None,
+    finest: bool,
 ) -> FusedLevel:
-    """Damping and prolongation weights of one level."""
-    f, periodic, size = np.array(factors), np.array(grid.periodic), np.array(coarse_size(grid, factors))
+    """Damping and prolongation weights of one level, and the classical operators of the next."""
+    f, periodic, size = np.array(factors), np.array(grid.periodic), classical.grid.sizes
     sd, a = np.zeros_like(grid.diag), np.zeros((3, grid.diag.size), np.uint8)
     shape = grid.size
-    problem = (grid.w, grid.ground, grid.shift, grid.diag, paths, grid.sizes, grid.strides, f, periodic)
-    over_strips(setup_fine.fine_level, strips(patterns.size), problem, patterns, size, damping, weight, (sd, a))
+    problem = (grid.w, grid.ground, grid.shift, grid.diag, grid.sizes, f, periodic)
+    repeats = int(codes is not None)
+    over_strips(setup_fine.fine_level, classical.grid.rows, problem, size, repeats, nets, (sd, a), classical.arrays)
     weights: Array = a.reshape(3, *shape)
-    if codes is not None:
+    if finest and codes is not None:
         steps = np.empty(sd.size, np.uint16)
         rows = (-1, grid.size[2])
         over_strips(setup.scale_into, grid.rows, sd.reshape(rows), STEPS, 1.0, steps.reshape(rows))
@@ -195,21 +221,17 @@ def fine(
     return FusedLevel(factors, grid.periodic, links, grid.diag.reshape(shape), sd.reshape(shape), weights)
 
 
-def coarse(grid: Grid, factors: tuple[int, int, int], paths: Array, link: Weights, earth: Weights) -> Grid:
+def coarse(classical: Classical, factors: tuple[int, int, int], link: Weights, earth: Weights) -> Grid:
     """Evaluate the learned operator of the next level."""
-    size = coarse_size(grid, factors)
-    old = Grid.empty(size, grid.periodic)  # the resistor rule's
-    uniform, facts = np.empty_like(old.w), np.empty((7, old.diag.size), np.float32)
-    f, periodic = np.array(factors), np.array(grid.periodic)
-    problem = ((grid.w, grid.ground, grid.shift, grid.diag), paths, grid.sizes, f, periodic, old.sizes)
-    over_strips(setup_sums.coarse_sums, old.rows, problem, (uniform, old.w, old.ground, old.shift, facts))
+    old, uniform, facts = classical.grid, classical.uniform, classical.facts
     old.sum_diagonal()
     signatures = np.empty(old.diag.size, np.uint64)
     seen = bits(uniform, old.w, old.ground, old.shift, facts)
     over_strips(setup_coarse.cell_signatures, old.rows, seen, old.sizes, signatures)
-    new = Grid.zeros(size, grid.periodic)
-    classical = (uniform, old.w, old.ground, old.shift, old.diag, facts, old.sizes, old.strides, f, periodic)
+    new = Grid.zeros(old.size, old.periodic)
+    f, periodic = np.array(factors), np.array(old.periodic)
+    problem = (uniform, old.w, old.ground, old.shift, old.diag, facts, old.sizes, old.strides, f, periodic)
     results = (new.w, new.ground, new.shift)
-    over_strips(setup_coarse.coarse_level, strips(old.diag.size), classical, signatures, link, earth, results)
+    over_strips(setup_coarse.coarse_level, strips(old.diag.size), problem, signatures, link, earth, results)
     new.sum_diagonal()
     return new

@@ -1,8 +1,8 @@
-"""What set-up kernels share: perceptrons over chunks of cells, and neighbours by flat index.
+"""What set-up kernels share: perceptrons over lanes of cells, and neighbours by flat index.
 
 Grids are flat C-ordered arrays; ``size`` and ``stride`` have one entry per axis, a neighbour's index wraps as in `cpu`.
-The functions repeat `coarsening.circuit` and `coefficients.Perceptron` cell by cell; loops write one array each and
-read few, so that they become vector instructions.
+The functions repeat `coefficients.Perceptron` on `lanes`; a perceptron reads its features from, and writes its hidden
+units into, arrays of one vector each.
 """
 
 from __future__ import annotations
@@ -11,90 +11,71 @@ import numpy as np
 
 from .cpu_jit import ordered_row_kernel as row_kernel
 from .cpu_jit import strip_kernel
+from .lanes import WIDTH, larger, load, nearest, root, smaller, splat, store_all, two_to
 
-CHUNK = 64  # cells per chunk: the features of one chunk stay in the first-level cache
-WIDTH = np.uint64(CHUNK)
+CHUNK = 64  # cells whose surroundings are gathered at a time
 TINY = np.float32(1e-37)
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
-SMALLEST, LARGEST = np.float32(1e-16), np.float32(1e16)
+LEAST_RATIO, LARGEST_RATIO = np.float32(1e-4 / (1 + 1e-4)), np.float32(1 / (1 + 1e-4))
 LEAK = np.float32(0.1)
-LOG2E, RANGE = np.float32(1.4426950408889634), np.float32(100)
+LOG2E, FURTHEST, NEAREST = np.float32(1.4426950408889634), np.float32(100), np.float32(-100)
 # 2^f on [-1/2, 1/2], Taylor in f ln 2: 1e-7 relative
 P1, P2, P3 = (np.float32(c) for c in (0.693147181, 0.240226507, 0.0555041087))
 P4, P5, P6 = (np.float32(c) for c in (9.6181291e-3, 1.3333558e-3, 1.54035e-4))
 
 
 @row_kernel
-def exponential(v, bits):
-    """Replace a chunk v by e^v within 2^±100, in vector instructions; `bits` is an int32 chunk of work space."""
-    for k in range(CHUNK):
-        t = min(max(v[k] * LOG2E, -RANGE), RANGE)
-        bits[k] = np.int32(t + HALF if t > 0 else t - HALF)
-    for k in range(CHUNK):
-        t = min(max(v[k] * LOG2E, -RANGE), RANGE)
-        f = t - np.float32(bits[k])
-        v[k] = ONE + f * (P1 + f * (P2 + f * (P3 + f * (P4 + f * (P5 + f * P6)))))
-    for k in range(CHUNK):
-        bits[k] = (bits[k] + np.int32(127)) << np.int32(23)
-    power = bits.view(np.float32)
-    for k in range(CHUNK):
-        v[k] *= power[k]
+def exponential(v):
+    """Return e^v within 2^±100."""
+    t = smaller(larger(v * LOG2E, NEAREST), FURTHEST)
+    n = nearest(t)
+    f = t - n
+    return (ONE + f * (P1 + f * (P2 + f * (P3 + f * (P4 + f * (P5 + f * P6)))))) * two_to(n)
 
 
 @row_kernel
-def ratio(x, y, out):
-    """Write x^¼ / (x^¼ + y^¼) for a chunk, as `coefficients.ratio`."""
-    for k in range(CHUNK):
-        q = min(max(max(y[k], TINY) / max(x[k], TINY), SMALLEST), LARGEST)
-        out[k] = ONE / (ONE + np.sqrt(np.sqrt(q)))
+def fourth_root(x):
+    """Return x^¼; of 1e-37 where x is less."""
+    return root(root(larger(x, TINY)))
 
 
 @row_kernel
-def dense(w, b, x, out):
-    """Write out = w x + b for the columns of a chunk, four rows by four at a time.
-
-    x and out are flat, (rows * CHUNK,), and their indices unsigned: known distances and no wrap of negative indices
-    make vector instructions of the loop.
-    """
-    for o in range(0, w.shape[0], 4):
-        o0 = np.uint64(o) * WIDTH
-        o1, o2, o3 = o0 + WIDTH, o0 + WIDTH + WIDTH, o0 + WIDTH + WIDTH + WIDTH
-        out[o * CHUNK : (o + 1) * CHUNK] = b[o]
-        out[(o + 1) * CHUNK : (o + 2) * CHUNK] = b[o + 1]
-        out[(o + 2) * CHUNK : (o + 3) * CHUNK] = b[o + 2]
-        out[(o + 3) * CHUNK : (o + 4) * CHUNK] = b[o + 3]
-        for f in range(0, w.shape[1], 4):
-            f0 = np.uint64(f) * WIDTH
-            f1, f2, f3 = f0 + WIDTH, f0 + WIDTH + WIDTH, f0 + WIDTH + WIDTH + WIDTH
-            w00, w01, w02, w03 = w[o, f], w[o, f + 1], w[o, f + 2], w[o, f + 3]
-            w10, w11, w12, w13 = w[o + 1, f], w[o + 1, f + 1], w[o + 1, f + 2], w[o + 1, f + 3]
-            w20, w21, w22, w23 = w[o + 2, f], w[o + 2, f + 1], w[o + 2, f + 2], w[o + 2, f + 3]
-            w30, w31, w32, w33 = w[o + 3, f], w[o + 3, f + 1], w[o + 3, f + 2], w[o + 3, f + 3]
-            for k in range(WIDTH):
-                x0, x1, x2, x3 = x[f0 + k], x[f1 + k], x[f2 + k], x[f3 + k]
-                out[o0 + k] += w00 * x0 + w01 * x1 + w02 * x2 + w03 * x3
-                out[o1 + k] += w10 * x0 + w11 * x1 + w12 * x2 + w13 * x3
-                out[o2 + k] += w20 * x0 + w21 * x1 + w22 * x2 + w23 * x3
-                out[o3 + k] += w30 * x0 + w31 * x1 + w32 * x2 + w33 * x3
+def ratio(x, y):
+    """Return x / (x + y) of two fourth roots, as `coefficients.ratio`."""
+    return smaller(larger(x / (x + y), LEAST_RATIO), LARGEST_RATIO)
 
 
 @row_kernel
-def leaky(v):
-    """Apply the leaky ReLU in place."""
-    for k in range(v.shape[0]):
-        v[k] = max(v[k], LEAK * v[k])
+def dense(x, row, count, w, b, out, layer):
+    """Write the leaky ReLU of b + the first `count` features x times w (features, width), eight units at a time."""
+    for o in range(0, b.shape[0], 8):
+        s0, s1, s2, s3 = splat(b[o]), splat(b[o + 1]), splat(b[o + 2]), splat(b[o + 3])
+        s4, s5, s6, s7 = splat(b[o + 4]), splat(b[o + 5]), splat(b[o + 6]), splat(b[o + 7])
+        for f in range(count):
+            v = load(x, (row, f * WIDTH))
+            s0, s1, s2, s3 = s0 + v * w[f, o], s1 + v * w[f, o + 1], s2 + v * w[f, o + 2], s3 + v * w[f, o + 3]
+            s4, s5, s6, s7 = s4 + v * w[f, o + 4], s5 + v * w[f, o + 5], s6 + v * w[f, o + 6], s7 + v * w[f, o + 7]
+        s0, s1, s2, s3 = larger(s0, s0 * LEAK), larger(s1, s1 * LEAK), larger(s2, s2 * LEAK), larger(s3, s3 * LEAK)
+        s4, s5, s6, s7 = larger(s4, s4 * LEAK), larger(s5, s5 * LEAK), larger(s6, s6 * LEAK), larger(s7, s7 * LEAK)
+        store_all(out, (layer, o * WIDTH), (s0, s1, s2, s3, s4, s5, s6, s7))
 
 
 @row_kernel
-def perceptron(x, layers, hidden, out):
-    """Evaluate features (f, chunk) -> hidden -> hidden -> out (o, chunk), all flat; all widths multiples of four."""
-    w1, b1, w2, b2, w3, bias = layers
-    first, second = hidden[0, : w1.shape[0] * CHUNK], hidden[1, : w2.shape[0] * CHUNK]
-    dense(w1, b1, x, first)
-    leaky(first)
-    dense(w2, b2, first, second)
-    leaky(second)
-    dense(w3, bias, second, out)
+def hidden_units(x, count, layers, hidden):
+    """Evaluate both hidden layers for the first `count` features; the others are 0."""
+    dense(x, 0, count, layers[0], layers[1], hidden, 0)
+    dense(hidden, 0, layers[2].shape[0], layers[2], layers[3], hidden, 1)
+
+
+@row_kernel
+def answer(o, layers, hidden):
+    """Return output o of a perceptron whose hidden units are there."""
+    w, bias = layers[4], layers[5]
+    even, odd = splat(bias[o]), splat(ZERO)
+    for f in range(0, w.shape[1], 2):
+        even = even + load(hidden, (1, f * WIDTH)) * w[o, f]
+        odd = odd + load(hidden, (1, (f + 1) * WIDTH)) * w[o, f + 1]
+    return even + odd
 
 
 @row_kernel

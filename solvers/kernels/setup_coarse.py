@@ -6,10 +6,24 @@ import numpy as np
 
 from .cpu_jit import ordered_row_kernel as row_kernel
 from .cpu_jit import strip_kernel
-from .setup import CHUNK, ONE, TINY, ZERO, above, below, exponential, locate, perceptron, ratio
+from .lanes import WIDTH, any_positive, larger, load, smaller, splat, store, store_all, where_positive
+from .setup import (
+    CHUNK,
+    ONE,
+    TINY,
+    ZERO,
+    above,
+    answer,
+    below,
+    exponential,
+    fourth_root,
+    hidden_units,
+    locate,
+    ratio,
+)  # fmt: skip
 from .setup_patterns import PRIMES, SLOTS, STRIP, add_bits, clear, finish, representative
 
-BOUND, CUT = np.float32(3), np.float32(0.01)  # as in `coefficients`
+LEAST, BOUND, CUT = np.float32(-3), np.float32(3), np.float32(0.01)  # as in `coefficients`
 # rows of what is gathered per axis, of the face above a cell: both coarse links, what their neighbours are, both cells'
 # diagonals, links across, ground and shift as fractions of the diagonal, children; open paths, squares
 (
@@ -117,109 +131,65 @@ def gather(c, m, problem, position, own, pairs, axes):
 
 
 @row_kernel
-def lower_of(a, b, out):
-    """Write the smaller of two chunks."""
-    for k in range(CHUNK):
-        out[k] = min(a[k], b[k])
-
-
-@row_kernel
-def upper_of(a, b, out):
-    """Write the larger of two chunks."""
-    for k in range(CHUNK):
-        out[k] = max(a[k], b[k])
-
-
-@row_kernel
-def link_features(g, factor, space, x):
-    """Write the sixteen features of `coefficients.link_features`."""
-    low, high = space[0], space[1]
+def link_features(g, k, factor, x):
+    """Write the sixteen features of `coefficients.link_features`, ground and shift last; return how many."""
     count = np.float32(4) if factor == 2 else np.float32(8)
-    ratio(g[LINK], g[UNIFORM], x[0])
-    for k in range(CHUNK):
-        x[1, k] = g[OPEN, k] / count
-    for k in range(CHUNK):
-        x[2, k] = min(g[LINK, k] * g[LINK, k] / max(g[SQUARES, k] * count, TINY), ONE)
-    lower_of(g[DIAG], g[DIAG_O], low)
-    upper_of(g[DIAG], g[DIAG_O], high)
-    ratio(g[LINK], low, x[3])
-    ratio(g[LINK], high, x[4])
-    ratio(low, high, x[14])
-    ratio(g[UNIFORM], g[LOWER], low)
-    ratio(g[UNIFORM], g[UPPER], high)
-    for k in range(CHUNK):
-        x[5, k] = low[k] * high[k]
-    for k in range(CHUNK):
-        x[6, k] = low[k] + high[k]
-    lower_of(g[ACROSS], g[ACROSS_O], low)
-    upper_of(g[ACROSS], g[ACROSS_O], high)
-    ratio(g[LINK], low, x[7])
-    ratio(g[LINK], high, x[8])
-    lower_of(g[EARTH], g[EARTH_O], x[9])
-    upper_of(g[EARTH], g[EARTH_O], x[10])
-    x[11] = g[SHIFTS]
-    lower_of(g[CHILDREN], g[CHILDREN_O], x[12])
-    upper_of(g[CHILDREN], g[CHILDREN_O], x[13])
-    x[15] = np.float32(factor - 1)
+    link, uniform, children, children_o = (
+        load(g, (LINK, k)),
+        load(g, (UNIFORM, k)),
+        load(g, (CHILDREN, k)),
+        load(g, (CHILDREN_O, k)),
+    )
+    rl, ru = fourth_root(link), fourth_root(uniform)
+    diag, diag_o = fourth_root(load(g, (DIAG, k))), fourth_root(load(g, (DIAG_O, k)))
+    across, across_o = fourth_root(load(g, (ACROSS, k))), fourth_root(load(g, (ACROSS_O, k)))
+    low, high = smaller(diag, diag_o), larger(diag, diag_o)
+    lower, upper = ratio(ru, fourth_root(load(g, (LOWER, k)))), ratio(ru, fourth_root(load(g, (UPPER, k))))
+    earth, earth_o, shifts = load(g, (EARTH, k)), load(g, (EARTH_O, k)), load(g, (SHIFTS, k))
+    features = (
+        ratio(rl, ru), load(g, (OPEN, k)) / count,
+        smaller(link * link / larger(load(g, (SQUARES, k)) * count, TINY), ONE), ratio(rl, low), ratio(rl, high),
+        lower * upper, lower + upper, ratio(rl, smaller(across, across_o)), ratio(rl, larger(across, across_o)),
+        smaller(children, children_o), larger(children, children_o), ratio(low, high), splat(np.float32(factor - 1)),
+        smaller(earth, earth_o), larger(earth, earth_o), shifts,
+    )  # fmt: skip
+    store_all(x, (0, 0), features)
+    return 16 if any_positive(earth + earth_o + shifts) else 13
 
 
 @row_kernel
-def ground_features(own, pairs, space, x):
-    """Write the nine features of `coefficients.ground_features`."""
-    earth, links = space[0], space[1]
-    x[:9] = 0
-    earth[:] = 0
-    links[:] = 0
+def ground_features(own, pairs, k, x):
+    """Write the nine features of `coefficients.ground_features`; tell whether there is ground or shift."""
+    diag, shift = load(own, (0, k)), load(own, (1, k))
+    inv = where_positive(diag, ONE / larger(diag, TINY), ZERO)
+    earth, links, most_ground, most_link = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
+    grounds, squares, products = splat(ZERO), splat(ZERO), splat(ZERO)
     for d in range(3):
-        f, g = x[9], x[10]
-        for k in range(CHUNK):
-            f[k] = pairs[d, k] / own[0, k] if own[0, k] > 0 else ZERO
-        for k in range(CHUNK):
-            g[k] = pairs[3 + d, k] / own[0, k] if own[0, k] > 0 else ZERO
-        for k in range(CHUNK):
-            earth[k] += pairs[3 + d, k]
-        for k in range(CHUNK):
-            links[k] += pairs[d, k]
-        for k in range(CHUNK):
-            x[0, k] += g[k]
-        for k in range(CHUNK):
-            x[2, k] = max(x[2, k], g[k])
-        for k in range(CHUNK):
-            x[3, k] += g[k] * g[k]
-        for k in range(CHUNK):
-            x[4, k] = max(x[4, k], f[k])
-        for k in range(CHUNK):
-            x[5, k] += f[k] * f[k]
-        for k in range(CHUNK):
-            x[6, k] += f[k] * g[k]
-    for k in range(CHUNK):
-        x[1, k] = own[1, k] / own[0, k] if own[0, k] > 0 else ZERO
-    x[7] = own[2]
-    ratio(earth, links, x[8])
-    x[9] = 0
-    x[10] = 0
+        link, ground = load(pairs, (d, k)), load(pairs, (3 + d, k))
+        f, g = link * inv, ground * inv
+        earth, links = earth + ground, links + link
+        most_ground, most_link = larger(most_ground, g), larger(most_link, f)
+        grounds, squares, products = grounds + g * g, squares + f * f, products + f * g
+    features = (
+        earth * inv, shift * inv, most_ground, grounds, most_link, squares, products, load(own, (2, k)),
+        ratio(fourth_root(earth), fourth_root(links)),
+    )  # fmt: skip
+    store_all(x, (0, 0), features)
+    return any_positive(earth + shift)
 
 
 @row_kernel
-def clamped_exponential(y, bits):
-    """Replace a chunk by e^y, |y| at most BOUND."""
-    for k in range(CHUNK):
-        y[k] = min(max(y[k], -BOUND), BOUND)
-    exponential(y, bits)
+def bounded_exponential(y):
+    """Return e^y, |y| at most BOUND."""
+    return exponential(smaller(larger(y, LEAST), BOUND))
 
 
 @row_kernel
-def blended_link(link, uniform, y, bits, out):
-    """Write (g uniform + (1-g) series) e^y₁ with g = σ(y₀); a blocked face stays closed if it is hardly opened."""
-    for k in range(CHUNK):
-        y[0, k] = -y[0, k]
-    exponential(y[0], bits)
-    clamped_exponential(y[1], bits)
-    for k in range(CHUNK):
-        gate = ONE / (ONE + y[0, k])
-        out[k] = (gate * uniform[k] + (ONE - gate) * link[k]) * y[1, k]
-    for k in range(CHUNK):
-        out[k] = ZERO if link[k] == 0 and out[k] < CUT * uniform[k] else out[k]
+def blended_link(link, uniform, gate, correction):
+    """Return (g uniform + (1-g) series) e^y₁ with g = σ(y₀); a blocked face stays closed if it is hardly opened."""
+    g = ONE / (ONE + exponential(ZERO - gate))
+    out = (g * uniform + (ONE - g) * link) * bounded_exponential(correction)
+    return where_positive(link + larger(out - CUT * uniform, ZERO), out, ZERO)
 
 
 @row_kernel
@@ -227,38 +197,34 @@ def evaluate(cells, count, problem, link, earth, results, space):
     """Write the learned links, ground and shift of the first `count` coarse cells of a list."""
     ground, shift, size, factors = problem[2], problem[3], problem[6], problem[8]
     w, g_out, s_out = results
-    own, pairs, axes, x, hidden, y, two, value, bits, position, flat = space
+    own, pairs, axes, position, x, hidden, value = space
     for m in range(count):
         locate(cells[m], size, position)
         gather(cells[m], m, problem, position, own, pairs, axes)
-    ground_features(own, pairs, two, x)
-    perceptron(flat[0], earth, hidden, flat[1])
-    clamped_exponential(y[0], bits)
+    for k in range(0, count, WIDTH):
+        factor = splat(ONE)
+        if ground_features(own, pairs, k, x):
+            hidden_units(x, 9, earth, hidden)
+            factor = bounded_exponential(answer(0, earth, hidden))
+        store(value, (3, k), factor)
+        for d in range(3):
+            hidden_units(x, link_features(axes[d], k, factors[d], x), link, hidden)
+            gate, correction = answer(0, link, hidden), answer(1, link, hidden)
+            store(value, (d, k), blended_link(load(axes, (d, LINK, k)), load(axes, (d, UNIFORM, k)), gate, correction))
     for m in range(count):
-        c, e = cells[m], y[0, m]
-        g_out[0, c], g_out[1, c], g_out[2, c], s_out[c] = (
-            ground[0, c] * e,
-            ground[1, c] * e,
-            ground[2, c] * e,
-            shift[c] * e,
-        )
-    for d in range(3):
-        link_features(axes[d], factors[d], two, x)
-        perceptron(flat[0], link, hidden, flat[1])
-        blended_link(axes[d, LINK], axes[d, UNIFORM], y, bits, value)
-        for m in range(count):
-            w[d, cells[m]] = value[m]
-    x[9:12] = 0
+        c, e = cells[m], value[3, m]
+        s_out[c] = shift[c] * e
+        for d in range(3):
+            w[d, c], g_out[d, c] = value[d, m], ground[d, c] * e
 
 
 @row_kernel
 def work_space(width):
     """Arrays of one task."""
-    x, y = np.zeros((16, CHUNK), np.float32), np.zeros((4, CHUNK), np.float32)
     return (
-        np.ones((3, CHUNK), np.float32), np.ones((6, CHUNK), np.float32), np.ones((3, 15, CHUNK), np.float32), x,
-        np.empty((2, width * CHUNK), np.float32), y, np.empty((2, CHUNK), np.float32), np.empty(CHUNK, np.float32),
-        np.empty(CHUNK, np.int32), np.zeros(3, np.int64), (x.reshape(16 * CHUNK), y.reshape(4 * CHUNK)),
+        np.ones((3, CHUNK), np.float32), np.ones((6, CHUNK), np.float32), np.ones((3, 15, CHUNK), np.float32),
+        np.zeros(3, np.int64), np.empty((1, 16 * WIDTH), np.float32), np.empty((2, width * WIDTH), np.float32),
+        np.empty((4, CHUNK), np.float32),
     )  # fmt: skip
 
 
@@ -270,7 +236,7 @@ def coarse_strip(strip, problem, signatures, link, earth, results):
     start, stop = strip * STRIP, min(strip * STRIP + STRIP, diag.size)
     keys, values = np.zeros(SLOTS, np.uint64), np.empty(SLOTS, np.int64)
     position, cells, first_of = np.empty(3, np.int64), np.zeros(CHUNK, np.int64), np.empty(STRIP, np.int64)
-    space = work_space(link[0].shape[0])
+    space = work_space(link[1].shape[0])
     count = 0
     for c in range(start, stop):
         first_of[c - start] = c

@@ -1,7 +1,7 @@
 """Which cells see the same surroundings: everything that the network reads, hashed, so that it is evaluated once.
 
-A *signature* condenses what is stored at one cell; the *pattern* of a block (fine level) or a cell (coarse level)
-condenses the signatures that its features depend on. Equal surroundings have equal patterns. Different ones have
+A *signature* condenses what the features of one cell are made of; the *pattern* of a block (fine level) or a cell
+(coarse level) the signatures that belong to it. Equal surroundings have equal patterns. Different ones have
 different patterns but for a chance of about 10⁻⁸ among a million; a mistake would cost convergence, never correctness:
 the cycle is symmetric and definite whatever weights it has.
 """
@@ -11,9 +11,10 @@ from __future__ import annotations
 import numpy as np
 
 from .cpu_jit import ordered_row_kernel as row_kernel
+from .setup_columns import DIAG_HIGH, DIAG_LOW, FLAGS, GROUND, HIGH, INNER_O, LOW, PATH
 
-STRIP = 4096  # blocks per task, each with a table of its own: results do not depend on the number of threads
-SLOTS = 4 * STRIP
+STRIP = 4096  # coarse cells per task
+SLOTS = 32768  # of a table; each task has one of its own
 # odd multipliers, fixed for all time
 PRIMES = (np.random.default_rng(2026).integers(1 << 62, size=40, dtype=np.uint64) * np.uint64(2)) | np.uint64(1)
 FINAL = np.uint64(0xD6E8FEB86659FD93)
@@ -52,13 +53,50 @@ def finish(total, diag, out):
 
 @row_kernel
 def representative(key, index, keys, values):
-    """Return the first index that came with this key: `index` itself if none did."""
+    """Return an index that came with this key not long ago: `index` itself if there is none.
+
+    The table has four places for a key and forgets what stood in the first of them.
+    """
     mask = np.uint64(keys.shape[0] - 1)
     key |= np.uint64(1)  # 0 marks a free slot
     slot = (key >> S32) & mask
-    while keys[slot] != 0:
-        if keys[slot] == key:
-            return values[slot]
-        slot = (slot + np.uint64(1)) & mask
+    for probe in range(4):
+        place = (slot + np.uint64(probe)) & mask
+        if keys[place] == key:
+            return values[place]
+        if keys[place] == 0:
+            slot = place
+            break
     keys[slot], values[slot] = key, index
     return index
+
+
+@row_kernel
+def signatures(nz, factors, own, axes, total):
+    """Write the signatures of a row of cells."""
+    own_bits, axes_bits = own.view(np.uint32), axes.view(np.uint32)
+    clear(total)
+    add_bits(total, own_bits[0], PRIMES[0])
+    add_bits(total, own_bits[1], PRIMES[1])
+    for d in range(3):
+        for f, column in enumerate((LOW, HIGH, DIAG_LOW, DIAG_HIGH, GROUND)):
+            add_bits(total, axes_bits[d, column], PRIMES[2 + 5 * d + f])
+        if factors[d] == 2:
+            for f, column in enumerate((INNER_O, PATH, FLAGS)):
+                add_bits(total, axes_bits[d, column], PRIMES[17 + 3 * d + f])
+    finish(total, own[0], total)
+
+
+@row_kernel
+def block_patterns(rows, nz, factors, owns, columns, totals, patterns):
+    """Write the patterns of a row of blocks; 0 where a block holds no unknown."""
+    clear(patterns)
+    for r in range(4):
+        if rows[r] >= 0:
+            total = totals[r]
+            signatures(nz, factors, owns[r], columns[r], total)
+            for k in range(0, nz, factors[2]):
+                patterns[k // factors[2]] += total[k] * PRIMES[26 + 2 * r]
+            if factors[2] == 2:
+                for k in range(1, nz, 2):
+                    patterns[k // 2] += total[k] * PRIMES[27 + 2 * r]
