@@ -52,6 +52,12 @@ def add_commands(experiments: Any, command: Callable[..., argparse.ArgumentParse
     add("--size", type=int, default=128, help="cells per axis")
     add("--families", nargs="+", metavar="FAMILY", help="scene families (default: all)")
     add("--records", type=Path, help="file to append to (default: rules.jsonl in bench/records)")
+    text = "what limits the cycle: iterations with parts of it replaced by better ones, hard families"
+    add = command(experiments, "ablations", _ablations, text).add_argument
+    add("--size", type=int, default=32, help="cells per axis; the cycles are assembled as matrices")
+    add("--seeds", type=int, default=2, help="scenes per family, of the test stream")
+    add("--families", nargs="+", metavar="FAMILY", help="scene families (default: the hard ones)")
+    add("--records", type=Path, help="file to append to (default: ablations.jsonl in bench/records)")
     text = "a moving obstacle, set up anew at every step: ours against PyAMG"
     add = command(experiments, "sequence", _sequence, text).add_argument
     add("--size", type=int, default=96, help="cells per axis")
@@ -81,11 +87,14 @@ def add_commands(experiments: Any, command: Callable[..., argparse.ArgumentParse
     text = "ten small workloads: the tuner against 15-point grids and learning-rate-free rivals; resumable"
     add = command(experiments, "training", _training, text).add_argument
     add("--workloads", nargs="+", metavar="WORKLOAD", help="names (default: all ten)")
-    add("--stages", nargs="+", choices=("tuner", "grid", "rivals", "seeds", "robustness"), help="default: all five")
+    add("--stages", nargs="+", choices=TRAINING_STAGES, help="default: all six")
     add("--quick", action="store_true", help="only the quadratic, and only the tuner; a database of its own")
     add("--trace", type=Path, metavar="PNG", help="only draw lr, loss and sharpness of one run into this file")
     add("--database", type=Path, help="of runs; what it holds is not run again (default: bench/records/runs)")
     add("--records", type=Path, help="file for the summary (default: training.jsonl in bench/records)")
+
+
+TRAINING_STAGES = ("tuner", "grid", "rivals", "seeds", "robustness", "ablation")
 
 
 def _device(name: str) -> str:
@@ -143,6 +152,15 @@ def _rules(options: argparse.Namespace) -> int:
     from .rules import run_rules
 
     run_rules(options.size, families=options.families, output=options.records or records_of("rules"))
+    return 0
+
+
+def _ablations(options: argparse.Namespace) -> int:
+    from .ablations import run_ablations
+    from .report import records_of
+
+    output = options.records or records_of("ablations")
+    run_ablations(options.size, options.seeds, families=options.families, output=output)
     return 0
 
 

@@ -18,7 +18,8 @@ from .peers import Peer, System, UnsuitedError, run
 from .record import Record
 from .timers import peak_bytes, timer_for
 
-HEADER = ("method", "set-up", "solve", "iterations", "true residual", "solve / ours")
+HEADER = ("method", "set-up", "solve", "iterations", "true residual", "solve / ours", "both / ours")
+OURS = "krylearn"
 
 
 def compressed(A: Poisson, b: Any) -> tuple[Any, np.ndarray, np.ndarray]:
@@ -188,22 +189,36 @@ def title(lines: Sequence[dict]) -> str:
 
 
 def summary(lines: Sequence[dict]) -> list[list[str]]:
-    """Rows of text: times, iterations, residual, and the paired ratio with its range.
+    """Rows of text: times, iterations, residual, the paired ratio with its range, and that of set-up plus solve.
 
     Examples
     --------
     >>> summary([{"method": "krylearn", "status": "CONVERGED", "setup_s": 0.5, "solve_s": 0.25, "iterations": 9.0,
     ...           "true_relres": 3e-9, "more": {}}])
-    [['krylearn', '0.5 s', '0.25 s', '9.0', '3.0e-09', '1']]
+    [['krylearn', '0.5 s', '0.25 s', '9.0', '3.0e-09', '1', '1']]
     """
-    rows = []
+    rows, totals = [], {line["method"]: total(line) for line in lines}
     for line in lines:
         if line["status"] in ("ABSENT", "UNSUITED", "FAILED"):
-            rows.append([line["method"], line["status"].lower(), "-", "-", "-", "-"])
+            rows.append([line["method"], line["status"].lower(), *["-"] * (len(HEADER) - 2)])
             continue
         ratio = line["more"].get("ratio")
-        versus = "{:.1f} ({:.1f}-{:.1f})".format(*ratio) if ratio else "1" if line["method"] == "krylearn" else "-"
+        versus = "{:.1f} ({:.1f}-{:.1f})".format(*ratio) if ratio else "1" if line["method"] == OURS else "-"
         solve = seconds(line["solve_s"]) if line["status"] == "CONVERGED" else line["status"].lower()
-        found = [count(line["iterations"]), f"{line['true_relres']:.1e}", versus]
+        own, both = totals.get(OURS), totals[line["method"]]
+        together = "1" if line["method"] == OURS else f"{both / own:.1f}" if own and both else "-"
+        found = [count(line["iterations"]), f"{line['true_relres']:.1e}", versus, together]
         rows.append([line["method"], seconds(line["setup_s"]), solve, *found])
     return rows
+
+
+def total(line: dict[str, Any]) -> float | None:
+    """Add set-up and solve, medians in seconds; None where one is missing.
+
+    Examples
+    --------
+    >>> total({"status": "CONVERGED", "setup_s": 0.5, "solve_s": 0.25}), total({"status": "ABSENT"})
+    (0.75, None)
+    """
+    parts = line.get("setup_s"), line.get("solve_s")
+    return None if line["status"] != "CONVERGED" or None in parts else sum(parts)

@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from . import (
+    ablations,
     contest,
     curvature_table,
     families,
+    kernel_speed,
     published_table,
     rules,
     sequence,
@@ -186,6 +188,16 @@ def _rules_table(lines: Lines) -> str:
     return markdown(rules.HEADER, rules.summary(lines))
 
 
+def _ablations_table(lines: Lines) -> str:
+    grid, seeds = " x ".join(map(str, lines[0]["shape"])), len({line["seed"] for line in lines})
+    title = f"**Iterations to {lines[0]['tolerance']:g}, {grid}, means over {seeds} seeds of the test stream**"
+    return f"{title}\n\n{markdown(ablations.HEADER, ablations.summary(lines))}"
+
+
+def _kernels_table(lines: Lines) -> str:
+    return markdown(kernel_speed.HEADER, kernel_speed.rows(lines))
+
+
 def _sequence_table(lines: Lines) -> str:
     return f"**{sequence.title(lines)}**\n\n{markdown(sequence.HEADER, sequence.summary(lines))}"
 
@@ -232,6 +244,8 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "headline": (_headline_table, "krylearn bench headline"),
     "families": (_families_table, "krylearn bench families"),
     "rules": (_rules_table, "krylearn bench rules"),
+    "ablations": (_ablations_table, "krylearn bench ablations"),
+    "kernels": (_kernels_table, "krylearn bench kernels"),
     "sequence": (_sequence_table, "krylearn bench sequence"),
     "curvature": (_curvature_table, "krylearn bench curvature"),
     "published": (_published_table, "krylearn bench published"),
@@ -243,6 +257,7 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "training": (training_report.loss_table, "krylearn bench training"),
     "training-train": (training_report.training_loss_table, "krylearn bench training"),
     "training-cost": (training_report.cost_table, "krylearn bench training"),
+    "training-ablation": (training_report.ablation_table, "krylearn bench training"),
     "training-robustness": (training_report.robustness_table, "krylearn bench training"),
     **{
         f"batch_scaling-{view}": (_batch_scaling_table(view), "krylearn bench batch-scaling")

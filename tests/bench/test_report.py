@@ -40,7 +40,7 @@ def test_only_the_last_run_is_shown():
 
 def test_losses_and_failures_are_shown():
     rows = summary([line("mazes", "geometric", 5.0), line("mazes", "learned", 9.0)])
-    assert rows == [["mazes", "5.0", "-", "-", "9.0", "+4.0"]]
+    assert rows == [["mazes", "5.0", "-", "-", "9.0", "+4.0", "-"]]
     failed = [line("mazes", "geometric", 5.0), line("mazes", "geometric", None, status="MAXITER")]
     assert means(failed)["mazes"]["geometric"] is None
 
