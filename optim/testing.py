@@ -52,16 +52,42 @@ class Subject:
         return self.wrap(self.base(params, **options))
 
 
+Check = Callable[[Subject], None]
+
+
 @dataclass(frozen=True)
 class Convention:
     """One convention: its number, what it wants, and the check (subject -> None, or AssertionError)."""
 
     number: str
     text: str
-    check: Callable[[Subject], None]
+    check: Check
 
     def __str__(self) -> str:
         return f"{self.number}-{self.check.__name__}"
+
+
+def adder(found: list[Convention]) -> Callable[[str, str], Callable[[Check], Check]]:
+    """Return a decorator (number, text) that puts a check into a list.
+
+    Examples
+    --------
+    >>> found: list[Convention] = []
+    >>> @adder(found)("T0", "there is a step")
+    ... def has_a_step(subject):
+    ...     assert callable(subject.make([]).step)
+    >>> str(found[0])
+    'T0-has_a_step'
+    """
+
+    def convention(number: str, text: str) -> Callable[[Check], Check]:
+        def add(check: Check) -> Check:
+            found.append(Convention(number, text, check))
+            return check
+
+        return add
+
+    return convention
 
 
 class Problem:
@@ -117,9 +143,10 @@ def conventions(lightning: bool = True) -> list[Convention]:
     20
     """
     from .testing_torch import TORCH
+    from .testing_torch_training import TRAINING
 
     if not lightning:
-        return list(TORCH)
+        return [*TORCH, *TRAINING]
     from .testing_lightning import LIGHTNING
 
-    return [*TORCH, *LIGHTNING]
+    return [*TORCH, *TRAINING, *LIGHTNING]

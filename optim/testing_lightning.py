@@ -3,114 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, TensorDataset
+from torch import nn
 
 try:
     import lightning.pytorch as pl
 except ImportError as error:
     raise ImportError('the Lightning conventions need Lightning: pip install "krylearn[train]"') from error
 
-from .testing import Convention, Subject
+from .testing import Convention, Subject, adder
+from .testing_lightning_fit import BATCHES, finite, fit, module_of, weights
 
 LIGHTNING: list[Convention] = []
-BATCHES = 6
-
-
-def _convention(number: str, text: str) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
-    def add(check: Callable[[Subject], None]) -> Callable[[Subject], None]:
-        LIGHTNING.append(Convention(number, text, check))
-        return check
-
-    return add
-
-
-def _module(subject: Subject, form: str = "optimizer", manual: bool = False, root: Any = pl) -> Any:
-    """Return a small classifier that configures its optimizer in one of Lightning's forms."""
-
-    class Net(root.LightningModule):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.batch_size, self.lr, self.calls = 8, 0.05, 0
-            self.automatic_optimization = not manual
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(17)
-                self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
-
-        def curvature_step(self, batch: Any) -> tuple[Tensor, Tensor]:
-            out = self.net(batch[0])
-            return out, nn.functional.cross_entropy(out, batch[1])
-
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            self.calls += 1
-            loss = self.curvature_step(batch)[1]
-            self.log("loss", loss)
-            if not manual:
-                return loss
-            optimizer = self.optimizers()
-            optimizer.zero_grad()
-            self.manual_backward(loss)
-            optimizer.step()
-            return None
-
-        def configure_optimizers(self) -> Any:
-            optimizer = subject.make(self.parameters(), lr=self.lr)
-            scheduler = LambdaLR(optimizer, lambda step: 1 / (1 + 0.1 * step))
-            full = {"scheduler": scheduler, "interval": "step", "frequency": 1, "name": "decay"}
-            return {
-                "optimizer": optimizer, "list": [optimizer], "lists": ([optimizer], [full]),
-                "dict": {"optimizer": optimizer, "lr_scheduler": full},
-                "dicts": ({"optimizer": optimizer, "lr_scheduler": full},),
-            }[form]  # fmt: skip
-
-        def train_dataloader(self) -> Any:
-            generator = torch.Generator().manual_seed(3)
-            x = torch.randn(8 * BATCHES, 4, generator=generator)
-            return DataLoader(TensorDataset(x, x[:, :3].argmax(1)), batch_size=self.batch_size)
-
-    return Net()
-
-
-def _fit(
-    subject: Subject,
-    module: Any,
-    callbacks: tuple = (),
-    root: Any = pl,
-    resume: Any = None,
-    use: Callable[[Any, Any], Any] | None = None,
-    **options: Any,
-) -> Any:
-    """Train quietly in a folder of its own; returns the trainer."""
-    for name in ("lightning.pytorch", "pytorch_lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
-    quiet |= {"logger": False, "enable_checkpointing": False, "max_epochs": 2}
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        own = subject.callbacks() if root is pl else []
-        trainer = root.Trainer(**quiet | {"default_root_dir": folder} | options, callbacks=[*own, *callbacks])
-        if use is not None:
-            use(trainer, module)
-        else:
-            trainer.fit(module, ckpt_path=resume)
-    return trainer
-
-
-def _finite(module: Any) -> None:
-    assert all(bool(torch.isfinite(p).all()) for p in module.parameters()), "weights are not finite"
-
-
-def _weights(module: Any) -> Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in module.parameters()])
+_convention = adder(LIGHTNING)
 
 
 @_convention(
@@ -127,16 +37,16 @@ def optimizable(subject: Subject) -> None:
 def return_forms(subject: Subject) -> None:
     """Train with each form."""
     for form in ("optimizer", "list", "lists", "dict", "dicts"):
-        module = _module(subject, form)
-        _fit(subject, module, max_epochs=1)
-        _finite(module)
+        module = module_of(subject, form)
+        fit(subject, module, max_epochs=1)
+        finite(module)
 
 
 @_convention("L3", "a scheduler's optimizer must be one of those returned (pytorch/core/optimizer.py)")
 def scheduler_belongs(subject: Subject) -> None:
     """Schedule the wrapper; its groups follow the schedule."""
-    module = _module(subject, "lists")
-    trainer = _fit(subject, module, max_epochs=1)
+    module = module_of(subject, "lists")
+    trainer = fit(subject, module, max_epochs=1)
     lr = float(trainer.optimizers[0].param_groups[0]["lr"])
     wanted = 0.05 / (1 + 0.1 * BATCHES)
     assert abs(lr - wanted) < 1e-9, f"after {BATCHES} steps lr is {lr}, the schedule says {wanted}"
@@ -164,15 +74,15 @@ def gradients_before_the_step(subject: Subject) -> None:
         def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
             seen.append(all(p.grad is not None for p in pl_module.parameters()))
 
-    _fit(subject, _module(subject), (Look(),), max_epochs=1, gradient_clip_val=0.5)
+    fit(subject, module_of(subject), (Look(),), max_epochs=1, gradient_clip_val=0.5)
     assert seen == [True] * BATCHES, f"gradients were ready in {sum(seen)} of {len(seen)} steps, wanted {BATCHES}"
 
 
 @_convention("L6", "the closure must run, once (loops/optimization/closure.py): twice repeats training_step")
 def training_step_once(subject: Subject) -> None:
     """Count calls of training_step; what observes takes curvature_step."""
-    module = _module(subject)
-    _fit(subject, module, max_epochs=1)
+    module = module_of(subject)
+    fit(subject, module, max_epochs=1)
     assert module.calls == BATCHES, f"training_step ran {module.calls} times in {BATCHES} batches"
 
 
@@ -183,25 +93,25 @@ def mixed_precision(subject: Subject) -> None:
 
     plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=256.0))
     for options in ({"plugins": [plugin]}, {"precision": "bf16-mixed"}):
-        module = _module(subject)
-        _fit(subject, module, **options)
-        _finite(module)
+        module = module_of(subject)
+        fit(subject, module, **options)
+        finite(module)
 
 
 @_convention("L8", "accumulation: one step per so many batches, losses divided by their number (automatic.py)")
 def accumulation(subject: Subject) -> None:
     """Count the steps."""
-    module = _module(subject)
-    trainer = _fit(subject, module, accumulate_grad_batches=3)
+    module = module_of(subject)
+    trainer = fit(subject, module, accumulate_grad_batches=3)
     assert trainer.global_step == 2 * BATCHES // 3, f"{trainer.global_step} steps in two epochs of {BATCHES} batches"
-    _finite(module)
+    finite(module)
 
 
 @_convention("L9", "manual optimization: step gets an empty closure (pytorch/core/optimizer.py)")
 def manual_optimization(subject: Subject) -> None:
     """Train by hand."""
-    module = _module(subject, manual=True)
-    trainer = _fit(subject, module)
+    module = module_of(subject, manual=True)
+    trainer = fit(subject, module)
     assert trainer.global_step == 2 * BATCHES, f"{trainer.global_step} steps, wanted {2 * BATCHES}"
 
 
@@ -216,7 +126,7 @@ def lr_at_the_batch_start(subject: Subject) -> None:
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             lrs.append(float(trainer.optimizers[0].param_groups[0]["lr"]))
 
-    _fit(subject, _module(subject, "lists"), (Look(),), max_epochs=1)
+    fit(subject, module_of(subject, "lists"), (Look(),), max_epochs=1)
     wanted = [0.05 / (1 + 0.1 * k) for k in range(BATCHES)]
     assert all(abs(a - b) < 1e-9 for a, b in zip(lrs, wanted, strict=True)), f"lrs {lrs}, the schedule says {wanted}"
 
@@ -226,14 +136,14 @@ def lr_at_the_batch_start(subject: Subject) -> None:
 )
 def resume(subject: Subject) -> None:
     """Stop after one epoch, resume, compare bit for bit."""
-    whole, half, rest = (_module(subject, "lists") for _ in range(3))
-    _fit(subject, whole, max_epochs=2)
+    whole, half, rest = (module_of(subject, "lists") for _ in range(3))
+    fit(subject, whole, max_epochs=2)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "half.ckpt"
-        _fit(subject, half, use=lambda trainer, module: (trainer.fit(module), trainer.save_checkpoint(path))[0],
+        fit(subject, half, use=lambda trainer, module: (trainer.fit(module), trainer.save_checkpoint(path))[0],
              max_epochs=1)  # fmt: skip
-        _fit(subject, rest, resume=path, max_epochs=2)
-    difference = float((_weights(whole) - _weights(rest)).abs().max())
+        fit(subject, rest, resume=path, max_epochs=2)
+    difference = float((weights(whole) - weights(rest)).abs().max())
     assert difference == 0, f"resumed weights differ by {difference:.3g}"
 
 
@@ -244,7 +154,7 @@ def checkpoint_is_plain(subject: Subject) -> None:
     """Load a checkpoint without unpickling; all callbacks can be told apart."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "last.ckpt"
-        trainer = _fit(subject, _module(subject),
+        trainer = fit(subject, module_of(subject),
                        use=lambda trainer, module: (trainer.fit(module), trainer.save_checkpoint(path))[0])  # fmt: skip
         state = torch.load(path, weights_only=True)
     assert state["optimizer_states"], "the checkpoint has no optimizer state"
@@ -262,7 +172,7 @@ def lr_monitor(subject: Subject) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         monitor = LearningRateMonitor("step", log_momentum=True, log_weight_decay=True)
-        _fit(subject, _module(subject, "lists"), (monitor,), logger=CSVLogger(folder), log_every_n_steps=1)
+        fit(subject, module_of(subject, "lists"), (monitor,), logger=CSVLogger(folder), log_every_n_steps=1)
         assert monitor.lrs, "nothing was logged"
 
 
@@ -271,13 +181,13 @@ def lr_find(subject: Subject) -> None:
     """Search, then train with what was found."""
     from lightning.pytorch.tuner import Tuner
 
-    module = _module(subject)
-    before = _weights(module)
-    _fit(subject, module, use=lambda trainer, m: Tuner(trainer).lr_find(m, num_training=20, update_attr=False),
+    module = module_of(subject)
+    before = weights(module)
+    fit(subject, module, use=lambda trainer, m: Tuner(trainer).lr_find(m, num_training=20, update_attr=False),
          enable_checkpointing=True)  # fmt: skip
-    assert torch.equal(_weights(module), before), "lr_find has moved the weights"
-    _fit(subject, module, max_epochs=1)
-    _finite(module)
+    assert torch.equal(weights(module), before), "lr_find has moved the weights"
+    fit(subject, module, max_epochs=1)
+    finite(module)
 
 
 @_convention("L15", "BatchSizeFinder changes module.batch_size and nothing else (callbacks/batch_size_finder.py)")
@@ -285,9 +195,9 @@ def batch_size_finder(subject: Subject) -> None:
     """Let it try two sizes."""
     from lightning.pytorch.callbacks import BatchSizeFinder
 
-    module = _module(subject)
-    _fit(subject, module, (BatchSizeFinder(steps_per_trial=1, max_trials=2, init_val=4),), enable_checkpointing=True)
-    _finite(module)
+    module = module_of(subject)
+    fit(subject, module, (BatchSizeFinder(steps_per_trial=1, max_trials=2, init_val=4),), enable_checkpointing=True)
+    finite(module)
 
 
 @_convention("L16", "GradientAccumulationScheduler changes the accumulation at an epoch's start (its file)")
@@ -295,22 +205,22 @@ def accumulation_schedule(subject: Subject) -> None:
     """Two from the second epoch on."""
     from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
-    trainer = _fit(subject, _module(subject), (GradientAccumulationScheduler({1: 2}),))
+    trainer = fit(subject, module_of(subject), (GradientAccumulationScheduler({1: 2}),))
     assert trainer.global_step == BATCHES + BATCHES // 2, f"{trainer.global_step} steps"
 
 
 @_convention("L17", "loaders may be made anew every epoch (loops/fit_loop.py)")
 def reloaded_data(subject: Subject) -> None:
     """Reload each epoch."""
-    module = _module(subject)
-    _fit(subject, module, reload_dataloaders_every_n_epochs=1)
-    _finite(module)
+    module = module_of(subject)
+    fit(subject, module, reload_dataloaders_every_n_epochs=1)
+    finite(module)
 
 
 @_convention("L18", "a module may override optimizer_step, optimizer_zero_grad and the rest (pytorch/core/module.py)")
 def overridden_hooks(subject: Subject) -> None:
     """Override them with the documented bodies."""
-    module = _module(subject)
+    module = module_of(subject)
     steps = []
 
     def optimizer_step(epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
@@ -319,7 +229,7 @@ def overridden_hooks(subject: Subject) -> None:
 
     module.optimizer_step = optimizer_step
     module.optimizer_zero_grad = lambda epoch, batch_idx, optimizer: optimizer.zero_grad(set_to_none=False)
-    _fit(subject, module, max_epochs=1)
+    fit(subject, module, max_epochs=1)
     assert len(steps) == BATCHES, f"{len(steps)} steps through the override"
 
 
@@ -332,6 +242,6 @@ def other_root(subject: Subject) -> None:
         warnings.simplefilter("ignore")
         import pytorch_lightning as other
 
-    module = _module(subject, "lists", root=other)
-    _fit(subject, module, root=other, max_epochs=1)
-    _finite(module)
+    module = module_of(subject, "lists", root=other)
+    fit(subject, module, root=other, max_epochs=1)
+    finite(module)
