@@ -17,7 +17,6 @@ from .codes import Codes
 from .cpu_jit import over_strips, threads_for
 from .cycle import STEPS, FusedCycle, FusedLevel
 from .reference import Stencil
-from .setup_patterns import STRIP
 
 Array = np.ndarray[Any, Any]
 Weights = tuple[Array, ...]
@@ -152,15 +151,15 @@ def learned_cycle(
             level = fine(grid, factors, (damping, weight), classical, codes, not levels)
             levels += [level.stay(), level] if reduction >= twice else [level]
             reduction *= math.prod(factors)
-            grid = coarse(classical, factors, link, earth)
+            grid = coarse(classical, factors, (link, earth), codes is not None)
     return FusedCycle(levels, grid.size, generalised_inverse(grid.stencil()).float())
 
 
 def link_means(grid: Grid) -> list[float]:
     """Mean positive link per axis."""
-    sums = np.empty((grid.rows, 3, 2))
+    sums = np.empty((grid.rows, 3, 2), np.float32)
     over_strips(setup.link_sums, grid.rows, grid.w, grid.size[2], sums)
-    return [float(total / count) if count else 0.0 for total, count in sums.sum(0)]
+    return [float(total / count) if count else 0.0 for total, count in sums.sum(0, dtype=np.float64)]
 
 
 def coarse_size(grid: Grid, factors: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -186,17 +185,13 @@ class Classical:
     def empty(cls, fine: Grid, factors: tuple[int, int, int]) -> Classical:
         """Room for the coarse operators of a fine level."""
         grid = Grid.empty(coarse_size(fine, factors), fine.periodic)
-        return cls(grid, np.empty_like(grid.w), np.empty((7, grid.diag.size), np.float32))
+        n = grid.diag.size
+        return cls(grid, roomy(3 * n).reshape(3, n), roomy(7 * n).reshape(7, n))
 
     @property
     def arrays(self) -> tuple[Array, ...]:
         """What `fine_level` writes."""
         return self.uniform, self.grid.w, self.grid.ground, self.grid.shift, self.facts
-
-
-def strips(tasks: int) -> int:
-    """Count the strips of blocks or coarse cells."""
-    return -(-tasks // STRIP)
 
 
 def fine(
@@ -224,17 +219,23 @@ def fine(
     return FusedLevel(factors, grid.periodic, links, grid.diag.reshape(shape), sd.reshape(shape), weights)
 
 
-def coarse(classical: Classical, factors: tuple[int, int, int], link: Weights, earth: Weights) -> Grid:
+def coarse(classical: Classical, factors: tuple[int, int, int], nets: tuple[Weights, Weights], repeats: bool) -> Grid:
     """Evaluate the learned operator of the next level."""
     old, uniform, facts = classical.grid, classical.uniform, classical.facts
+    n = old.diag.size
     old.sum_diagonal()
-    signatures = np.empty(old.diag.size, np.uint64)
-    seen = bits(uniform, old.w, old.ground, old.shift, facts)
-    over_strips(setup_coarse.cell_signatures, old.rows, seen, old.sizes, signatures)
+    pairs, fractions = roomy(3 * n).reshape(3, n), roomy(2 * n).reshape(2, n)
+    classic = old.w, old.ground, old.shift, old.diag
+    over_strips(setup_coarse.cell_facts, old.rows, *classic, old.sizes, pairs, fractions)
+    signatures = np.empty(n if repeats else 0, np.uint64)
+    if repeats:
+        seen = bits(uniform, old.w, old.ground, old.shift, facts)
+        over_strips(setup_coarse.cell_signatures, old.rows, seen, old.sizes, signatures)
     new = Grid.zeros(old.size, old.periodic)
-    f, periodic = np.array(factors), np.array(old.periodic)
-    problem = (uniform, old.w, old.ground, old.shift, old.diag, facts, old.sizes, old.strides, f, periodic)
+    problem = (uniform, *classic, facts, pairs, fractions)
+    places = (signatures, old.sizes, old.strides, np.array(old.periodic))
     results = (new.w, new.ground, new.shift)
-    over_strips(setup_coarse.coarse_level, strips(old.diag.size), problem, signatures, link, earth, results)
+    task = (problem, places, int(repeats), np.array(factors), nets, results)
+    over_strips(setup_coarse.coarse_level, old.rows, *task)
     new.sum_diagonal()
     return new

@@ -11,7 +11,7 @@ import numpy as np
 
 from .cpu_jit import ordered_row_kernel as row_kernel
 from .cpu_jit import strip_kernel
-from .lanes import WIDTH, larger, load, nearest, root, smaller, splat, store_all, two_to
+from .lanes import WIDTH, larger, load, nearest, root, smaller, splat, store, store_all, two_to, where_positive
 
 CHUNK = 64  # cells whose surroundings are gathered at a time
 TINY = np.float32(1e-37)
@@ -79,6 +79,16 @@ def answer(o, layers, hidden):
 
 
 @row_kernel
+def network_space(width, cells):
+    """Arrays for features, hidden units and results of up to so many cells."""
+    return (
+        np.empty((1, 16 * WIDTH), np.float32),
+        np.empty((2, width * WIDTH), np.float32),
+        np.zeros((4, cells), np.float32),
+    )
+
+
+@row_kernel
 def below(c, p, n, t):
     """Index of the lower neighbour of cell c at position p along an axis of n cells with stride t."""
     return c - t if p > 0 else c + (n - 1) * t
@@ -88,17 +98,6 @@ def below(c, p, n, t):
 def above(c, p, n, t):
     """Index of the upper neighbour."""
     return c + t if p < n - 1 else c - (n - 1) * t
-
-
-@row_kernel
-def locate(c, size, position):
-    """Write the position of flat index c."""
-    cell, nz, ny = np.uint32(c), np.uint32(size[2]), np.uint32(size[1])  # 32-bit division is several times faster
-    row = cell // nz
-    plane = row // ny
-    position[2] = cell - row * nz
-    position[1] = row - plane * ny
-    position[0] = plane
 
 
 @strip_kernel
@@ -129,11 +128,21 @@ def scale_into(start, stop, source, factor, divisor, target):
 @strip_kernel
 def link_sums(start, stop, w, nz, sums):
     """Write the sum of the links and the number of positive ones, per axis, for rows start..stop: (rows, 3, 2)."""
+    part = np.empty((2, WIDTH), np.float32)
     for row in range(start, stop):
         for d in range(3):
-            links = w[d, row * nz : (row + 1) * nz]
-            total, count = 0.0, 0.0
-            for k in range(nz):
-                total += links[k]
-                count += 1.0 if links[k] > 0 else 0.0
-            sums[row, d, 0], sums[row, d, 1] = total, count
+            total, count = splat(ZERO), splat(ZERO)
+            whole = nz - nz % WIDTH
+            for k in range(0, whole, WIDTH):
+                v = load(w, (d, row * nz + k))
+                total, count = total + v, count + where_positive(v, ONE, ZERO)
+            store(part, (0, 0), total)
+            store(part, (1, 0), count)
+            for k in range(nz - whole):
+                v = w[d, row * nz + whole + k]
+                part[0, k] += v
+                part[1, k] += ONE if v > 0 else ZERO
+            for f in range(2):
+                sums[row, d, f] = 0
+                for k in range(WIDTH):
+                    sums[row, d, f] += part[f, k]

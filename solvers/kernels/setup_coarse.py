@@ -18,10 +18,10 @@ from .setup import (
     exponential,
     fourth_root,
     hidden_units,
-    locate,
+    network_space,
     ratio,
-)  # fmt: skip
-from .setup_patterns import PRIMES, SLOTS, STRIP, add_bits, clear, finish, representative
+)
+from .setup_patterns import PRIMES, SLOTS, add_bits, add_hashes, clear, finish, representative
 
 LEAST, BOUND, CUT = np.float32(-3), np.float32(3), np.float32(0.01)  # as in `coefficients`
 # rows of what is gathered per axis, of the face above a cell: both coarse links, what their neighbours are, both cells'
@@ -77,57 +77,109 @@ def cell_signatures(start, stop, seen, size, out):
 
 
 @row_kernel
-def pattern(c, signatures, position, size, stride, periodic):
-    """Condense what the features of cell c depend on: its signature and those of its neighbours, where they exist."""
-    h = signatures[c] * PRIMES[20]
-    for d in range(3):
-        n, t, p = size[d], stride[d], position[d]
-        if n > 1:
-            if p > 0 or periodic[d]:
-                h += signatures[below(c, p, n, t)] * PRIMES[21 + d]
-            if p < n - 1 or periodic[d]:
-                h += signatures[above(c, p, n, t)] * PRIMES[24 + d]
-    return h
+def patterns_of_row(row, seen, out):
+    """Condense what the features of a row of cells depend on: their signatures and those of neighbours that exist."""
+    signatures, size, _, periodic = seen
+    ny, nz = size[1], size[2]
+    first = row * nz
+    own = signatures[first : first + nz]
+    clear(out)
+    add_hashes(out, own, PRIMES[20])
+    position, step = (row // ny, row % ny), (ny * nz, nz)
+    for d in range(2):
+        p, n, t = position[d], size[d], step[d]
+        if n > 1 and (p > 0 or periodic[d]):
+            low = below(first, p, n, t)
+            add_hashes(out, signatures[low : low + nz], PRIMES[21 + d])
+        if n > 1 and (p < n - 1 or periodic[d]):
+            high = above(first, p, n, t)
+            add_hashes(out, signatures[high : high + nz], PRIMES[24 + d])
+    if nz > 1:
+        add_hashes(out[1:], own[:-1], PRIMES[23])
+        add_hashes(out[:-1], own[1:], PRIMES[26])
+        if periodic[2]:
+            out[0] += own[nz - 1] * PRIMES[23]
+            out[nz - 1] += own[0] * PRIMES[26]
+
+
+@strip_kernel
+def cell_facts(start, stop, path, ground, shift, diag, size, pairs, fractions):
+    """Write the sum of both links of a coarse cell per axis, and ground and shift as fractions of its diagonal."""
+    ny, nz = size[1], size[2]
+    for row in range(start, stop):
+        first = row * nz
+        lows = (
+            below(first, row // ny, size[0], ny * nz),
+            below(first, row % ny, ny, nz),
+        )
+        for k in range(nz):
+            c = first + k
+            inv = ONE / diag[c] if diag[c] > 0 else ZERO
+            fractions[0, c], fractions[1, c] = (ground[0, c] + ground[1, c] + ground[2, c]) * inv, shift[c] * inv
+        for d in range(2):
+            for k in range(nz):
+                pairs[d, first + k] = path[d, first + k] + path[d, lows[d] + k]
+        for k in range(1, nz):
+            pairs[2, first + k] = path[2, first + k] + path[2, first + k - 1]
+        pairs[2, first] = path[2, first] + path[2, first + nz - 1]
 
 
 @row_kernel
-def across(path, c, d, position, size, stride):
-    """Sum of the links of a coarse cell across axis d."""
-    total = ZERO
-    for e in range(3):
-        if e != d:
-            total += path[e, c] + path[e, below(c, position[e], size[e], stride[e])]
-    return total
+def fill_axis(d, first, low, high, keep_low, keep_high, problem, own, g):
+    """Fill the columns of one axis: of cells from `first` on, whose neighbours begin at `low` and `high`."""
+    uniform, path, _, _, diag, facts, pairs, fractions = problem
+    e, f = (d + 1) % 3, (d + 2) % 3
+    for k in range(0, g.shape[1], WIDTH):
+        c, o = first + k, high + k
+        store(g, (LINK, k), load(path, (d, c)))
+        store(g, (UNIFORM, k), load(uniform, (d, c)))
+        store(g, (LOWER, k), load(uniform, (d, low + k)) * keep_low)
+        store(g, (UPPER, k), load(uniform, (d, o)) * keep_high)
+        store(g, (DIAG, k), load(diag, c))
+        store(g, (DIAG_O, k), load(diag, o) * keep_high)
+        store(g, (ACROSS, k), load(pairs, (e, c)) + load(pairs, (f, c)))
+        store(g, (ACROSS_O, k), (load(pairs, (e, o)) + load(pairs, (f, o))) * keep_high)
+        store(g, (EARTH, k), load(fractions, (0, c)))
+        store(g, (EARTH_O, k), load(fractions, (0, o)) * keep_high)
+        store(g, (SHIFTS, k), load(fractions, (1, c)) + load(fractions, (1, o)) * keep_high)
+        store(g, (CHILDREN, k), load(facts, (0, c)))
+        store(g, (CHILDREN_O, k), load(facts, (0, o)) * keep_high)
+        store(g, (OPEN, k), load(facts, (1 + d, c)))
+        store(g, (SQUARES, k), load(facts, (4 + d, c)))
 
 
 @row_kernel
-def gather(c, m, problem, position, own, pairs, axes):
-    """Copy what the features of coarse cell c and of the faces above it read into column m."""
-    uniform, path, ground, shift, diag, facts, size, stride, _, periodic = problem
-    own[0, m], own[1, m], own[2, m] = diag[c], shift[c], facts[0, c]
-    inv = ONE / diag[c] if diag[c] > 0 else ZERO
-    for d in range(3):
-        n, t, p = size[d], stride[d], position[d]
-        up, lo = above(c, p, n, t), below(c, p, n, t)
-        g = axes[d]
-        pairs[d, m], pairs[3 + d, m] = path[d, c] + path[d, lo], ground[d, c]
-        g[LINK, m], g[UNIFORM, m] = path[d, c], uniform[d, c]
-        if uniform[d, c] == 0 and path[d, c] == 0:
-            continue
-        exists = periodic[d] or p < n - 1
-        inv_o = ONE / diag[up] if diag[up] > 0 else ZERO
-        g[LOWER, m] = uniform[d, lo] if p > 0 or periodic[d] else ZERO
-        g[UPPER, m] = uniform[d, up] if exists else ZERO
-        g[DIAG, m], g[DIAG_O, m] = diag[c], (diag[up] if exists else ZERO)
-        g[ACROSS, m] = across(path, c, d, position, size, stride)
-        position[d] = p + 1 if p < n - 1 else 0
-        g[ACROSS_O, m] = across(path, up, d, position, size, stride) if exists else ZERO
-        position[d] = p
-        g[EARTH, m] = (ground[0, c] + ground[1, c] + ground[2, c]) * inv
-        g[EARTH_O, m] = (ground[0, up] + ground[1, up] + ground[2, up]) * inv_o if exists else ZERO
-        g[SHIFTS, m] = shift[c] * inv + (shift[up] * inv_o if exists else ZERO)
-        g[CHILDREN, m], g[CHILDREN_O, m] = facts[0, c], (facts[0, up] if exists else ZERO)
-        g[OPEN, m], g[SQUARES, m] = facts[1 + d, c], facts[4 + d, c]
+def fill_ends(first, nz, keep, problem, g):
+    """Correct the ends of the axis along the row, which wrap or have no neighbour."""
+    uniform, _, _, _, diag, facts, pairs, fractions = problem
+    last = first + nz - 1
+    g[LOWER, 0] = uniform[2, last] * keep
+    k = nz - 1
+    g[UPPER, k], g[DIAG_O, k] = uniform[2, first] * keep, diag[first] * keep
+    g[ACROSS_O, k], g[EARTH_O, k] = (pairs[0, first] + pairs[1, first]) * keep, fractions[0, first] * keep
+    g[SHIFTS, k], g[CHILDREN_O, k] = fractions[1, last] + fractions[1, first] * keep, facts[0, first] * keep
+
+
+@row_kernel
+def fill_row(row, problem, size, periodic, own, axes):
+    """Fill the columns of a row of coarse cells."""
+    _, _, ground, shift, diag, facts, pairs, _ = problem
+    ny, nz = size[1], size[2]
+    first = row * nz
+    for k in range(0, own.shape[1], WIDTH):
+        store(own, (0, k), load(diag, first + k))
+        store(own, (1, k), load(shift, first + k))
+        store(own, (2, k), load(facts, (0, first + k)))
+        for d in range(3):
+            store(own, (3 + d, k), load(pairs, (d, first + k)))
+            store(own, (6 + d, k), load(ground, (d, first + k)))
+    position, step = (row // ny, row % ny), (ny * nz, nz)
+    for d in range(2):
+        p, n, t = position[d], size[d], step[d]
+        keep_low, keep_high = (ONE if periodic[d] or p > 0 else ZERO), (ONE if periodic[d] or p < n - 1 else ZERO)
+        fill_axis(d, first, below(first, p, n, t), above(first, p, n, t), keep_low, keep_high, problem, own, axes[d])
+    fill_axis(2, first, first - 1, first + 1, ONE, ONE, problem, own, axes[2])
+    fill_ends(first, nz, ONE if periodic[2] else ZERO, problem, axes[2])
 
 
 @row_kernel
@@ -158,14 +210,14 @@ def link_features(g, k, factor, x):
 
 
 @row_kernel
-def ground_features(own, pairs, k, x):
+def ground_features(own, k, x):
     """Write the nine features of `coefficients.ground_features`; tell whether there is ground or shift."""
     diag, shift = load(own, (0, k)), load(own, (1, k))
     inv = where_positive(diag, ONE / larger(diag, TINY), ZERO)
     earth, links, most_ground, most_link = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
     grounds, squares, products = splat(ZERO), splat(ZERO), splat(ZERO)
     for d in range(3):
-        link, ground = load(pairs, (d, k)), load(pairs, (3 + d, k))
+        link, ground = load(own, (3 + d, k)), load(own, (6 + d, k))
         f, g = link * inv, ground * inv
         earth, links = earth + ground, links + link
         most_ground, most_link = larger(most_ground, g), larger(most_link, f)
@@ -193,76 +245,115 @@ def blended_link(link, uniform, gate, correction):
 
 
 @row_kernel
-def evaluate(cells, count, problem, link, earth, results, space):
-    """Write the learned links, ground and shift of the first `count` coarse cells of a list."""
-    ground, shift, size, factors = problem[2], problem[3], problem[6], problem[8]
+def evaluate(own, axes, k, factors, nets, x, hidden, value):
+    """Write the learned links (0, 1, 2), and by what ground and shift are multiplied (3), of one vector of columns."""
+    link, earth = nets
+    factor = splat(ONE)
+    if ground_features(own, k, x):
+        hidden_units(x, 9, earth, hidden)
+        factor = bounded_exponential(answer(0, earth, hidden))
+    store(value, (3, k), factor)
+    for d in range(3):
+        g = axes[d]
+        hidden_units(x, link_features(g, k, factors[d], x), link, hidden)
+        gate, correction = answer(0, link, hidden), answer(1, link, hidden)
+        store(value, (d, k), blended_link(load(g, (LINK, k)), load(g, (UNIFORM, k)), gate, correction))
+
+
+@row_kernel
+def put(c, m, ground, shift, value, results):
+    """Write the results of cell c from column m."""
     w, g_out, s_out = results
-    own, pairs, axes, position, x, hidden, value = space
-    for m in range(count):
-        locate(cells[m], size, position)
-        gather(cells[m], m, problem, position, own, pairs, axes)
+    for d in range(3):
+        w[d, c], g_out[d, c] = value[d, m], ground[d, c] * value[3, m]
+    s_out[c] = shift[c] * value[3, m]
+
+
+@row_kernel
+def flush(count, batch, problem, factors, nets, room, results):
+    """Evaluate the first `count` cells of a batch."""
+    cells, own, axes = batch
+    x, hidden, value = room
     for k in range(0, count, WIDTH):
-        factor = splat(ONE)
-        if ground_features(own, pairs, k, x):
-            hidden_units(x, 9, earth, hidden)
-            factor = bounded_exponential(answer(0, earth, hidden))
-        store(value, (3, k), factor)
-        for d in range(3):
-            hidden_units(x, link_features(axes[d], k, factors[d], x), link, hidden)
-            gate, correction = answer(0, link, hidden), answer(1, link, hidden)
-            store(value, (d, k), blended_link(load(axes, (d, LINK, k)), load(axes, (d, UNIFORM, k)), gate, correction))
+        evaluate(own, axes, k, factors, nets, x, hidden, value)
     for m in range(count):
-        c, e = cells[m], value[3, m]
-        s_out[c] = shift[c] * e
-        for d in range(3):
-            w[d, c], g_out[d, c] = value[d, m], ground[d, c] * e
+        put(cells[m], m, problem[2], problem[3], value, results)
 
 
 @row_kernel
-def work_space(width):
-    """Arrays of one task."""
-    return (
-        np.ones((3, CHUNK), np.float32), np.ones((6, CHUNK), np.float32), np.ones((3, 15, CHUNK), np.float32),
-        np.zeros(3, np.int64), np.empty((1, 16 * WIDTH), np.float32), np.empty((2, width * WIDTH), np.float32),
-        np.empty((4, CHUNK), np.float32),
-    )  # fmt: skip
+def every_cell(row, nz, problem, own, axes, factors, nets, room, results):
+    """Evaluate all cells of a row."""
+    x, hidden, value = room
+    for k in range(0, own.shape[1], WIDTH):
+        evaluate(own, axes, k, factors, nets, x, hidden, value)
+    for k in range(nz):
+        put(row * nz + k, k, problem[2], problem[3], value, results)
 
 
 @row_kernel
-def coarse_strip(strip, problem, signatures, link, earth, results):
-    """Evaluate what is new among the coarse cells of one strip, copy the rest."""
-    uniform, diag, size, stride, periodic = problem[0], problem[4], problem[6], problem[7], problem[9]
-    w, g_out, s_out = results
-    start, stop = strip * STRIP, min(strip * STRIP + STRIP, diag.size)
-    keys, values = np.zeros(SLOTS, np.uint64), np.empty(SLOTS, np.int64)
-    position, cells, first_of = np.empty(3, np.int64), np.zeros(CHUNK, np.int64), np.empty(STRIP, np.int64)
-    space = work_space(link[1].shape[0])
-    count = 0
-    for c in range(start, stop):
-        first_of[c - start] = c
-        if diag[c] == 0 and uniform[0, c] + uniform[1, c] + uniform[2, c] == 0:
-            continue
-        locate(c, size, position)
-        key = pattern(c, signatures, position, size, stride, periodic)
-        first_of[c - start] = representative(key, c, keys, values)
-        if first_of[c - start] == c:
-            cells[count] = c
-            count += 1
+def find_new(row, problem, seen, patterns, table, first_of):
+    """Remember where the cells of a row find their values, mostly at an earlier one; count those that do not."""
+    uniform, diag = problem[0], problem[4]
+    patterns_of_row(row, seen, patterns)
+    new, nz = 0, patterns.shape[0]
+    for k in range(nz):
+        c = row * nz + k
+        empty = diag[c] == 0 and uniform[0, c] + uniform[1, c] + uniform[2, c] == 0
+        first_of[k] = -1 if empty else representative(patterns[k], c, table[0], table[1])
+        new += first_of[k] == c
+    return new
+
+
+@row_kernel
+def enlist(row, problem, own, axes, first_of, count, batch, factors, nets, room, results):
+    """Append the new cells of a row to a batch, which is evaluated when it is full."""
+    cells, own_batch, axes_batch = batch
+    nz = first_of.shape[0]
+    for k in range(nz):
+        if first_of[k] == row * nz + k:
             if count == CHUNK:
-                evaluate(cells, count, problem, link, earth, results, space)
+                flush(count, batch, problem, factors, nets, room, results)
                 count = 0
-    if count:
-        evaluate(cells, count, problem, link, earth, results, space)
-    for c in range(start, stop):
-        s = first_of[c - start]
-        if s != c:
+            cells[count] = first_of[k]
+            for f in range(9):
+                own_batch[f, count] = own[f, k]
             for d in range(3):
-                w[d, c], g_out[d, c] = w[d, s], g_out[d, s]
-            s_out[c] = s_out[s]
+                for f in range(15):
+                    axes_batch[d, f, count] = axes[d, f, k]
+            count += 1
+    return count
 
 
 @strip_kernel
-def coarse_level(start, stop, problem, signatures, link, earth, results):
-    """Write the learned links, ground and shift of strips start..stop of the coarse level; they come in as zeros."""
-    for strip in range(start, stop):
-        coarse_strip(strip, problem, signatures, link, earth, results)
+def coarse_level(start, stop, problem, seen, repeats, factors, nets, results):
+    """Write the learned links, ground and shift of rows start..stop of the coarse level; they come in as zeros.
+
+    repeats : 1 where surroundings are expected to repeat themselves, else 0
+    """
+    size, periodic = seen[1], seen[3]
+    w, g_out, s_out = results
+    nz = size[2]
+    width = (nz + WIDTH - 1) // WIDTH * WIDTH
+    own, axes = np.ones((9, width), np.float32), np.ones((3, 15, width), np.float32)
+    batch = np.zeros(CHUNK, np.int64), np.ones((9, CHUNK), np.float32), np.ones((3, 15, CHUNK), np.float32)
+    room = network_space(nets[0][1].shape[0], max(width, CHUNK))
+    table = np.zeros(SLOTS * repeats, np.uint64), np.empty(SLOTS * repeats, np.int64)
+    first_of, count = np.empty((stop - start) * nz * repeats, np.int64), 0
+    patterns = np.empty(nz, np.uint64)
+    for row in range(start, stop):
+        here = first_of[(row - start) * nz * repeats : (row - start + 1) * nz * repeats]
+        if repeats and not find_new(row, problem, seen, patterns, table, here):
+            continue
+        fill_row(row, problem, size, periodic, own, axes)
+        if repeats:
+            count = enlist(row, problem, own, axes, here, count, batch, factors, nets, room, results)
+        else:
+            every_cell(row, nz, problem, own, axes, factors, nets, room, results)
+    if repeats:
+        flush(count, batch, problem, factors, nets, room, results)
+        for c in range(start * nz, stop * nz):
+            s = first_of[c - start * nz]
+            if s >= 0 and s != c:
+                for d in range(3):
+                    w[d, c], g_out[d, c] = w[d, s], g_out[d, s]
+                s_out[c] = s_out[s]

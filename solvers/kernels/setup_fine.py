@@ -11,7 +11,7 @@ import numpy as np
 from .cpu_jit import ordered_row_kernel as row_kernel
 from .cpu_jit import strip_kernel
 from .lanes import WIDTH, any_positive, larger, load, nearest, smaller, splat, store, store_all, where_positive
-from .setup import CHUNK, HALF, ONE, TINY, ZERO, answer, exponential, fourth_root, hidden_units, ratio
+from .setup import CHUNK, HALF, ONE, TINY, ZERO, answer, exponential, fourth_root, hidden_units, network_space, ratio
 from .setup_columns import (
     ALONE,
     ALONE_O,
@@ -202,16 +202,6 @@ def copy_blocks(first_of, row, size, factors, results):
                     for c in range(t, t + min(factors[2], nz - block * factors[2])):
                         sd[c] = sd[c + shift]
                         a[0, c], a[1, c], a[2, c] = a[0, c + shift], a[1, c + shift], a[2, c + shift]
-
-
-@row_kernel
-def network_space(width, cells):
-    """Arrays for features, hidden units and results of up to so many cells."""
-    return (
-        np.empty((1, 16 * WIDTH), np.float32),
-        np.empty((2, width * WIDTH), np.float32),
-        np.zeros((4, cells), np.float32),
-    )
 
 
 @strip_kernel

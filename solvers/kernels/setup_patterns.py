@@ -13,7 +13,6 @@ import numpy as np
 from .cpu_jit import ordered_row_kernel as row_kernel
 from .setup_columns import DIAG_HIGH, DIAG_LOW, FLAGS, GROUND, HIGH, INNER_O, LOW, PATH
 
-STRIP = 4096  # coarse cells per task
 SLOTS = 32768  # of a table; each task has one of its own
 # odd multipliers, fixed for all time
 PRIMES = (np.random.default_rng(2026).integers(1 << 62, size=40, dtype=np.uint64) * np.uint64(2)) | np.uint64(1)
