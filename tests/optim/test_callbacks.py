@@ -117,10 +117,10 @@ def test_resuming_scales_from_what_is_in_the_checkpoint_and_once_only(tmp_path):
 
 def test_the_monitor_beside_it_is_asked_for_the_noise_scale(tmp_path):
     monitor = NoiseScaleMonitor()
-    monitor.noise.update(1, 10.0, 4, 4.0)  # B_n = 4
+    monitor.noise.update(1, 18.0, 4, 6.0)  # B_n = 8
     net = Net(schedule=False)
     trainer(tmp_path, [monitor, ScaleWithBatchSize(4)], max_steps=1).fit(net)
-    expected = scale_hyperparameters(torch.optim.SGD(net.parameters(), lr=1), old_batch=4, new_batch=8, noise_scale=4)
+    expected = scale_hyperparameters(torch.optim.SGD(net.parameters(), lr=1), old_batch=4, new_batch=8, noise_scale=8)
     assert net.lrs[0] == pytest.approx(0.01 * expected.lr)
     with pytest.warns(ScalingWarning, match="not known to be valid"):
         trainer(tmp_path, [ScaleWithBatchSize(4)], max_steps=1).fit(Net())
