@@ -18,6 +18,7 @@ import torch
 
 from .console import console, table
 from .record import Record, append, new_run
+from .training_ablation import run_ablations, summary_of_ablations
 from .training_methods import BASES, absent, of_this_round, ours, rivals
 from .training_robustness import run_robustness, summary_of_robustness
 from .training_runs import SCORING, Database, best_of, run_grid
@@ -25,7 +26,7 @@ from .workload_data import DataError
 from .workloads import WORKLOADS, Workload
 
 MORE_SEEDS = tuple(range(13, 20))  # with the scoring seeds: ten on which nothing may diverge
-STAGES = ("tuner", "grid", "rivals", "seeds", "robustness")
+STAGES = ("tuner", "grid", "rivals", "seeds", "robustness", "ablation")
 
 
 def run_training(
@@ -39,7 +40,8 @@ def run_training(
 
     Parameters
     ----------
-    workloads : names, default all ten;  stages : "tuner", "grid", "rivals", "seeds" (ours on seven more), "robustness"
+    workloads : names, default all ten;  stages : "tuner", "grid", "rivals", "seeds" (ours on seven more), "robustness",
+        "ablation" (ours with one thing changed)
     database : JSON lines of runs;  output : record file, None for none
 
     Examples
@@ -70,6 +72,8 @@ def _run_stage(runs: Database, work: Workload, stage: str) -> None:
     console.print(f"{work.name}: {stage}")
     if stage == "robustness":
         return run_robustness(runs, work)
+    if stage == "ablation":
+        return run_ablations(runs, work)
     if stage == "grid":
         for base in BASES:
             run_grid(runs, work, base)
@@ -99,7 +103,7 @@ def summary(runs: Database, run: str) -> list[Record]:
             scored = [line for line in found if line["seed"] in SCORING]
             if len(scored) == len(SCORING):
                 records.append(_record(runs, work, method, found, scored, run))
-        records += summary_of_robustness(runs, work, run)
+        records += summary_of_robustness(runs, work, run) + summary_of_ablations(runs, work, run)
     return records
 
 

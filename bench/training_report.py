@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .report_tables import markdown
 from .training import COLUMNS, COST_HEADER, HEADER, MARKS, cost_rows, rows
+from .training_ablation import ablation_table
 from .training_robustness import robustness_table
 
 Lines = Sequence[dict]
@@ -119,4 +120,13 @@ def draw(lines: Lines, images: Path) -> None:
     plt.close(figure)
 
 
-__all__ = ["MARKS", "cost_table", "draw", "loss_table", "robustness_table", "training_loss_table", "verdict"]
+__all__ = [
+    "MARKS",
+    "ablation_table",
+    "cost_table",
+    "draw",
+    "loss_table",
+    "robustness_table",
+    "training_loss_table",
+    "verdict",
+]

@@ -10,10 +10,8 @@ is under "krylearn" there. Decisions come from counted losses and products, neve
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -29,25 +27,30 @@ from .tuner_groups import effective
 from .tuner_loop import Loop, TunerWarning
 from .tuner_sharpness import spectrum
 from .tuner_source import LossSource
+from .tuner_wrapper import Wrapper, check_base
 
 UNSEEN = 200  # steps without any observation after which the user is told
 
 
-class CurvatureTuner(Optimizer):
+class CurvatureTuner(Wrapper):
     """Learning rate and momentum learned on the fly, around any torch optimizer.
 
     In a plain loop call `tuner.observe(loss_fn, batch)` before each step; with Lightning use `TuneFromCurvature`. Extra
-    work: a line search of some ten forward passes and one gradient; a ramp of some forty steps, the last twenty of
-    which are made in vain; then looks at the loss and Hessian products within `budget`.
-    Memory, in host memory: up to seven copies of parameters and optimizer state during the ramp, then two.
+    work: a line search of some ten forward passes and one gradient; then either trials of up to five lrs on eight
+    half-batches (bases that divide by second moments) or a ramp of some fifteen steps, the last ten of which are made
+    in vain; then looks at the loss and Hessian products within `budget`. A blow-up is undone at its price.
+    Memory, in host memory: up to a dozen copies of parameters and optimizer state during the ramp, then two; for the
+    trials two, and five batches where they are.
 
     Parameters
     ----------
     base : the optimizer that makes the steps; its lr sets ratios between groups only
     policy : "edge" (ours), "granziol" (the published learner, corrected), or a function from Ritz values (list of
         float) and their weights to a `policies.Proposal`
-    momentum : "learn" (SGD and other bases with a `momentum`; β₁ of Adam stays), or "keep"
-    budget : extra work in gradient-equivalents as a share of the steps; the ramp alone may go beyond it for a while
+    momentum : "learn" (bases with a `momentum`, and β₁ of Adam, AdamW, NAdam, RAdam, Adamax: short runs made us choose
+        0.8 and 0.5), or "keep"
+    budget : extra work in gradient-equivalents as a share of the steps; the start (some twenty), the first undone
+        blow-up and hopeless ones may go beyond it
     every : steps between two spectra of 20 products; for policies of spectra, whose work `budget` does not limit
     group : process group whose ranks hold different samples; "auto": all, if torch.distributed is initialised
     closure : take the loss from `step(closure)`, which is then called more than once (each a gradient); opt-in
@@ -84,10 +87,7 @@ class CurvatureTuner(Optimizer):
         closure: bool = False,
         rng: int = 0,
     ) -> None:
-        if not isinstance(base, Optimizer):
-            raise TypeError(f"got {type(base).__name__}; expected a torch.optim.Optimizer to wrap")
-        if inspect.signature(type(base).step).parameters["closure"].default is inspect.Parameter.empty:
-            raise TypeError(f"{type(base).__name__} needs a closure in every step and searches for its own step length")
+        check_base(base)
         if momentum not in ("learn", "keep") or not budget >= 0 or every < 1:
             raise ValueError(
                 f"got momentum={momentum!r}, budget={budget}, every={every}; expected 'learn' or 'keep', a budget >= 0 "
@@ -98,37 +98,7 @@ class CurvatureTuner(Optimizer):
         self.base, self.policy, self.every, self.group, self.closure = base, policy, every, group, closure
         self._loop = Loop(base, budget=budget, rng=rng, own_momentum=momentum == "learn")
         self._mode = momentum
-        super().__setstate__({})  # the six hook dictionaries and the patched step, as torch restores them
-        self._warned_capturable_if_run_uncaptured = True
-
-    # the base's own things, read through: loading replaces them, so they are never aliased
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """Groups of the base; `lr` there is the outside's."""
-        return self.base.param_groups
-
-    @param_groups.setter
-    def param_groups(self, groups: list[dict[str, Any]]) -> None:
-        self.base.param_groups = groups
-
-    @property
-    def state(self) -> Any:  # type: ignore[override]
-        """State of the base."""
-        return self.base.state
-
-    @state.setter
-    def state(self, state: Any) -> None:
-        self.base.state = state
-
-    @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
-        """Defaults of the base."""
-        return self.base.defaults
-
-    @defaults.setter
-    def defaults(self, defaults: dict[str, Any]) -> None:
-        self.base.defaults = defaults
+        self._restore_hooks()
 
     lr = property(lambda self: self._loop.lr)
     momentum = property(lambda self: self._loop.momentum)
@@ -255,11 +225,7 @@ class CurvatureTuner(Optimizer):
             self._loop.history = facts["history"]
             for name, value in kept.items():
                 setattr(self._loop, name, value)
-        for name in ("step_pre", "step_post", "state_dict_pre", "state_dict_post", "load_state_dict_pre",
-                     "load_state_dict_post"):  # fmt: skip
-            self.__dict__.setdefault(f"_optimizer_{name}_hooks", OrderedDict())
-        self._patch_step_function()
-        self._warned_capturable_if_run_uncaptured = True
+        self._restore_hooks()
 
     def __repr__(self) -> str:
         name = self.policy if isinstance(self.policy, str) else getattr(self.policy, "__name__", "policy")

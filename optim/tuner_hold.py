@@ -32,7 +32,8 @@ def hold(loop: Loop, source: LossSource) -> None:
             f.scale *= 2.0
             loop.note("doubled", loss)
         f.last, loop.before = f.steps, None
-        loop.snapshots = [*loop.snapshots[-1:], (f.steps, loop.lr, Snapshot.take(loop.base, loop.modules))]
+        if loss <= f.first:  # weights that have lost all that was gained are none to go back to
+            loop.snapshots = [*loop.snapshots[-1:], (f.steps, loop.lr, Snapshot.take(loop.base, loop.modules))]
         loop.note("hold", loss)
     if f.steps >= f.refresh and loop.affords(RARE * (GRADIENT + 2 * PRODUCT)):
         refresh(loop, source)
@@ -59,18 +60,24 @@ def _far_below(loop: Loop, source: LossSource, loss: float) -> bool:
 
 
 def _alarming(loop: Loop, loss: float) -> bool:
-    """Say whether a fresh batch's loss is out of line: blown, and six usual deviations from the mean."""
+    """Say whether a fresh batch's loss is out of line: blown, and six usual deviations from the mean or hopeless."""
     f = loop.facts
     if math.isnan(f.mean) and math.isfinite(loss):
         f.mean = loss
         f.first = loss if math.isnan(f.first) else f.first
         f.deviation = 0.1 * abs(loss)
         return False
-    if policies.blown(f.first, f.mean, loss) and not loss - f.mean <= 6 * f.deviation:
+    unusual = not loss - f.mean <= 6 * f.deviation
+    if policies.blown(f.first, f.mean, loss) and (unusual or _hopeless(loop, loss)):
         return True
     f.deviation += 0.2 * (abs(loss - f.mean) - f.deviation)
     f.mean += 0.2 * (loss - f.mean)
     return False
+
+
+def _hopeless(loop: Loop, loss: float) -> bool:
+    """Say whether a loss is beyond twice the first one."""
+    return not loss <= loop.facts.first + abs(loop.facts.first)
 
 
 def _worse_than_kept(loop: Loop, source: LossSource, loss: float) -> bool:
@@ -92,8 +99,7 @@ def _rescue(loop: Loop, loss: float) -> None:
     soon = f.steps - f.trouble < 200
     bad = f.steps - f.trouble <= LOOK  # the snapshot was on its way already
     kept = loop.snapshots[0 if bad else -1]
-    hopeless = not loss <= f.first + abs(f.first)
-    if f.rescues == 0 or hopeless or loop.affords(f.steps - kept[0]):
+    if f.rescues == 0 or _hopeless(loop, loss) or loop.affords(f.steps - kept[0]):
         loop.go_back(kept)
     f.rescues, f.trouble, f.last = f.rescues + 1, f.steps, f.steps
     loop.before = None

@@ -88,7 +88,7 @@ class Loop:
         """Set the lr of a step of the ramp; remember where a step starts that a look will extend."""
         f = self.facts
         if f.phase == "ramp" and f.nominal > 0:
-            f.scale = policies.ramp_lr(f.start, f.turn) / f.nominal
+            f.scale = policies.ramp_lr(f.start, f.turn, policies.DOUBLING) / f.nominal
         if f.phase == "hold" and f.steps + 1 - f.last == LOOK:
             self.before = [p.detach().clone() for p in parameters_of(self.base)]
 

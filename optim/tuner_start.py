@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from . import policies
-from .policies_trials import BETA, CENTRE
+from . import policies, policies_trials
 from .tuner_search import critical_lr, proposed
 from .tuner_source import VALUE, LossSource, modules_of
 from .tuner_state import Snapshot, parameters_of
-from .tuner_trials import NEEDED, Trials
+from .tuner_trials import Trials
 
 if TYPE_CHECKING:
     from .tuner_loop import Loop
@@ -33,7 +32,7 @@ def begin(loop: Loop, source: LossSource) -> None:
     if not 0 < critical < math.inf:
         return loop.warn("no lr along the first update lowers the loss; the base optimizer goes on as it is")
     if loop.own_momentum:
-        f.momentum = policies.MOMENTUM if loop.heavy else BETA
+        f.momentum = policies.MOMENTUM if loop.heavy else policies_trials.BETA
     f.start = critical * policies.START * (1 - loop.momentum if loop.heavy else 1.0)
     f.first = f.best = loss
     f.scale = f.start / f.nominal
@@ -55,14 +54,14 @@ def gather(loop: Loop, source: LossSource) -> None:
         return
     f.unseen = 0
     loop.control.append(source.batch)
-    if len(loop.control) < NEEDED:
+    if len(loop.control) < policies_trials.batches():
         return
     if not loop.modules:
         loop.modules = modules_of(source.loss_fn, source.batch)
     trials = Trials(loop.base, f.nominal, loop.learned_momentum, source, loop.control, loop.modules)
     lr = f.start
     try:
-        lr = trials.run(f.start / policies.START * CENTRE)
+        lr = trials.run(f.start / policies.START * policies_trials.CENTRE)
     except (RuntimeError, ValueError) as error:
         loop.warn(f"lrs could not be tried ({error}); lr {lr:.3g} stays")
     f.spent += trials.spent

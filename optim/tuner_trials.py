@@ -18,7 +18,6 @@ from .tuner_groups import effective
 from .tuner_source import LossSource
 from .tuner_state import Snapshot, parameters_of
 
-NEEDED = policy.LENGTH // policy.PARTS + policy.JUDGES  # batches: of the trials, then of the judges
 SMALLEST = 4  # samples that a piece of a batch must have
 
 
@@ -62,7 +61,7 @@ class Trials:
     Parameters
     ----------
     base : the optimizer;  nominal : first group's lr at construction;  momentum : learned momentum, NaN: left alone
-    source : what gives the loss function and the process group;  batches : `NEEDED` of them
+    source : what gives the loss function and the process group;  batches : `policies_trials.batches()` of them
     modules : those with running statistics
 
     Attributes
@@ -73,7 +72,7 @@ class Trials:
     --------
     >>> w = torch.nn.Parameter(torch.ones(1))
     >>> adam = torch.optim.Adam([w], lr=1.0)
-    >>> trials = Trials(adam, 1.0, math.nan, LossSource(lambda batch: (w**2).sum(), None), [None] * NEEDED, [])
+    >>> trials = Trials(adam, 1.0, math.nan, LossSource(lambda batch: (w**2).sum(), None), [None] * 5, [])
     >>> 0.05 < trials.run(0.1) < 1, trials.start, bool(w < 1)
     (True, 1.0, True)
     """

@@ -10,10 +10,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from krylearn.optim import CurvatureTuner, TunerWarning, policies
-from krylearn.optim.policies_trials import BETA, JUDGES, LENGTH, MOST, PARTS
+from krylearn.optim.policies_trials import BETA, JUDGES, LENGTH, MOST, PARTS, batches
 from krylearn.optim.tuner_hold import refresh
 from krylearn.optim.tuner_source import LossSource, dot, undisturbed
-from krylearn.optim.tuner_trials import NEEDED
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 
@@ -43,6 +42,9 @@ class Task:
     def final(self):
         with torch.no_grad():
             return float(self.loss(self.data)) / self.scale
+
+
+NEEDED = batches()
 
 
 def sgd(task, **options):
