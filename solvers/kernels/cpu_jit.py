@@ -55,6 +55,14 @@ def ordered_row_kernel(function: Any) -> Any:
     return row_kernel(function, ORDERED)
 
 
+def inlined_kernel(function: Any) -> Any:
+    """Write a function out where it is called, before anything is compiled: for what is called in one place.
+
+    Every compiled function compiles all that it calls once more, so a chain of calls costs the square of its length.
+    """
+    return numba.njit(fastmath=ORDERED, error_model="numpy", nogil=True, inline="always")(function)
+
+
 def strip_kernel(function: Any) -> Any:
     """Compile a kernel ``f(start, stop, ...)`` over a range of independent tasks, to be called by `over_strips`.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .cpu_jit import inlined_kernel, strip_kernel
 from .cpu_jit import ordered_row_kernel as row_kernel
-from .cpu_jit import strip_kernel
 from .lanes import WIDTH, any_positive, larger, load, smaller, splat, store, store_all, where_positive
 from .setup import (
     CHUNK,
@@ -45,7 +45,7 @@ LEAST, BOUND, CUT = np.float32(-3), np.float32(3), np.float32(0.01)  # as in `co
 ) = range(15)
 
 
-@row_kernel
+@inlined_kernel
 def signatures_of_row(row, seen, size, out):
     """Write the signatures of a row of coarse cells."""
     uniform, path, ground, shift, facts = seen
@@ -76,7 +76,7 @@ def cell_signatures(start, stop, seen, size, out):
         signatures_of_row(row, seen, size, out)
 
 
-@row_kernel
+@inlined_kernel
 def patterns_of_row(row, seen, out):
     """Condense what the features of a row of cells depend on: their signatures and those of neighbours that exist."""
     signatures, size, _, periodic = seen
@@ -148,7 +148,7 @@ def fill_axis(d, first, low, high, keep_low, keep_high, problem, own, g):
         store(g, (SQUARES, k), load(facts, (4 + d, c)))
 
 
-@row_kernel
+@inlined_kernel
 def fill_ends(first, nz, keep, problem, g):
     """Correct the ends of the axis along the row, which wrap or have no neighbour."""
     uniform, _, _, _, diag, facts, pairs, fractions = problem
@@ -160,7 +160,7 @@ def fill_ends(first, nz, keep, problem, g):
     g[SHIFTS, k], g[CHILDREN_O, k] = fractions[1, last] + fractions[1, first] * keep, facts[0, first] * keep
 
 
-@row_kernel
+@inlined_kernel
 def fill_row(row, problem, size, periodic, own, axes):
     """Fill the columns of a row of coarse cells."""
     _, _, ground, shift, diag, facts, pairs, _ = problem
@@ -182,7 +182,7 @@ def fill_row(row, problem, size, periodic, own, axes):
     fill_ends(first, nz, ONE if periodic[2] else ZERO, problem, axes[2])
 
 
-@row_kernel
+@inlined_kernel
 def link_features(g, k, factor, x):
     """Write the sixteen features of `coefficients.link_features`, ground and shift last; return how many."""
     count = np.float32(4) if factor == 2 else np.float32(8)
@@ -209,7 +209,7 @@ def link_features(g, k, factor, x):
     return 16 if any_positive(earth + earth_o + shifts) else 13
 
 
-@row_kernel
+@inlined_kernel
 def ground_features(own, k, x):
     """Write the nine features of `coefficients.ground_features`; tell whether there is ground or shift."""
     diag, shift = load(own, (0, k)), load(own, (1, k))
@@ -236,7 +236,7 @@ def bounded_exponential(y):
     return exponential(smaller(larger(y, LEAST), BOUND))
 
 
-@row_kernel
+@inlined_kernel
 def blended_link(link, uniform, gate, correction):
     """Return (g uniform + (1-g) series) e^y₁ with g = σ(y₀); a blocked face stays closed if it is hardly opened."""
     g = ONE / (ONE + exponential(ZERO - gate))
@@ -260,7 +260,7 @@ def evaluate(own, axes, k, factors, nets, x, hidden, value):
         store(value, (d, k), blended_link(load(g, (LINK, k)), load(g, (UNIFORM, k)), gate, correction))
 
 
-@row_kernel
+@inlined_kernel
 def put(c, m, ground, shift, value, results):
     """Write the results of cell c from column m."""
     w, g_out, s_out = results
@@ -269,28 +269,7 @@ def put(c, m, ground, shift, value, results):
     s_out[c] = shift[c] * value[3, m]
 
 
-@row_kernel
-def flush(count, batch, problem, factors, nets, room, results):
-    """Evaluate the first `count` cells of a batch."""
-    cells, own, axes = batch
-    x, hidden, value = room
-    for k in range(0, count, WIDTH):
-        evaluate(own, axes, k, factors, nets, x, hidden, value)
-    for m in range(count):
-        put(cells[m], m, problem[2], problem[3], value, results)
-
-
-@row_kernel
-def every_cell(row, nz, problem, own, axes, factors, nets, room, results):
-    """Evaluate all cells of a row."""
-    x, hidden, value = room
-    for k in range(0, own.shape[1], WIDTH):
-        evaluate(own, axes, k, factors, nets, x, hidden, value)
-    for k in range(nz):
-        put(row * nz + k, k, problem[2], problem[3], value, results)
-
-
-@row_kernel
+@inlined_kernel
 def find_new(row, problem, seen, patterns, table, first_of):
     """Remember where the cells of a row find their values, mostly at an earlier one; count those that do not."""
     uniform, diag = problem[0], problem[4]
@@ -304,16 +283,13 @@ def find_new(row, problem, seen, patterns, table, first_of):
     return new
 
 
-@row_kernel
-def enlist(row, problem, own, axes, first_of, count, batch, factors, nets, room, results):
-    """Append the new cells of a row to a batch, which is evaluated when it is full."""
+@inlined_kernel
+def enlist(row, own, axes, first_of, count, batch):
+    """Append the new cells of a row to a batch."""
     cells, own_batch, axes_batch = batch
     nz = first_of.shape[0]
     for k in range(nz):
         if first_of[k] == row * nz + k:
-            if count == CHUNK:
-                flush(count, batch, problem, factors, nets, room, results)
-                count = 0
             cells[count] = first_of[k]
             for f in range(9):
                 own_batch[f, count] = own[f, k]
@@ -335,22 +311,25 @@ def coarse_level(start, stop, problem, seen, repeats, factors, nets, results):
     nz = size[2]
     width = (nz + WIDTH - 1) // WIDTH * WIDTH
     own, axes = np.ones((9, width), np.float32), np.ones((3, 15, width), np.float32)
-    batch = np.zeros(CHUNK, np.int64), np.ones((9, CHUNK), np.float32), np.ones((3, 15, CHUNK), np.float32)
-    room = network_space(nets[0][1].shape[0], max(width, CHUNK))
+    room = width + CHUNK
+    batch = np.zeros(room, np.int64), np.ones((9, room), np.float32), np.ones((3, 15, room), np.float32)
+    x, hidden, value = network_space(nets[0][1].shape[0], room)
     table = np.zeros(SLOTS * repeats, np.uint64), np.empty(SLOTS * repeats, np.int64)
-    first_of, count = np.empty((stop - start) * nz * repeats, np.int64), 0
-    patterns = np.empty(nz, np.uint64)
+    first_of, count, patterns = np.empty((stop - start) * nz * repeats, np.int64), 0, np.empty(nz, np.uint64)
     for row in range(start, stop):
         here = first_of[(row - start) * nz * repeats : (row - start + 1) * nz * repeats]
-        if repeats and not find_new(row, problem, seen, patterns, table, here):
-            continue
-        fill_row(row, problem, size, periodic, own, axes)
-        if repeats:
-            count = enlist(row, problem, own, axes, here, count, batch, factors, nets, room, results)
-        else:
-            every_cell(row, nz, problem, own, axes, factors, nets, room, results)
+        if not repeats or find_new(row, problem, seen, patterns, table, here):
+            fill_row(row, problem, size, periodic, own, axes)
+            if repeats:
+                count = enlist(row, own, axes, here, count, batch)
+        ready = (count if count >= CHUNK or row == stop - 1 else 0) if repeats else nz
+        columns = (batch[1], batch[2]) if repeats else (own, axes)
+        for k in range(0, ready, WIDTH):
+            evaluate(columns[0], columns[1], k, factors, nets, x, hidden, value)
+        for k in range(ready):
+            put(batch[0][k] if repeats else row * nz + k, k, problem[2], problem[3], value, results)
+        count = 0 if ready else count
     if repeats:
-        flush(count, batch, problem, factors, nets, room, results)
         for c in range(start * nz, stop * nz):
             s = first_of[c - start * nz]
             if s >= 0 and s != c:

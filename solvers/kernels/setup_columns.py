@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .cpu_jit import inlined_kernel
 from .cpu_jit import ordered_row_kernel as row_kernel
 from .lanes import WIDTH, larger, load, splat, store, swapped, where_positive
 from .setup import HALF, ONE, TINY, ZERO
@@ -31,7 +32,7 @@ def padded(row, n, wide):
     wide[0], wide[1], wide[n + 2], wide[n + 3] = row[max(n - 2, 0)], row[n - 1], row[0], row[min(1, n - 1)]
 
 
-@row_kernel
+@inlined_kernel
 def across_rows(row, p, n, step, nz):
     """Return where rows of an axis across the rows begin: inner and outer link, outer neighbour's inner link, partners.
 
@@ -94,7 +95,7 @@ def fill_across(w, d, diag, row, p, n, step, nz, periodic, coarsened, g):
             store(g, (GEOMETRIC, k), splat(weight))
 
 
-@row_kernel
+@inlined_kernel
 def fill_along(w, diag, n, periodic, coarsened, space, g):
     """Fill the columns of the axis along the row."""
     wide, wide_diag, odd_lanes = space
@@ -131,7 +132,7 @@ def fill_along(w, diag, n, periodic, coarsened, space, g):
             g[GEOMETRIC, k] = geometric(k, n)
 
 
-@row_kernel
+@inlined_kernel
 def circuits(g):
     """Write the path through each outer link, 1 / (r + 1/link + r'), and who is alone or blocked."""
     for k in range(0, g.shape[1], WIDTH):
@@ -177,7 +178,7 @@ def fill_row(row, problem, space, own, axes):
                 axes[d, PATH, k] = 0
 
 
-@row_kernel
+@inlined_kernel
 def mean_paths(d, u, v, rows, factors, columns):
     """Write the mean of the paths through the parallel cells of the coarse face across d, for row (u, v) of a block."""
     target = columns[2 * u + v, d]
@@ -192,7 +193,7 @@ def mean_paths(d, u, v, rows, factors, columns):
         store(target, (MEAN, k), total * scale)
 
 
-@row_kernel
+@inlined_kernel
 def fill_block_row(index, problem, coarse, space, rows, owns, columns):
     """Fill the columns of the up to four fine rows of a row of blocks; rows : their numbers, -1 where there is none."""
     size, factors = problem[4], problem[5]
@@ -210,7 +211,7 @@ def fill_block_row(index, problem, coarse, space, rows, owns, columns):
                     mean_paths(d, r // 2, r % 2, rows, factors, columns)
 
 
-@row_kernel
+@inlined_kernel
 def column_space(nz):
     """Arrays for the columns of five rows, and what filling them needs."""
     width = (nz + WIDTH - 1) // WIDTH * WIDTH

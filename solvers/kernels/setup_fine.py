@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .cpu_jit import inlined_kernel, strip_kernel
 from .cpu_jit import ordered_row_kernel as row_kernel
-from .cpu_jit import strip_kernel
 from .lanes import WIDTH, any_positive, larger, load, nearest, smaller, splat, store, store_all, where_positive
 from .setup import CHUNK, HALF, ONE, TINY, ZERO, answer, exponential, fourth_root, hidden_units, network_space, ratio
 from .setup_columns import (
@@ -39,7 +39,7 @@ DAMPING_BIAS = np.float32(3)
 LEAST, MOST, BITS, SIX = np.float32(1e-4), np.float32(1 - 1e-3), np.float32(255), np.float32(1 / 6)
 
 
-@row_kernel
+@inlined_kernel
 def side_sums(g, k, inv):
     """Return the sum of w/diag₊ over both sides of an axis, and that of w²/(diag diag₊)."""
     low, high = load(g, (LOW, k)), load(g, (HIGH, k))
@@ -47,7 +47,7 @@ def side_sums(g, k, inv):
     return below + above, (low * inv) * below + (high * inv) * above
 
 
-@row_kernel
+@inlined_kernel
 def damping_features(own, axes, factors, k, x):
     """Write the nine features of `coefficients.damping_features`, ground and shift last; return sums and how many."""
     inv = ONE / larger(load(own, (0, k)), TINY)
@@ -68,7 +68,7 @@ def damping_features(own, axes, factors, k, x):
     return (inv, ground, shift, inner, link), (9 if any_positive(ground + shift) else 7)
 
 
-@row_kernel
+@inlined_kernel
 def resistor_weight(inner, link, inner_o, path):
     """Return r / (r + 1/link + r')."""
     r = where_positive(inner, HALF / larger(inner, TINY), ZERO)
@@ -77,7 +77,7 @@ def resistor_weight(inner, link, inner_o, path):
     return where_positive(link, value, ZERO)
 
 
-@row_kernel
+@inlined_kernel
 def weight_features(own, g, k, sums, y):
     """Write the sixteen features of `coefficients.weight_features`, mostly 0 ones last; return how many, the weight."""
     inv, ground, shift, inner_sum, link_sum = sums
@@ -95,7 +95,7 @@ def weight_features(own, g, k, sums, y):
     return (16 if any_positive(ground + shift + alone + alone_o + blocked) else 10), resistor
 
 
-@row_kernel
+@inlined_kernel
 def blended_weight(link, resistor, geometric, gate, correction):
     """Return the eight-bit weight σ(logit(g geometric + (1-g) resistor) + y₁), g = σ(y₀); 0 where there is no link."""
     g = ONE / (ONE + exponential(ZERO - gate))
@@ -122,17 +122,10 @@ def evaluate(own, axes, k, factors, damping, weight, x, hidden, value):
             store(value, (d, k), where_positive(diag, blend, ZERO))
 
 
-@row_kernel
-def every_cell(row, nz, own, axes, factors, nets, room, results):
-    """Evaluate all cells of a row."""
+@inlined_kernel
+def put_row(first, nz, factors, value, results):
+    """Write the results of a row of cells."""
     sd, a = results
-    x, hidden, value = room
-    for k in range(0, own.shape[1], WIDTH):
-        if any_positive(load(own, (0, k))):
-            evaluate(own, axes, k, factors, nets[0], nets[1], x, hidden, value)
-        else:
-            value[:, k : k + WIDTH] = 0
-    first = row * nz
     for k in range(nz):
         sd[first + k] = value[3, k]
     for d in range(3):
@@ -141,21 +134,17 @@ def every_cell(row, nz, own, axes, factors, nets, room, results):
                 a[d, first + k] = np.uint8(value[d, k])
 
 
-@row_kernel
-def flush(count, batch, factors, nets, room, results):
-    """Evaluate the first `count` cells of a batch."""
-    cells, own, axes = batch
+@inlined_kernel
+def put_cells(cells, count, value, results):
+    """Write the results of the first `count` cells of a list."""
     sd, a = results
-    x, hidden, value = room
-    for k in range(0, count, WIDTH):
-        evaluate(own, axes, k, factors, nets[0], nets[1], x, hidden, value)
     for m in range(count):
         c = cells[m]
         sd[c] = value[3, m]
         a[0, c], a[1, c], a[2, c] = np.uint8(value[0, m]), np.uint8(value[1, m]), np.uint8(value[2, m])
 
 
-@row_kernel
+@inlined_kernel
 def enlist(block, nz, rows, factors, owns, columns, count, batch):
     """Append the cells of a block to a batch."""
     cells, own, axes = batch
@@ -171,23 +160,20 @@ def enlist(block, nz, rows, factors, owns, columns, count, batch):
     return count
 
 
-@row_kernel
-def new_cells(first_of, nz, rows, factors, owns, columns, table, hashes, count, batch, nets, room, results):
-    """Evaluate what is new among one row of blocks; remember where the others find their values."""
+@inlined_kernel
+def new_cells(first_of, nz, rows, factors, owns, columns, table, hashes, count, batch):
+    """Append what is new among one row of blocks to a batch; remember where the others find their values."""
     totals, patterns = hashes
     block_patterns(rows, nz, factors, owns, columns, totals, patterns)
     for block in range(patterns.shape[0]):
         first = rows[0] * nz + block * factors[2]
         first_of[block] = representative(patterns[block], first, table[0], table[1]) if patterns[block] else first
         if patterns[block] and first_of[block] == first:
-            if count + 8 > CHUNK:
-                flush(count, batch, factors, nets, room, results)
-                count = 0
             count = enlist(block, nz, rows, factors, owns, columns, count, batch)
     return count
 
 
-@row_kernel
+@inlined_kernel
 def copy_blocks(first_of, row, size, factors, results):
     """Copy results to those blocks of a row of blocks that looked like an earlier one."""
     sd, a = results
@@ -215,9 +201,10 @@ def fine_level(start, stop, problem, coarse, repeats, nets, results, sums):
     space, rows, owns, columns = column_space(nz)
     width = owns.shape[2]
     totals = sum_space(width, nz, periodic[2], factors[2] == 2)
-    room = network_space(nets[0][1].shape[0], max(width, CHUNK))
+    room = 4 * width + CHUNK
+    x, hidden, value = network_space(nets[0][1].shape[0], room)
     table = np.zeros(SLOTS * repeats, np.uint64), np.empty(SLOTS * repeats, np.int64)
-    batch = np.zeros(CHUNK, np.int64), np.ones((2, CHUNK), np.float32), np.ones((3, COLUMNS, CHUNK), np.float32)
+    batch = np.zeros(room, np.int64), np.ones((2, room), np.float32), np.ones((3, COLUMNS, room), np.float32)
     hashes = np.zeros((4, width), np.uint64), np.empty(n, np.uint64)
     first_of, count = np.empty((stop - start) * n * repeats, np.int64), 0
     for index in range(start, stop):
@@ -225,13 +212,22 @@ def fine_level(start, stop, problem, coarse, repeats, nets, results, sums):
         coarse_row(index, problem, coarse, space, totals, rows, owns, columns, sums)
         if repeats:
             here = first_of[(index - start) * n : (index - start + 1) * n]
-            count = new_cells(here, nz, rows, factors, owns, columns, table, hashes, count, batch, nets, room, results)
-        else:
-            for r in range(4):
-                if rows[r] >= 0:
-                    every_cell(rows[r], nz, owns[r], columns[r], factors, nets, room, results)
+            count = new_cells(here, nz, rows, factors, owns, columns, table, hashes, count, batch)
+        for r in range(4):  # the rows of cells; or the batch, if it is full
+            ready = count if r == 0 and (count >= CHUNK or index == stop - 1) else 0
+            ready = ready if repeats else (width if rows[r] >= 0 else 0)
+            own, axes = (batch[1], batch[2]) if repeats else (owns[r], columns[r])
+            for k in range(0, ready, WIDTH):
+                if any_positive(load(own, (0, k))):
+                    evaluate(own, axes, k, factors, nets[0], nets[1], x, hidden, value)
+                else:
+                    value[:, k : k + WIDTH] = 0
+            if ready and repeats:
+                put_cells(batch[0], count, value, results)
+                count = 0
+            elif ready:
+                put_row(rows[r] * nz, nz, factors, value, results)
     if repeats:
-        flush(count, batch, factors, nets, room, results)
         for index in range(start, stop):
             row = (index // coarse[1]) * factors[0] * ny + (index % coarse[1]) * factors[1]
             copy_blocks(first_of[(index - start) * n : (index - start + 1) * n], row, size, factors, results)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .cpu_jit import inlined_kernel
 from .cpu_jit import ordered_row_kernel as row_kernel
 from .setup_columns import DIAG_HIGH, DIAG_LOW, FLAGS, GROUND, HIGH, INNER_O, LOW, PATH
 
@@ -70,7 +71,7 @@ def representative(key, index, keys, values):
     return index
 
 
-@row_kernel
+@inlined_kernel
 def signatures(nz, factors, own, axes, total):
     """Write the signatures of a row of cells."""
     own_bits, axes_bits = own.view(np.uint32), axes.view(np.uint32)
@@ -86,7 +87,7 @@ def signatures(nz, factors, own, axes, total):
     finish(total, own[0], total)
 
 
-@row_kernel
+@inlined_kernel
 def block_patterns(rows, nz, factors, owns, columns, totals, patterns):
     """Write the patterns of a row of blocks; 0 where a block holds no unknown."""
     clear(patterns)

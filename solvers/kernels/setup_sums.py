@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .cpu_jit import inlined_kernel
 from .cpu_jit import ordered_row_kernel as row_kernel
 from .lanes import WIDTH, any_positive, larger, load, store, where_positive
 from .setup import HALF, ONE, TINY, ZERO
@@ -34,7 +35,7 @@ def add_ground(g, k, coarsened, total):
     store(total, (EARTH, k), load(total, (EARTH, k)) + ground)
 
 
-@row_kernel
+@inlined_kernel
 def add_across(g, first, p, n, periodic, coarsened, total):
     """Add what leaves a row upwards across rows; `first` : paths of the first row of an axis that wraps to it."""
     upper = not coarsened or p & 1 or (p == n - 1 and periodic)
@@ -50,7 +51,7 @@ def add_across(g, first, p, n, periodic, coarsened, total):
             add_paths(paths, k, ONE, total)
 
 
-@row_kernel
+@inlined_kernel
 def add_along(g, n, periodic, coarsened, factors, shares, total):
     """Add what leaves blocks upwards along the row."""
     wrapped = coarsened and n & 1 and periodic
@@ -66,7 +67,7 @@ def add_along(g, n, periodic, coarsened, factors, shares, total):
         g[PATH, n - 1] = kept
 
 
-@row_kernel
+@inlined_kernel
 def shares_along(n, periodic, coarsened, factors, shares):
     """Write which cells of a row are the upper ones of their block, and the geometric factor of their links."""
     for k in range(shares.shape[0]):
@@ -90,7 +91,7 @@ def collect(row, n, factor, out):
         out[m - 1] = row[n - 1]
 
 
-@row_kernel
+@inlined_kernel
 def add_row(r, row, problem, space, room, owns, columns):
     """Add one fine row to the totals of its row of blocks."""
     size, factors, periodic = problem[4], problem[5], problem[6]
@@ -108,7 +109,7 @@ def add_row(r, row, problem, space, room, owns, columns):
         store(cells, (1, k), load(cells, (1, k)) + load(owns, (r, 1, k)))
 
 
-@row_kernel
+@inlined_kernel
 def coarse_row(index, problem, coarse, space, room, rows, owns, columns, results):
     """Write one row of both coarse operators, and `facts`: children; open paths and sum of squared paths per axis."""
     size, factors = problem[4], problem[5]
@@ -135,7 +136,7 @@ def coarse_row(index, problem, coarse, space, room, rows, owns, columns, results
         facts[0, k] /= np.float32(factors[0] * factors[1] * fz)
 
 
-@row_kernel
+@inlined_kernel
 def sum_space(width, n, periodic, coarsened):
     """Arrays for the totals of a row of blocks."""
     along, shares = np.empty(width, np.float32), np.empty(width, np.float32)
