@@ -145,6 +145,8 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     add("--dim", type=int, choices=(2, 3), default=3, help="number of axes")
     add("--seeds", type=int, default=5, help="scenes per family, of the test stream")
     add("--families", nargs="+", metavar="FAMILY", help="scene families (default: all)")
+    names = ("geometric", "resistor", "tuned", "learned", "pyamg-rs")
+    add("--methods", nargs="+", metavar="METHOD", choices=names, help=f"default: all of {', '.join(names)}")
     add("--rhs", choices=("white", "divergence", "points"), default="white", help="right-hand side")
     add(
         "--records", type=Path, help="file to append to (default: families.jsonl or families_2d.jsonl in bench/records)"
@@ -173,7 +175,8 @@ def _families(options: argparse.Namespace) -> int:
     from .report import records_of
 
     output = options.records or records_of("families" if options.dim == 3 else "families_2d")
-    facts = {"dim": options.dim, "families": options.families, "kind": options.rhs, "output": output}
+    facts = {name: getattr(options, name) for name in ("dim", "families", "methods")}
+    facts |= {"kind": options.rhs, "output": output}
     run_families(options.size, options.seeds, **facts)
     return 0
 
