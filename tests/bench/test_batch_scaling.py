@@ -1,6 +1,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -130,6 +131,27 @@ def test_the_optimum_of_a_noisy_quadratic_is_the_exact_one(size):
     k = round(2 * true / math.log(2))
     found = fit.fit_optimum({k: {0: quadratic(fit.rate(k), size)} for k in range(k - 3, k + 4)})
     assert math.log(found.lr) == pytest.approx(true, abs=0.03)
+
+
+@pytest.mark.parametrize(("bend", "noise"), [(0.0025, 0.028), (0.01, 0.06)])  # of AdamW on waves and on digits
+def test_in_flat_and_noisy_valleys_the_optimum_is_unbiased_and_as_uncertain_as_the_page_says(bend, noise):
+    true = minimize_scalar(lambda x: quadratic(math.exp(x), 256), bounds=(-8, 0.5), method="bounded").x
+    centre, low = 2 * true / math.log(2), quadratic(math.exp(true), 256)
+    ks = [round(centre) + d for d in range(-6, 7)]
+    made = np.array([quadratic(fit.rate(k), 256) for k in ks])
+    curve = (quadratic(fit.rate(centre + 0.2), 256) + quadratic(fit.rate(centre - 0.2), 256) - 2 * low) / 0.08
+    floor = max(curve / bend - low, 0.0)  # what remains at any lr makes the valley of the log loss as flat as this
+    logs, rng, off = np.log((made + floor) / (low + floor)), np.random.default_rng(20269), []
+    for _ in range(150):
+        seen = logs[:, None] + noise * rng.standard_normal((len(ks), 16))
+        means, at = seen.mean(1), 6
+        while at != (lowest := max(at - 2, 0) + int(np.argmin(means[max(at - 2, 0) : at + 3]))):
+            at = lowest  # as the study goes on until the lowest has two neighbours on each side
+        window = range(max(at - 2, 0), min(at + 3, len(ks)))
+        losses = {ks[i]: dict(enumerate(np.exp(seen[i]))) for i in window}
+        off.append(math.log(fit.fit_optimum(losses, draws=0).lr) - true)
+    assert abs(np.mean(off)) < 0.05  # 2 %, and three standard errors
+    assert np.std(off) < 0.22
 
 
 def test_a_study_brackets_its_minima_and_goes_on_where_it_was(tmp_path, monkeypatch):
