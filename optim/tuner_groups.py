@@ -59,7 +59,7 @@ def effective(base: torch.optim.Optimizer, scale: float, momentum: float) -> Ite
     if scale == 1.0 and name is None:
         yield
         return
-    outside = [(group, group["lr"], group.get(name)) for group in base.param_groups]
+    outside = [(group, group["lr"], group[name] if name else None) for group in base.param_groups]
     saved = [lr.clone() if isinstance(lr, Tensor) else lr for _, lr, _ in outside]
     try:
         for group, lr, _ in outside:

@@ -32,7 +32,7 @@ def pieces(batch: Any, count: int) -> list[Any]:
     ([[0, 2, 4, 6], [1, 3, 5, 7]], 1)
     """
     sizes = {len(x) if x.dim() else 0 for x in _tensors(batch)}
-    if len(sizes) != 1 or None in sizes or min(sizes) < count * SMALLEST:
+    if len(sizes) != 1 or min(sizes) < count * SMALLEST:
         return [batch]
     return [_taken(batch, slice(k, None, count)) for k in range(count)]
 

@@ -9,6 +9,7 @@ from krylearn.bench import workload_data
 from krylearn.bench.cli import main
 from krylearn.bench.record import faults, read
 from krylearn.bench.training import compare, cost_rows, rows, summary
+from krylearn.bench.training_ablation import VARIANTS, altered
 from krylearn.bench.training_methods import ours, tuned
 from krylearn.bench.training_report import draw, loss_table, robustness_table
 from krylearn.bench.training_runs import (
@@ -193,3 +194,14 @@ def test_a_summary_needs_all_scoring_seeds(tmp_path):
     assert summary(runs, "r") == []
     runs.add("quadratic", entrant.method, entrant.config, SCORING[2], Outcome(0.1, 0.2, 10), 1.0)
     assert [record.method for record in summary(runs, "r")] == ["tuner SGD"]
+
+
+@pytest.mark.parametrize("base", VARIANTS)
+def test_ablations_change_something_that_exists_and_put_it_back(base):
+    assert len(set(VARIANTS[base])) == len(VARIANTS[base])
+    for name, changes in VARIANTS[base].items():
+        before = [vars(owner)[key] for owner, key, _ in changes]
+        with altered(changes):
+            during = [vars(owner)[key] for owner, key, _ in changes]
+        assert name == "as it is" or during != before
+        assert [vars(owner)[key] for owner, key, _ in changes] == before

@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from krylearn.optim import CurvatureTuner, TunerWarning, policies
-from krylearn.optim.policies_trials import BETA, JUDGES, LENGTH, MOST, PARTS, batches
+from krylearn.optim.policies_trials import BETA, JUDGES, LENGTH, MOST, PARTS, batches, following, vertex
 from krylearn.optim.tuner_hold import refresh
 from krylearn.optim.tuner_source import LossSource, dot, undisturbed
+from krylearn.optim.tuner_trials import pieces
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 
@@ -303,6 +304,27 @@ def test_trials_leave_gradients_and_running_statistics_alone_and_end_lower(base)
     assert all(torch.equal(v, statistics[k]) for k, v in task.model[1].state_dict().items() if k.startswith("running"))
     assert task.final() < before
     assert optimizer.param_groups[0]["lr"] == 1.0
+
+
+@pytest.mark.parametrize("best", [0.03, 0.1, 0.24, 0.4])
+@pytest.mark.parametrize("unit", [1.0, 1e-3])
+def test_trials_find_the_minimum_of_a_parabola_in_log_lr(best, unit):
+    tried = []
+    while (lr := following(tried, 0.1)) is not None:
+        tried.append((lr, unit * (1 + 0.1 * math.log2(lr / best) ** 2)))
+    assert len(tried) <= MOST
+    assert vertex(tried, 10 * unit) == pytest.approx(best, rel=1e-6)
+
+
+def test_batches_are_split_only_where_that_is_plain():
+    x, y = torch.arange(32.0).reshape(16, 2), torch.arange(16)
+    first, second = pieces({"x": x, "rest": [y, "name"]}, 2)
+    assert torch.equal(first["x"], x[::2])
+    assert second["rest"][1] == "name"
+    assert torch.equal(second["rest"][0], y[1::2])
+    assert len(pieces((x, y[:5]), 2)) == 1  # sizes differ
+    assert len(pieces((x[:7], y[:7]), 2)) == 1  # too few
+    assert len(pieces((x, torch.tensor(1.0)), 2)) == 1  # a scalar
 
 
 def test_trials_that_fail_leave_the_base_working():
