@@ -167,12 +167,12 @@ def test_a_checkpoint_goes_on_in_the_plain_base():
     assert torch.equal(task.weights(), twin.weights())
 
 
-def _rank(rank, folder, world):
+def _rank(rank, folder, world, make):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     task = Task()
     model = nn.parallel.DistributedDataParallel(task.model)
-    tuner = CurvatureTuner(sgd(task))
+    tuner = CurvatureTuner(make(task))
     for step in range(90):
         x, y = task.batch(world * step + rank)
         tuner.zero_grad()
@@ -183,8 +183,9 @@ def _rank(rank, folder, world):
     dist.destroy_process_group()
 
 
-def test_two_ranks_stay_identical(tmp_path):
-    mp.spawn(_rank, args=(str(tmp_path), 2), nprocs=2)
+@pytest.mark.parametrize("make", [sgd, adamw])
+def test_two_ranks_stay_identical(tmp_path, make):
+    mp.spawn(_rank, args=(str(tmp_path), 2, make), nprocs=2)
     (a, facts), (b, other) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert torch.equal(a, b)
     assert facts == pytest.approx(other, nan_ok=True)
