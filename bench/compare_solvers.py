@@ -28,7 +28,7 @@ BOX = "plain box"  # the transforms' own ground
 EVERYBODY = (*OWN, *PEERS)
 FEW = ("krylearn", "pyamg-sa", "pyamg-rs", "scipy-cg-jacobi", "petsc-boomeramg")
 # of one iteration per cell: fused CG in fp64 (15 words, and 3 of the cycle) and the fp32 cycle (solvers/kernels/cpu.py)
-BYTES_PER_ITERATION = 15 * 8 + 3 * 4 + 183
+BYTES_PER_ITERATION = 15 * 8 + 3 * 4 + 188
 
 
 @dataclass(frozen=True)

@@ -220,5 +220,5 @@ def total(line: dict[str, Any]) -> float | None:
     >>> total({"status": "CONVERGED", "setup_s": 0.5, "solve_s": 0.25}), total({"status": "ABSENT"})
     (0.75, None)
     """
-    parts = line.get("setup_s"), line.get("solve_s")
-    return None if line["status"] != "CONVERGED" or None in parts else sum(parts)
+    setup, solve = line.get("setup_s"), line.get("solve_s")
+    return None if line["status"] != "CONVERGED" or setup is None or solve is None else setup + solve

@@ -20,9 +20,6 @@ from .kernels import reference as kernels
 from .kernels.reference import OMEGA, Stencil, Transfer
 
 COARSEST = 128  # cells of the level that is inverted densely: 64 KiB in fp32, read once per cycle
-# A level with so many times fewer cells than the finest is smoothed twice: 2 % of an iteration are spent from 64 on,
-# 7 % from 8 on, and up to a fifth of them saved where coefficients vary (ours, docs/neural-multigrid.md).
-TWICE, TWICE_VARYING = 64, 8
 
 Rule = Callable[[Stencil, tuple[int, int, int]], tuple[Tensor, Transfer, Stencil]]
 
@@ -73,31 +70,47 @@ def generalised_inverse(op: Stencil) -> Tensor:
     return root[..., :, None] * torch.linalg.pinv(scaled, hermitian=True, rtol=1e-9) * root[..., None, :]
 
 
-def smoothed_twice_from(links: Sequence[Tensor]) -> int:
-    """Return from which reduction on levels are smoothed twice; links : of the finest level.
+def varies(links: Sequence[Tensor]) -> bool:
+    """Return whether a medium has links of several conductances (0 is none); links : of the finest level.
 
     Examples
     --------
-    >>> smoothed_twice_from([torch.ones(4), torch.tensor([0.0, 1.0])]), smoothed_twice_from([torch.arange(4.0)])
-    (64, 8)
+    >>> varies([torch.ones(4), torch.tensor([0.0, 1.0])]), varies([torch.arange(4.0)])
+    (False, True)
     """
     largest = max(float(w.max()) for w in links)
     for w in links:
         # most media that vary do so in the first plane; of a device, ask once
         for plane in w if w.dim() > 1 and w.device.type == "cpu" else (w,):
             if not bool(((plane == 0) | (plane == largest)).all()):
-                return TWICE_VARYING
-    return TWICE
+                return True
+    return False
+
+
+def visits(reduction: int, varying: bool) -> int:
+    """Return how often a level is smoothed that has `reduction` times fewer cells than the finest.
+
+    The more, the smaller. That costs 2 % of an iteration, or 9 % where the medium varies, and saves up to a fifth of
+    them (ours, docs/neural-multigrid.md; doubling on every level: Bramble and Pasciak, Math. Comp. 49, 1987).
+
+    Examples
+    --------
+    >>> [visits(8**l, varying=False) for l in range(4)], [visits(8**l, varying=True) for l in range(4)]
+    ([1, 1, 2, 2], [1, 2, 4, 4])
+    """
+    if varying:
+        return 4 if reduction >= 64 else 2 if reduction >= 8 else 1
+    return 2 if reduction >= 64 else 1
 
 
 def build(op: Stencil, rule: Rule, coarsest: int = COARSEST) -> Hierarchy:
     """Coarsen until at most `coarsest` cells are left."""
-    levels, reduction, twice = [], 1, smoothed_twice_from(op.links)
+    levels, reduction, varying = [], 1, varies(op.links)
     while op.shift.shape[-3:].numel() > coarsest:
         factors = choose_factors(op)
         s, transfer, coarse = rule(op, factors)
         level = Level(op, s, transfer)
-        levels += [level.stay(), level] if reduction >= twice else [level]
+        levels += [level.stay()] * (visits(reduction, varying) - 1) + [level]
         op, reduction = coarse, reduction * math.prod(factors)
     return Hierarchy(levels, op, generalised_inverse(op).to(op.shift.dtype))
 

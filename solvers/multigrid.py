@@ -65,7 +65,7 @@ class NeuralMultigrid:
 
     Notes
     -----
-    Small levels are smoothed twice: a level whose transfer is the identity, then the same level again.
+    Small levels are smoothed more than once: levels whose transfer is the identity, then the same level again.
 
     **Linear** in r, since no coefficient depends on r. **Symmetric**: the steps after the coarse correction repeat
     those before it in reverse order with the same diagonal matrices, restriction is the transpose of prolongation with

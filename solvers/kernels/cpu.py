@@ -5,7 +5,7 @@ weights are stored in eight bits; prolongation and restriction use the same numb
 notice. Links wrap around every axis (the wrap link is 0 where an axis is not periodic), so no row is special.
 
 Bytes per cell of one level in fp32, neighbours in cache, without write-allocation, are in `LEVEL_BYTES`: general
-coefficients 143 (183 for all levels, those visited twice included), of cell type 87 on the finest level (110 for all).
+coefficients 143 (188 for all levels, repeated visits included), of cell type 87 on the finest level (110 for all).
 
 Reductions sum rows first and then the rows in a fixed order: results do not depend on the number of threads.
 """

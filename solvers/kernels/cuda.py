@@ -18,11 +18,11 @@ which is the reference's two steps, correction and two steps in reverse order: n
 cache; the last column is what all levels of an isotropic 3D grid move together (cell-type: coarser levels stored):
 
     form            relax  relax  restrict  prolong  correct  finish   sum    all levels
-    stored, fp32       28     28       7.5      7.5       28    39.5   138.5     175
-    stored, bf16       18     18       7.5      7.5       20    29.5   100.5     128
+    stored, fp32       28     28       7.5      7.5       28    39.5   138.5     179
+    stored, bf16       18     18       7.5      7.5       20    29.5   100.5     131
     patterns           10     10       6.5      6.5       14    18.5    65.5      87 (fp32 below), 81 (bf16 below)
 
-A level that is smoothed twice is two levels with the identity between them: no restriction, no prolongation.
+A level that is visited twice is two levels with the identity between them: no restriction, no prolongation.
 
 Dot products are partial sums of one program each, added up in a fixed order by the kernel that needs the scalar. Every
 kernel reads `stop` first, a number on the device, and does nothing if it is not 0: what `cuda_vectors` sets once the

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..hierarchy import COARSEST, TWICE, TWICE_VARYING
+from ..hierarchy import COARSEST, visits
 from .cuda_couplings import TABLE
 from .cuda_cycle import CudaCycle
 from .cuda_level import CudaLevel
@@ -50,7 +50,7 @@ def level_traffic(v: CudaLevel, coarse: int) -> int:
 def traffic(cycle: CudaCycle) -> int:
     """Return the bytes that one application of a cycle moves.
 
-    In 3D, all axes coarsened, 81 per cell (cell-type) and 128 (general) with bfloat16, 87 and 175 in fp32; the budget
+    In 3D, all axes coarsened, 81 per cell (cell-type) and 131 (general) with bfloat16, 87 and 179 in fp32; the budget
     is 80 and 180. Of a cell-type operator with more than 65,536 patterns 12 more.
     """
     sizes = [*(v.cells for v in cycle.levels), cycle.bottom_b.numel()]
@@ -88,15 +88,15 @@ def memory_needed(
     --------
     >>> need = memory_needed((256, 256, 256), cells=True)
     >>> round(need.solving / 256**3, 1), round(memory_needed((256, 256, 256), cells=False).solving / 256**3, 1)
-    (54.3, 66.3)
+    (54.3, 66.6)
     """
     sizes = [size]
     while math.prod(sizes[-1]) > COARSEST:
         sizes.append(tuple(-(-n // 2) if n > 1 else 1 for n in sizes[-1]))
     stored = 5 * storage.itemsize + 3 + 16
     finest = 2 + 16 if cells else stored
-    coarser = [(math.prod(s), 8**l >= (TWICE if cells else TWICE_VARYING)) for l, s in enumerate(sizes[1:-1], 1)]
-    kept = math.prod(size) * finest + sum(n * (stored + 8 * again) for n, again in coarser)
+    coarser = [(math.prod(s), visits(8**l, varying=not cells)) for l, s in enumerate(sizes[1:-1], 1)]
+    kept = math.prod(size) * finest + sum(n * (stored + 8 * (times - 1)) for n, times in coarser)
     kept += 4 * COARSEST * (COARSEST + 2)
     key = "torch" if rule == "torch" else "network, cells" if cells else "network"
     return Need(kept, kept + math.prod(size) * VECTORS, math.prod(size) * PEAK[key])

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..coarsening import balanced_factors
 from ..coefficients import DAMPING_FEATURES, GROUND_FEATURES, LINK_FEATURES, WEIGHT_FEATURES
-from ..hierarchy import COARSEST, TWICE, generalised_inverse, smoothed_twice_from
+from ..hierarchy import COARSEST, generalised_inverse, varies, visits
 from .cuda import run
 from .cuda_budget import memory_needed
 from .cuda_couplings import LEVEL, Couplings, cell_codes
@@ -102,7 +102,7 @@ def network_cycle(A: Any, exponent: int, network: Any, storage: torch.dtype, coa
     )
     codes = cell_codes(A) if A.diag.numel() > coarsest else None
     medium, levels = Medium.of(A, codes, exponent), []
-    twice, reduction = TWICE if codes is not None else smoothed_twice_from(medium.arrays[0].view(3, -1)), 1
+    varying, reduction = codes is None and varies(list(medium.arrays[0].view(3, -1))), 1
     while medium.cells > coarsest:
         factors = balanced_factors(medium.means(), medium.size)
         paths = medium.paths(factors)
@@ -110,7 +110,7 @@ def network_cycle(A: Any, exponent: int, network: Any, storage: torch.dtype, coa
             level = cell_level(medium, paths, factors, (damping, weight), width)
         else:
             level = stored_level(medium, *medium.fine(factors, paths, (damping, weight), width), factors, storage)
-        levels += [level.stay(), level] if reduction >= twice else [level]
+        levels += [level.stay() for _ in range(visits(reduction, varying) - 1)] + [level]
         reduction *= math.prod(factors)
         medium = medium.coarse(factors, paths, (link, earth), width)
         del paths

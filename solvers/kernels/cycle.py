@@ -77,6 +77,13 @@ class FusedLevel:
         level.stays, self.b = True, level.t  # whose residual is the right-hand side of the next visit
         return level
 
+    def visited(self, times: int) -> list[FusedLevel]:
+        """Return this level after times - 1 that stay on it."""
+        levels = [self]
+        while len(levels) < times:
+            levels.insert(0, levels[0].stay())
+        return levels
+
     @property
     def size(self) -> tuple[int, ...]:
         """Cells per axis."""

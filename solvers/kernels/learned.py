@@ -11,7 +11,7 @@ import torch
 
 from ..coarsening import balanced_factors
 from ..coefficients import Perceptron
-from ..hierarchy import TWICE, generalised_inverse, smoothed_twice_from
+from ..hierarchy import generalised_inverse, varies, visits
 from . import setup, setup_coarse, setup_fine
 from .codes import Codes
 from .cpu_jit import over_strips, threads_for
@@ -143,13 +143,13 @@ def learned_cycle(
     with threads_for(A.diag.numel()):
         grid = first_grid(A, exponent, mantissa)
     levels: list[FusedLevel] = []
-    twice, reduction = TWICE if codes is not None else smoothed_twice_from(grid.links()), 1
+    varying, reduction = codes is None and varies(grid.links()), 1
     while grid.diag.size > coarsest:
         with threads_for(grid.diag.size):
             factors = balanced_factors(link_means(grid), grid.size)
             classical = Classical.empty(grid, factors)
             level = fine(grid, factors, (damping, weight), classical, codes, not levels)
-            levels += [level.stay(), level] if reduction >= twice else [level]
+            levels += level.visited(visits(reduction, varying))
             reduction *= math.prod(factors)
             grid = coarse(classical, factors, (link, earth), codes is not None)
     return FusedCycle(levels, grid.size, generalised_inverse(grid.stencil()).float())

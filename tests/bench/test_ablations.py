@@ -29,11 +29,11 @@ def test_every_variant_is_symmetric_and_positive(hierarchy, name):
     M, mask = Assembled(hierarchy).variant(name), hierarchy.levels[0].op.mask.numpy().ravel()
     rng = np.random.default_rng(95_021)
     u, v = (rng.standard_normal(mask.size) * mask for _ in range(2))
-    Mu, Mv = M(u), M(v)
-    scale = np.linalg.norm(u) * np.linalg.norm(Mv)
-    assert abs(v @ Mu - u @ Mv) <= 1e-7 * scale  # sparse LU of a nearly singular bottom
-    assert u @ Mu > 0
-    assert v @ Mv > 0
+    on_u, on_v = M(u), M(v)
+    scale = np.linalg.norm(u) * np.linalg.norm(on_v)
+    assert abs(v @ on_u - u @ on_v) <= 1e-7 * scale  # sparse LU of a nearly singular bottom
+    assert u @ on_u > 0
+    assert v @ on_v > 0
 
 
 def test_a_family_that_did_not_converge_shows_no_mean():

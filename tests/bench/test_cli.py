@@ -153,7 +153,8 @@ def test_bench_headline_pairs_ours_with_the_rivals(tmp_path, capsys):
     assert main(["bench", "headline", "--size", "10", "--pairs", "1", *FAST, "--records", str(file)]) == 0
     lines = read(file)
     rules = [f"krylearn, {rule}" for rule in ("tuned", "resistor", "geometric")]
-    assert [line["method"] for line in lines][:6] == ["krylearn", *rules, "pyamg-sa", "pyamg-rs"]  # then what is installed
+    always = ["krylearn", *rules, "pyamg-sa", "pyamg-rs"]  # then what is installed
+    assert [line["method"] for line in lines][: len(always)] == always
     assert all(line["true_relres"] <= 1e-8 for line in lines)
     assert all(len(line["more"]["ratio"]) == 3 for line in lines[1:])
     assert "threads" in capsys.readouterr().out

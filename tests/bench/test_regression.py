@@ -1,8 +1,8 @@
 """Counts, not seconds: iterations and bytes of classical cycles are pinned, bytes exactly.
 
 Rows: family, shape, weights, iterations, bytes of the cycle, reason for the last change. Test stream, seed 10007,
-white noise, true residual 1e-6. One iteration more or fewer is rounding: the cycle's sums are reordered to fill the vector
-registers, whose width depends on the processor. Anything else needs an edited row with its reason. The learned
+white noise, true residual 1e-6. One iteration more or fewer is rounding: the cycle's sums are reordered to fill the
+vector registers, whose width depends on the processor. Anything else needs an edited row with its reason. The learned
 weights have no row here: a new version changes them by design, and their card holds their scores.
 """
 

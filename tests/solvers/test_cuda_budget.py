@@ -25,7 +25,7 @@ FAMILIES = {"free_surface": True, "lognormal": False}  # whether cell-type
 BUDGET = {True: 82, False: 180}  # bytes per cell and application; 80 but for levels that are smoothed twice
 MEMORY = {True: 64, False: 84}  # bytes per cell beyond operator and right-hand side
 PUBLISHED = {  # as the docstrings of `cuda` and `cuda_budget` say
-    (True, torch.bfloat16): 81, (False, torch.bfloat16): 128, (True, torch.float32): 87, (False, torch.float32): 175
+    (True, torch.bfloat16): 81, (False, torch.bfloat16): 130, (True, torch.float32): 87, (False, torch.float32): 180
 }  # fmt: skip
 
 
@@ -91,18 +91,19 @@ def test_launches_of_an_application_and_of_a_step(family, systems, launches):
     A = systems[family]
     M = NeuralMultigrid(A, kernels="triton", weights="geometric")
     cycle, b = M.fused, torch.zeros(A.diag.shape, dtype=torch.float64, device=DEVICE)
-    visited = [32, 16, 8, 8] if FAMILIES[family] else [32, 16, 16, 8, 8]  # the last two in one launch
+    visited = [32, 16, 8, 8] if FAMILIES[family] else [32, 16, 16, 8, 8, 8, 8]  # those of 8 in one launch
     assert [v.size[0] for v in cycle.levels] == visited
     launches.clear()
     cycle(cycle.input)
-    again = len(visited) - 2 - len(set(visited) - {8})  # four of these: restriction and prolongation are the identity
-    assert len(launches) == 6 * (len(visited) - 2) - 2 * again + 1
+    large = [n for n in visited if n > 8]
+    again = len(large) - len(set(large))  # four of these: restriction and prolongation are the identity
+    assert len(launches) == 6 * len(large) - 2 * again + 1
     w = workspace(A, b, Preconditioner(M.apply, M))
     launches.clear()
     with NoTorch():
         w.run()
         w.vectors.advance(b, w.p)
-    assert len(launches) == 6 * (len(visited) - 2) - 2 * again + 1 + 7
+    assert len(launches) == 6 * len(large) - 2 * again + 1 + 7
     assert w.q.data_ptr() == cycle.levels[0].scratch.data_ptr()  # lent
 
 
@@ -116,7 +117,7 @@ class NoTorch(TorchDispatchMode):
 def test_the_tail_is_the_levels_one_by_one():
     A = rough((9, 10, 11), {"x": "periodic", "z-": "dirichlet"}).to(DEVICE)
     h, cycle = cycle_of(A, resistor, torch.float32, coarsest=8)
-    assert [v.size for v in cycle.levels[cycle.cut :]] == [(5, 5, 6)] * 2 + [(3, 3, 3)] * 2
+    assert [v.size for v in cycle.levels[cycle.cut :]] == [(5, 5, 6)] * 2 + [(3, 3, 3)] * 4
     b = vector(cycle.levels[0].size) * A.unknown
     close(cycle.apply(b), v_cycle(hierarchy_as_stored(h, cycle), b))
 

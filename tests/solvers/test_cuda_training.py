@@ -33,9 +33,9 @@ def test_a_training_step_stays_on_its_device(monkeypatch):
     monkeypatch.setattr(hierarchy, "choose_factors", noted)
     hierarchy.build(op, CoefficientNetwork())
     # the host looks at numbers there, which tensors without memory do not have; everything else is followed
-    answers, twice = iter(factors), hierarchy.smoothed_twice_from(op.links)
+    answers, varying = iter(factors), hierarchy.varies(op.links)
     monkeypatch.setattr(hierarchy, "choose_factors", lambda stencil: next(answers))
-    monkeypatch.setattr(hierarchy, "smoothed_twice_from", lambda links: twice)
+    monkeypatch.setattr(hierarchy, "varies", lambda links: varying)
     elsewhere = torch.device("meta")
     there, load = to_device(op, elsewhere), b.to(elsewhere)
     network = CoefficientNetwork().to(elsewhere)
