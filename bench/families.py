@@ -11,9 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from krylearn.pde import FAMILIES, Poisson, right_hand_side, scene
@@ -23,7 +21,7 @@ from .console import console, count, progress, table
 from .harness import iterations_to, true_relative_residual
 from .peers_cpu import ruge_stuben
 from .record import Record, append, new_run
-from .rivals import System, iterate
+from .rivals import ScipyLoop, System
 
 WEIGHTS = ("geometric", "resistor", "tuned", "learned")
 AMG = "pyamg-rs"
@@ -81,19 +79,14 @@ def measure_amg(A: Poisson, family: str, seed: int, *, rtol: float = 1e-6, kind:
     start = time.perf_counter()
     M = ruge_stuben(System(matrix, A))
     setup_s, start = time.perf_counter() - start, time.perf_counter()
-    residuals = [float(np.linalg.norm(b))]
-    x, _ = iterate(matrix, b, M, rtol=rtol, maxiter=PATIENCE, callback=partial(_note, matrix, b, residuals))
-    relres = true_relative_residual(matrix, x, b)
+    watched = ScipyLoop(matrix, M, PATIENCE).watch(b, rtol, math.inf)
+    relres = true_relative_residual(matrix, watched.x, b)
     return Record(
         method=AMG, problem=family, unknowns=A.unknowns, tolerance=rtol,
         status="CONVERGED" if relres <= rtol else "MAXITER", experiment="families", config=f"as shipped, rhs {kind}",
         seed=seed, shape=A.grid_shape, setup_s=setup_s, solve_s=time.perf_counter() - start, repeats=1,
-        iterations=iterations_to(residuals, rtol), products=len(residuals) - 1, true_relres=relres,
+        iterations=iterations_to(watched.residuals, rtol), products=watched.iterations, true_relres=relres,
     )  # fmt: skip
-
-
-def _note(matrix: Any, b: np.ndarray, residuals: list[float], x: np.ndarray) -> None:
-    residuals.append(float(np.linalg.norm(b - matrix @ x)))
 
 
 def run_families(

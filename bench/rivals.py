@@ -107,10 +107,11 @@ class ScipyLoop:
 
     matrix: Any
     preconditioner: Any
+    maxiter: int = MAXITER
 
     def __call__(self, b: np.ndarray, rtol: float) -> np.ndarray:
         """Solve, undisturbed."""
-        return iterate(self.matrix, b, self.preconditioner, rtol=rtol)[0]
+        return iterate(self.matrix, b, self.preconditioner, rtol=rtol, maxiter=self.maxiter)[0]
 
     def watch(self, b: np.ndarray, rtol: float, time_limit: float) -> Watched:
         """Solve and note true residuals; stop when the time is spent."""
@@ -121,7 +122,7 @@ class ScipyLoop:
             if time.monotonic() > deadline:
                 raise OutOfTimeError(residuals)
 
-        x, _ = iterate(self.matrix, b, self.preconditioner, rtol=rtol, callback=note)
+        x, _ = iterate(self.matrix, b, self.preconditioner, rtol=rtol, maxiter=self.maxiter, callback=note)
         return Watched(x, residuals, len(residuals) - 1)
 
 

@@ -7,7 +7,6 @@ third and fourth of the four work vectors are lent to `cuda_cg` between applicat
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -64,7 +63,7 @@ class CudaCycle:
         dtype = h.inverse.dtype
         levels: list[CudaLevel] = []
         for v in reversed(h.levels):
-            if math.prod(v.transfer.factors) == 1:
+            if v.transfer.stays:
                 levels.append(levels[-1].stay())
             else:
                 levels.append(CudaLevel.of(v, storage or dtype, codes if v is h.levels[0] else None, exponent))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,7 +52,7 @@ class FusedLevel:
         self.omega = kind(OMEGA[0] * unit), kind(OMEGA[1] * unit)
         self.outer = [outer_index(n, p) for n, p in zip(diag.shape, periodic, strict=True)]
         self.sources = [sources(n, p) for n, p in zip(diag.shape, periodic, strict=True)]
-        self.periodic_z, self.stays = bool(periodic[2]), False
+        self.periodic_z, self.stays = bool(periodic[2]), max(factors) == 1
         self.b, self.x, self.y, self.t = (np.zeros(diag.shape, kind) for _ in range(4))
 
     @classmethod
@@ -74,7 +73,7 @@ class FusedLevel:
         """Share the arrays, with the identity as transfer and work space of its own: see `hierarchy.Level.stay`."""
         periodic = False, False, self.periodic_z  # not read along axes that are not coarsened
         level = FusedLevel((1, 1, 1), periodic, self.w, self.diag, self.sd, self.a)
-        level.stays, self.b = True, level.t  # whose residual is the right-hand side of the next visit
+        self.b = level.t  # whose residual is the right-hand side of the next visit
         return level
 
     def visited(self, times: int) -> list[FusedLevel]:
@@ -107,7 +106,7 @@ class FusedCycle:
         """Take over a quantised hierarchy of torch tensors; `codes`: the finest operator in bytes."""
         levels: list[FusedLevel] = []
         for level in reversed(h.levels):
-            if math.prod(level.transfer.factors) == 1:
+            if level.transfer.stays:
                 levels.append(levels[-1].stay())
             else:
                 levels.append(FusedLevel.from_level(level, codes if level is h.levels[0] else None))

@@ -150,6 +150,11 @@ class Transfer:
     mask: Tensor
     periodic: tuple[bool, bool, bool]
 
+    @property
+    def stays(self) -> bool:
+        """Whether this is the identity, to a further visit of the same level."""
+        return self.factors == (1, 1, 1)
+
 
 def prolong(t: Transfer, c: Tensor) -> Tensor:
     """Compute P c: copy to the blocks, then mix with the outer neighbour, axis by axis."""
