@@ -11,10 +11,13 @@ import scipy.sparse.csgraph
 import torch
 from torch import Tensor
 
+from . import components
+
 if TYPE_CHECKING:
     from .poisson import Poisson
 
 EPS = np.finfo(np.float64).eps
+SMALL = 20_000  # cells up to which NumPy is fast enough and numba need not be loaded
 
 
 class _Components(NamedTuple):
@@ -98,8 +101,8 @@ class NullSpace:
 
 def _components(A: Poisson) -> _Components:
     """Find the components of A, on the host."""
-    links = [w.detach().cpu().numpy() > 0 for w in A.links]
-    runs, of_run = _label(A.unknown.cpu().numpy(), links, A.periodic)
+    links, unknown = [w.detach().cpu().numpy() for w in A.links], A.unknown.cpu().numpy()
+    runs, of_run = (label if unknown.size <= SMALL else components.label)(unknown, links, A.periodic)
     count = int(of_run.max(initial=-1)) + 1
     return _Components(runs, of_run, _is_singular(A, runs, of_run, count))
 
@@ -112,14 +115,9 @@ def _is_singular(A: Poisson, runs: np.ndarray, of_run: np.ndarray, count: int) -
     """
     extras = [g.detach().cpu().numpy() for g in (A.shift, *A.ground)]
     limit = 64 * EPS * float(A.diag.detach().sum())
-    singular, doubtful = np.ones(count, dtype=bool), False
-    for g in extras:
-        if not g.sum():  # the fastest look at an array; extras are not negative
-            continue
-        large = g > limit
-        singular[of_run[runs[large]]] = False
-        doubtful |= np.count_nonzero(g) != np.count_nonzero(large)
-    if doubtful and singular.any():
+    look = earthed if runs.size <= SMALL else components.earthed
+    singular, doubtful = look(extras, limit, runs, of_run, count)
+    if doubtful:
         of_cell, unknown = of_run[runs[runs >= 0]], runs >= 0
         extra, diag = (
             np.bincount(of_cell, weights[unknown], minlength=count)
@@ -129,12 +127,25 @@ def _is_singular(A: Poisson, runs: np.ndarray, of_run: np.ndarray, count: int) -
     return singular
 
 
-def _label(unknown: np.ndarray, links: list[np.ndarray], periodic: tuple[bool, ...]) -> tuple[np.ndarray, np.ndarray]:
+def earthed(
+    extras: list[np.ndarray], limit: float, runs: np.ndarray, of_run: np.ndarray, count: int
+) -> tuple[np.ndarray, bool]:
+    """Return which components have no extra above the limit, and whether any of them may have some below it."""
+    singular, doubtful = np.ones(count, dtype=bool), False
+    for g in extras:
+        large = g > limit
+        singular[of_run[runs[large]]] = False
+        doubtful |= np.count_nonzero(g) != np.count_nonzero(large)
+    return singular, doubtful and bool(singular.any())
+
+
+def label(unknown: np.ndarray, links: list[np.ndarray], periodic: tuple[bool, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return the run of every cell (-1: no unknown), and the component of every run.
 
     A run is a stretch of linked cells along the last axis; components are those of the graph of runs, which has one
     edge per stretch of links between two of them.
     """
+    links = [w > 0 for w in links]
     first = unknown.copy()
     first[..., 1:] &= ~links[2][..., :-1]
     runs = np.where(unknown, np.cumsum(first, dtype=np.int32).reshape(first.shape) - 1, -1)

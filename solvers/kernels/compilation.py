@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import torch
 from krylearn.pde import Poisson
+from krylearn.pde.components import compile_components
 
 
 @cache
@@ -26,6 +27,7 @@ def compile_kernels() -> float:
     from .learned import learned_cycle
 
     start = time.perf_counter()
+    compile_components()
     kappa = torch.ones(6, 6, 6, dtype=torch.float64)
     b = torch.ones(6, 6, 6, dtype=torch.float64)
     for centre in (1.0, 2.0):  # of cell type, then general: other types of arrays
