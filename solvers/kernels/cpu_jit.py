@@ -50,6 +50,12 @@ def row_kernel(function: Any, fastmath: Any = FAST) -> Any:
     return numba.njit(fastmath=fastmath, error_model="numpy", nogil=True, **inner)(function)
 
 
+def register_kernel(function: Any) -> Any:
+    """Compile a formula on `lanes` into whatever calls it: a call would carry vectors through memory."""
+    inner = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
+    return numba.njit(error_model="numpy", nogil=True, **inner)(function)
+
+
 def ordered_row_kernel(function: Any) -> Any:
     """Compile what only strip kernels call."""
     return row_kernel(function, ORDERED)

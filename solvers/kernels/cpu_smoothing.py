@@ -1,34 +1,18 @@
-"""Products with A and damped Jacobi steps on the CPU, row by row along z; see `cpu` for layout and bytes.
+"""Products with A and damped Jacobi steps on the CPU, a register of cells at a time; see `cpu` for layout and bytes.
 
-Links, diagonal and damping may be integers (`codes`); sixteen bits times fp32 would be fp64, hence the conversions.
+Links, diagonal and damping may be integers (`codes`); they become fp32 or fp64 in registers. The last vector of a row
+begins so early that it ends with the row: some cells are computed twice, to the same result.
 """
 
 from __future__ import annotations
 
 import numba
-import numpy as np
 
-from .cpu_jit import kernel, row_kernel
-
-
-@row_kernel
-def product_row(y, diag, wxp, wxm, wyp, wym, wz, x, xxp, xxm, xyp, xym):
-    """Compute y = A x on one row; the ends wrap."""
-    # several short loops over a row in the first-level cache: each has few enough arrays for the compiler to vectorise
-    n = x.shape[0]
-    for k in range(n):
-        y[k] = wxp[k] * xxp[k] + wxm[k] * xxm[k]
-    for k in range(n):
-        y[k] += wyp[k] * xyp[k] + wym[k] * xym[k]
-    for k in range(1, n):
-        y[k] += wz[k - 1] * x[k - 1]
-    y[0] += wz[n - 1] * x[n - 1]
-    for k in range(n - 1):
-        y[k] = diag[k] * x[k] - (y[k] + wz[k] * x[k + 1])
-    y[n - 1] = diag[n - 1] * x[n - 1] - (y[n - 1] + wz[n - 1] * x[0])
+from .cpu_jit import kernel, register_kernel
+from .lanes_rows import after, before, from_lane, read, single, total, wide, width, write
 
 
-@row_kernel
+@register_kernel
 def around(index, ny, nx):
     """Return row (i, j) of a flat index and its four neighbours, wrapped."""
     i, j = index // ny, index % ny
@@ -42,72 +26,98 @@ def around(index, ny, nx):
     )
 
 
-@row_kernel
-def product_at(y, diag, w, x, i, j, ip, im, jp, jm):
-    """Compute y = row (i, j) of A x; w holds the links of the three axes."""
-    product_row(
-        y,
-        diag[i, j],
-        w[0][i, j],
-        w[0][im, j],
-        w[1][i, j],
-        w[1][i, jm],
-        w[2][i, j],
-        x[i, j],
-        x[ip, j],
-        x[im, j],
-        x[i, jp],
-        x[i, jm],
-    )
+@register_kernel
+def product(like, diag, w, x, row, k):
+    """Return A x from cell k of a row on; w holds the links of the three axes."""
+    i, j, ip, im, jp, jm = row
+    off = read(like, w[0], (i, j, k)) * read(like, x, (ip, j, k))
+    off = off + read(like, w[0], (im, j, k)) * read(like, x, (im, j, k))
+    off = off + read(like, w[1], (i, j, k)) * read(like, x, (i, jp, k))
+    off = off + read(like, w[1], (i, jm, k)) * read(like, x, (i, jm, k))
+    off = off + read(like, w[2], (i, j, k)) * after(like, x, i, j, k)
+    off = off + before(like, w[2], i, j, k) * before(like, x, i, j, k)
+    return read(like, diag, (i, j, k)) * read(like, x, (i, j, k)) - off
+
+
+@register_kernel
+def product_row(like, diag, w, x, y, row):
+    """Compute y = A x on a row; return x.y."""
+    n, step, sums = x.shape[2], width(like), like
+    for first in range(0, n, step):
+        k = min(first, n - step)
+        here, q = read(like, x, (row[0], row[1], k)), product(like, diag, w, x, row, k)
+        write(y, (row[0], row[1], k), q)
+        sums = sums + from_lane(first - k, here * q, like)
+    return total(sums)
 
 
 @kernel
 def apply_dot(diag, w, x, y, sums):
-    """Compute y = A x; sums[row] = x.y of that row in fp64."""
+    """Compute y = A x; sums[row] = x.y of that row in the dtype of x."""
     nx, ny, nz = x.shape
-    for row in numba.prange(nx * ny):
-        i, j, ip, im, jp, jm = around(row, ny, nx)
-        product_at(y[i, j], diag, w, x, i, j, ip, im, jp, jm)
-        xr, yr, total = x[i, j], y[i, j], 0.0
-        for k in range(nz):
-            total += xr[k] * yr[k]
-        sums[row] = total
+    for index in numba.prange(nx * ny):
+        row, like = around(index, ny, nx), wide(x)
+        if nz >= width(like):
+            sums[index] = product_row(like, diag, w, x, y, row)
+        else:
+            sums[index] = product_row(single(x), diag, w, x, y, row)
+
+
+@register_kernel
+def smooth_row(like, diag, w, sd, x, b, y, omega, row):
+    """Compute y = x + omega sd (b - A x) on a row."""
+    n, step = x.shape[2], width(like)
+    for first in range(0, n, step):
+        k = min(first, n - step)
+        at = row[0], row[1], k
+        change = read(like, sd, at) * (read(like, b, at) - product(like, diag, w, x, row, k))
+        write(y, at, read(like, x, at) + omega * change)
 
 
 @kernel
 def smooth(diag, w, sd, x, b, y, omega):
     """Compute y = x + omega sd (b - A x), sd = s/diag."""
     nx, ny, nz = x.shape
-    for row in numba.prange(nx * ny):
-        i, j, ip, im, jp, jm = around(row, ny, nx)
-        yr, xr, br, sr = y[i, j], x[i, j], b[i, j], sd[i, j]
-        product_at(yr, diag, w, x, i, j, ip, im, jp, jm)
-        for k in range(nz):
-            yr[k] = xr[k] + omega * b.dtype.type(sr[k]) * (br[k] - yr[k])
+    for index in numba.prange(nx * ny):
+        row, like = around(index, ny, nx), wide(x)
+        if nz >= width(like):
+            smooth_row(like, diag, w, sd, x, b, y, omega, row)
+        else:
+            smooth_row(single(x), diag, w, sd, x, b, y, omega, row)
 
 
-@row_kernel
-def scaled_row(out, sd, b, omega):
-    """Take the first step from zero: omega sd b."""
-    for k in range(out.shape[0]):
-        out[k] = omega * b.dtype.type(sd[k]) * b[k]
+@register_kernel
+def scaled(like, sd, b, i, j, k):
+    """Return sd b: the first step from zero but for its factor."""
+    return read(like, sd, (i, j, k)) * read(like, b, (i, j, k))
+
+
+@register_kernel
+def from_zero_row(like, diag, w, sd, b, y, omega1, omega2, row):
+    """Compute y = x + omega2 sd (b - A x), x = omega1 sd b, on a row."""
+    i, j, ip, im, jp, jm = row
+    n, step = b.shape[2], width(like)
+    for first in range(0, n, step):
+        k = min(first, n - step)
+        off = read(like, w[0], (i, j, k)) * scaled(like, sd, b, ip, j, k)
+        off = off + read(like, w[0], (im, j, k)) * scaled(like, sd, b, im, j, k)
+        off = off + read(like, w[1], (i, j, k)) * scaled(like, sd, b, i, jp, k)
+        off = off + read(like, w[1], (i, jm, k)) * scaled(like, sd, b, i, jm, k)
+        off = off + read(like, w[2], (i, j, k)) * (after(like, sd, i, j, k) * after(like, b, i, j, k))
+        off = off + before(like, w[2], i, j, k) * (before(like, sd, i, j, k) * before(like, b, i, j, k))
+        damping, here = read(like, sd, (i, j, k)), read(like, b, (i, j, k))
+        x = omega1 * (damping * here)
+        residual = here - read(like, diag, (i, j, k)) * x + omega1 * off
+        write(y, (i, j, k), x + omega2 * (damping * residual))
 
 
 @kernel
 def smooth_from_zero(diag, w, sd, b, y, omega1, omega2):
-    """Take both steps from x = 0; the first is recomputed on the four neighbouring rows instead of being stored."""
+    """Take both steps from x = 0; the first is recomputed at neighbours instead of being stored."""
     nx, ny, nz = b.shape
-    for row in numba.prange(nx * ny):
-        i, j, ip, im, jp, jm = around(row, ny, nx)
-        t = np.empty((5, nz), b.dtype)
-        scaled_row(t[0], sd[i, j], b[i, j], omega1)
-        scaled_row(t[1], sd[ip, j], b[ip, j], omega1)
-        scaled_row(t[2], sd[im, j], b[im, j], omega1)
-        scaled_row(t[3], sd[i, jp], b[i, jp], omega1)
-        scaled_row(t[4], sd[i, jm], b[i, jm], omega1)
-        yr, br, sr, x0 = y[i, j], b[i, j], sd[i, j], t[0]
-        product_row(
-            yr, diag[i, j], w[0][i, j], w[0][im, j], w[1][i, j], w[1][i, jm], w[2][i, j], x0, t[1], t[2], t[3], t[4]
-        )
-        for k in range(nz):
-            yr[k] = x0[k] + omega2 * b.dtype.type(sr[k]) * (br[k] - yr[k])
+    for index in numba.prange(nx * ny):
+        row, like = around(index, ny, nx), wide(b)
+        if nz >= width(like):
+            from_zero_row(like, diag, w, sd, b, y, omega1, omega2, row)
+        else:
+            from_zero_row(single(b), diag, w, sd, b, y, omega1, omega2, row)

