@@ -89,7 +89,7 @@ def ablations(base: str) -> list[Entrant]:
     Examples
     --------
     >>> [entrant.config for entrant in ablations("SGD")][:2]
-    ['edge 8 as it is', 'edge 8 momentum 0.9']
+    ['edge 9 as it is', 'edge 9 momentum 0.9']
     """
 
     def variant(changes: Changes) -> Callable[[Workload, int], Outcome]:

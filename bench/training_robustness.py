@@ -29,7 +29,7 @@ def variants() -> list[Entrant]:
     Examples
     --------
     >>> [entrant.config for entrant in variants()][:2]
-    ['edge 8 lr=1e-06', 'edge 8 lr=0.01']
+    ['edge 9 lr=1e-06', 'edge 9 lr=0.01']
     """
     made = [Entrant("variant", f"{ROUND} lr={lr:g}", tuned("SGD", lr=lr)) for lr in LRS]
     made += [Entrant("variant", f"{ROUND} loss*{scale:g}", tuned("SGD", scale=scale)) for scale in SCALES]

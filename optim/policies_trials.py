@@ -20,6 +20,9 @@ LENGTH = 8  # steps of a trial
 PARTS = 2  # pieces of a batch, each of them a trial's step
 JUDGES = 1  # batches on which trials are compared
 MOST = 5  # trials at most
+SHOWN = 0.05  # of the loss before: what the best trial must have gained for the trials to count
+FEW = 3  # trials after which those that show nothing are given up
+AGAIN = 20  # steps after which they are repeated, once
 
 
 def batches() -> int:
@@ -33,12 +36,13 @@ def batches() -> int:
     return LENGTH // PARTS + JUDGES
 
 
-def following(tried: Sequence[tuple[float, float]], first: float) -> float | None:
+def following(tried: Sequence[tuple[float, float]], first: float, start: float = math.inf) -> float | None:
     """Return the next lr to try: twice or half the best one until both its neighbours are known to be worse.
 
     Parameters
     ----------
     tried : pairs of lr and final loss (NaN counts as the worst), in any order;  first : where to begin
+    start : loss before the trials, which end early where nothing shows (`shows`); infinite: they do not
 
     Examples
     --------
@@ -49,7 +53,7 @@ def following(tried: Sequence[tuple[float, float]], first: float) -> float | Non
     """
     if not tried:
         return first
-    if len(tried) >= MOST:
+    if len(tried) >= (MOST if shows(tried, start) else FEW):
         return None
     best = winner(tried)
     known = dict(tried)
@@ -65,6 +69,29 @@ def winner(tried: Sequence[tuple[float, float]]) -> float:
     0.1
     """
     return min(tried, key=lambda pair: _finite(pair[1]))[0]
+
+
+def shows(tried: Sequence[tuple[float, float]], start: float) -> bool:
+    """Say whether the best trial has gained enough to tell lrs apart; on a plateau or a saddle none has.
+
+    Examples
+    --------
+    >>> shows([(0.1, 2.0), (0.2, 1.5)], 2.1), shows([(0.1, 1.08), (0.2, 1.2)], 1.05)
+    (True, False)
+    """
+    return start == math.inf or min(_finite(loss) for _, loss in tried) <= start - SHOWN * abs(start)
+
+
+def unshown(tried: Sequence[tuple[float, float]], start: float) -> float:
+    """Return the lr to go on with where nothing shows: the first one tried, or below it if that one does harm.
+
+    Examples
+    --------
+    >>> unshown([(0.1, 1.05), (0.2, 1.04)], 1.05), unshown([(0.1, 1.5), (0.2, 3.0), (0.05, 1.1)], 1.05)
+    (0.1, 0.05)
+    """
+    first, loss = tried[0]
+    return first if loss <= start + 0.5 * SHOWN * abs(start) else min(first, winner(tried))
 
 
 def vertex(tried: Sequence[tuple[float, float]], start: float) -> float:

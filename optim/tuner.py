@@ -171,7 +171,7 @@ class CurvatureTuner(Wrapper):
                 raise ValueError(f"got lr={lr}; expected a positive number")
             self._set_lrs(lr / float(self.param_groups[0]["lr"]))
         f.nominal, f.scale, f.phase = float(self.param_groups[0]["lr"]), 1.0, "hold"
-        f.first = f.best = math.nan
+        f.first, f.best, f.again = math.nan, math.nan, 0
         self._loop.control, self._loop.snapshots = None, []
 
     def retune(self) -> None:

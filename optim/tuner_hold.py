@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from . import policies
 from .tuner_sharpness import spectrum, top_curvature
 from .tuner_source import GRADIENT, PRODUCT, VALUE, LossSource, shifted
-from .tuner_start import REFRESH
+from .tuner_start import REFRESH, gather
 from .tuner_state import LOOK, Snapshot, parameters_of
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def hold(loop: Loop, source: LossSource) -> None:
         if loss <= f.first:  # weights that have lost all that was gained are none to go back to
             loop.snapshots = [*loop.snapshots[-1:], (f.steps, loop.lr, Snapshot.take(loop.base, loop.modules))]
         loop.note("hold", loss)
+    if 0 < f.again <= f.steps:  # trials on a plateau have shown nothing
+        return gather(loop, source)
     if f.steps >= f.refresh and loop.affords(RARE * (GRADIENT + 2 * PRODUCT)):
         refresh(loop, source)
     if loop.own_momentum and loop.heavy and not f.resolved and loop.affords(2 * (GRADIENT + LANCZOS * PRODUCT)):
@@ -96,14 +98,13 @@ def _worse_than_kept(loop: Loop, source: LossSource, loss: float) -> bool:
 def _rescue(loop: Loop, loss: float) -> None:
     """Lower the lr; and go back if that is affordable, the first time, or if the loss is beyond all hope."""
     f = loop.facts
-    soon = f.steps - f.trouble < 200
     bad = f.steps - f.trouble <= LOOK  # the snapshot was on its way already
     kept = loop.snapshots[0 if bad else -1]
     if f.rescues == 0 or _hopeless(loop, loss) or loop.affords(f.steps - kept[0]):
         loop.go_back(kept)
     f.rescues, f.trouble, f.last = f.rescues + 1, f.steps, f.steps
     loop.before = None
-    f.scale *= (0.25 if bad else 0.5) if soon or math.isfinite(loss) else 1.0
+    f.scale *= 0.25 if bad else 0.5
     loop.note("rescue", loss)
     loop.warn(f"the loss had risen to {loss:.3g}; lr {loop.lr:.3g} from now on")
 

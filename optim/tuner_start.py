@@ -36,7 +36,7 @@ def begin(loop: Loop, source: LossSource) -> None:
     f.start = critical * policies.START * (1 - loop.momentum if loop.heavy else 1.0)
     f.first = f.best = loss
     f.scale = f.start / f.nominal
-    f.best_lr, f.turn, f.unseen, f.well, f.blown = f.start, 0, 0, 1, 0
+    f.best_lr, f.turn, f.unseen, f.well, f.blown, f.again = f.start, 0, 0, 1, 0, 0
     loop.modules, loop.control, f.phase = modules_of(source.loss_fn, source.batch), source.batch, "ramp"
     f.spent += VALUE
     loop.snapshots = []
@@ -48,20 +48,21 @@ def begin(loop: Loop, source: LossSource) -> None:
 
 
 def gather(loop: Loop, source: LossSource) -> None:
-    """Keep the batches of the first steps; when they are enough, try lrs on them."""
+    """Keep the batches of some steps; when they are enough, try lrs on them."""
     f = loop.facts
     if f.unseen == 0:
         return
     f.unseen = 0
-    loop.control.append(source.batch)
+    loop.control = [*(loop.control or []), source.batch]
     if len(loop.control) < policies_trials.batches():
         return
     if not loop.modules:
         loop.modules = modules_of(source.loss_fn, source.batch)
     trials = Trials(loop.base, f.nominal, loop.learned_momentum, source, loop.control, loop.modules)
-    lr = f.start
+    early = f.phase == "ramp"
+    lr = f.start if early else f.scale * f.nominal
     try:
-        lr = trials.run(f.start / policies.START * policies_trials.CENTRE)
+        lr = trials.run(f.start / policies.START * policies_trials.CENTRE if early else lr)
     except (RuntimeError, ValueError) as error:
         loop.warn(f"lrs could not be tried ({error}); lr {lr:.3g} stays")
     f.spent += trials.spent
@@ -71,6 +72,7 @@ def gather(loop: Loop, source: LossSource) -> None:
         f.scale = tried / f.nominal
         loop.note("trial", loss)
     _hold_from_here(loop, lr)
+    f.again = f.steps + policies_trials.AGAIN if early and not trials.shown else 0
     loop.note("settled", trials.start)
 
 

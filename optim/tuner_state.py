@@ -27,6 +27,7 @@ class Facts:
     mean, deviation : running mean of the looks while holding, and of their distance from it
     sharpness, refresh, resolved : top eigenvalue (of the preconditioned Hessian where there is one), step of its next
         measurement, whether the condition number has been asked for
+    again : step from which on batches are kept for trials once more (0: never)
 
     Examples
     --------
@@ -58,6 +59,7 @@ class Facts:
     mean: float = math.nan
     deviation: float = 0.0
     resolved: int = 0
+    again: int = 0
 
     def plain(self) -> dict[str, Any]:
         """Return a dictionary that `torch.load(weights_only=True)` reads."""

@@ -67,6 +67,7 @@ class Trials:
     Attributes
     ----------
     spent : gradient-equivalents;  tried : pairs of lr and loss at the end of a trial
+    start : loss before any trial;  shown : whether the trials have shown anything
 
     Examples
     --------
@@ -85,7 +86,7 @@ class Trials:
         cuts = [pieces(batch, policy.PARTS) for batch in batches[: -policy.JUDGES]]
         self.parts = [(piece, 1 / len(cut)) for cut in cuts for piece in cut]
         self.judges = batches[-policy.JUDGES :]
-        self.spent, self.start = 0.0, math.nan
+        self.spent, self.start, self.shown = 0.0, math.nan, True
         self.tried: list[tuple[float, float]] = []
 
     def run(self, first: float) -> float:
@@ -95,14 +96,14 @@ class Trials:
         origin = best = Snapshot.take(self.base, self.modules)
         try:
             self.start = self._judge()
-            lr = policy.following(self.tried, first)
+            lr: float | None = first
             while lr is not None:
                 origin.put_back(self.base, self.modules)
                 loss = self._trial(lr, owned)
                 self.tried.append((lr, loss))
                 if loss < self.start and policy.winner(self.tried) == lr:
                     best = Snapshot.take(self.base, self.modules)
-                lr = policy.following(self.tried, first)
+                lr = policy.following(self.tried, first, self.start)
         except BaseException:
             best = origin
             raise
@@ -110,7 +111,8 @@ class Trials:
             best.put_back(self.base, self.modules)
             for p, grad in zip(owned, grads, strict=True):
                 p.grad = grad
-        return policy.vertex(self.tried, self.start)
+        self.shown = policy.shows(self.tried, self.start)
+        return (policy.vertex if self.shown else policy.unshown)(self.tried, self.start)
 
     def _trial(self, lr: float, owned: list[Tensor]) -> float:
         for step, (piece, share) in enumerate(self.parts):
