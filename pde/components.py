@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 
 def label_rows(unknown, x, y, z, nx, ny, wraps, runs, starts, stops, firsts, parent):
-    """Number the runs; write their ranges and components, and the first one of every row; return how many.
+    """Find the runs; write their ranges and components, and the first one of every row; return how many.
 
     unknown, links x, y, z and runs : (rows, cells)
     """

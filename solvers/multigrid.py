@@ -112,10 +112,14 @@ class NeuralMultigrid:
         self._storage = dtype or torch.bfloat16  # of the conductances that Triton kernels read
         self._dimension = len(A.grid_shape)
         self._rule = find_rule(weights, self._dimension)
+        self._kept: list[Any] = []  # what a set-up leaves for the next
         self.update(A)
 
     def update(self, A: Poisson) -> NeuralMultigrid:
-        """Set up again for another operator of the same dimension (moved obstacle, new coefficients); returns self."""
+        """Set up again for another operator of the same dimension (moved obstacle, new coefficients); returns self.
+
+        In place, bit for bit what a new `NeuralMultigrid` would be; on a CPU only what has changed is evaluated.
+        """
         if len(A.grid_shape) != self._dimension:
             raise ValueError(
                 f"got a grid of {len(A.grid_shape)} dimensions; expected {self._dimension}: make a new NeuralMultigrid"
@@ -151,7 +155,7 @@ class NeuralMultigrid:
         if isinstance(self._rule, CoefficientNetwork) and self.cycle_dtype == torch.float32:
             from .kernels.learned import learned_cycle
 
-            return learned_cycle(self.A, self.exponent, self._rule, COARSEST, self.mantissa, self._codes)
+            return learned_cycle(self.A, self.exponent, self._rule, COARSEST, self.mantissa, self._codes, self._kept)
         from .kernels.cycle import FusedCycle
 
         return FusedCycle.from_hierarchy(self.hierarchy, self._codes)

@@ -101,28 +101,37 @@ def above(c, p, n, t):
 
 
 @strip_kernel
-def sum_diagonal(start, stop, w, ground, shift, size, stride, diag):
-    """Write diag = links on both sides + ground + shift for rows start..stop, summed in fp64."""
+def sum_diagonal(start, stop, wanted, w, ground, shift, size, stride, diag):
+    """Write diag = links on both sides + ground + shift for the wanted rows among start..stop, summed in fp64."""
     ny, nz = size[1], size[2]
+    z = np.empty(nz, np.float32)
     for row in range(start, stop):
+        if not wanted[row]:
+            continue
         first = row * nz
         x = below(first, row // ny, size[0], stride[0])
         y = below(first, row % ny, ny, stride[1])
+        for k in range(1, nz):
+            z[k] = w[2, first + k - 1]
+        z[0] = w[2, first + nz - 1]
         for k in range(nz):
-            c, z = first + k, (first + k - 1 if k > 0 else first + nz - 1)
+            c = first + k
             total = np.float64(shift[c]) + (ground[0, c] + ground[1, c] + ground[2, c])
             total += np.float64(w[0, c]) + w[0, x + k]
             total += np.float64(w[1, c]) + w[1, y + k]
-            total += np.float64(w[2, c]) + w[2, z]
+            total += np.float64(w[2, c]) + z[k]
             diag[c] = total
 
 
 @strip_kernel
-def scale_into(start, stop, source, factor, divisor, target):
-    """Write target = factor source / divisor in the target's dtype (truncated if integer), for rows start..stop."""
-    for row in range(start, stop):
-        for k in range(source.shape[1]):
-            target[row, k] = source[row, k] * factor / divisor
+def scale_rows(start, stop, wanted, sources, factor, divisor, targets):
+    """Write the wanted rows among start..stop of several arrays, times factor / divisor, in the targets' dtype."""
+    for f in range(len(sources)):
+        source, target = sources[f], targets[f]
+        for row in range(start, stop):
+            if wanted[row]:
+                for k in range(source.shape[1]):
+                    target[row, k] = source[row, k] * factor / divisor
 
 
 @strip_kernel

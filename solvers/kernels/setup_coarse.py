@@ -21,7 +21,7 @@ from .setup import (
     network_space,
     ratio,
 )
-from .setup_patterns import PRIMES, SLOTS, add_bits, add_hashes, clear, finish, representative
+from .setup_patterns import CHANGED, EMPTY, KEPT, ONCE, SLOTS, changed_range, find_new
 
 LEAST, BOUND, CUT = np.float32(-3), np.float32(3), np.float32(0.01)  # as in `coefficients`
 # rows of what is gathered per axis, of the face above a cell: both coarse links, what their neighbours are, both cells'
@@ -45,68 +45,13 @@ LEAST, BOUND, CUT = np.float32(-3), np.float32(3), np.float32(0.01)  # as in `co
 ) = range(15)
 
 
-@inlined_kernel
-def signatures_of_row(row, seen, size, out):
-    """Write the signatures of a row of coarse cells."""
-    uniform, path, ground, shift, facts = seen
-    ny, nz = size[1], size[2]
-    total, ones = np.empty(nz, np.uint64), np.ones(nz, np.float32)
-    start, stop = row * nz, (row + 1) * nz
-    i, j = row // ny, row % ny
-    lows = (row - ny if i > 0 else row + (size[0] - 1) * ny, row - 1 if j > 0 else row + ny - 1)
-    clear(total)
-    for d in range(3):
-        add_bits(total, uniform[d, start:stop], PRIMES[d])
-        add_bits(total, path[d, start:stop], PRIMES[3 + d])
-        add_bits(total, ground[d, start:stop], PRIMES[6 + d])
-    for f in range(7):
-        add_bits(total, facts[f, start:stop], PRIMES[9 + f])
-    add_bits(total, shift[start:stop], PRIMES[16])
-    add_bits(total, path[0, lows[0] * nz : (lows[0] + 1) * nz], PRIMES[17])
-    add_bits(total, path[1, lows[1] * nz : (lows[1] + 1) * nz], PRIMES[18])
-    add_bits(total[1:], path[2, start : stop - 1], PRIMES[19])
-    total[0] += np.uint64(path[2, stop - 1]) * PRIMES[19]
-    finish(total, ones, out[start:stop])
-
-
 @strip_kernel
-def cell_signatures(start, stop, seen, size, out):
-    """Write the signatures of rows start..stop of coarse cells; the arguments are the bits of fp32 arrays."""
-    for row in range(start, stop):
-        signatures_of_row(row, seen, size, out)
-
-
-@inlined_kernel
-def patterns_of_row(row, seen, out):
-    """Condense what the features of a row of cells depend on: their signatures and those of neighbours that exist."""
-    signatures, size, _, periodic = seen
-    ny, nz = size[1], size[2]
-    first = row * nz
-    own = signatures[first : first + nz]
-    clear(out)
-    add_hashes(out, own, PRIMES[20])
-    position, step = (row // ny, row % ny), (ny * nz, nz)
-    for d in range(2):
-        p, n, t = position[d], size[d], step[d]
-        if n > 1 and (p > 0 or periodic[d]):
-            low = below(first, p, n, t)
-            add_hashes(out, signatures[low : low + nz], PRIMES[21 + d])
-        if n > 1 and (p < n - 1 or periodic[d]):
-            high = above(first, p, n, t)
-            add_hashes(out, signatures[high : high + nz], PRIMES[24 + d])
-    if nz > 1:
-        add_hashes(out[1:], own[:-1], PRIMES[23])
-        add_hashes(out[:-1], own[1:], PRIMES[26])
-        if periodic[2]:
-            out[0] += own[nz - 1] * PRIMES[23]
-            out[nz - 1] += own[0] * PRIMES[26]
-
-
-@strip_kernel
-def cell_facts(start, stop, path, ground, shift, diag, size, pairs, fractions):
+def cell_facts(start, stop, wanted, path, ground, shift, diag, size, pairs, fractions):
     """Write the sum of both links of a coarse cell per axis, and ground and shift as fractions of its diagonal."""
     ny, nz = size[1], size[2]
     for row in range(start, stop):
+        if not wanted[row]:
+            continue
         first = row * nz
         lows = (
             below(first, row // ny, size[0], ny * nz),
@@ -270,20 +215,6 @@ def put(c, m, ground, shift, value, results):
 
 
 @inlined_kernel
-def find_new(row, problem, seen, patterns, table, first_of):
-    """Remember where the cells of a row find their values, mostly at an earlier one; count those that do not."""
-    uniform, diag = problem[0], problem[4]
-    patterns_of_row(row, seen, patterns)
-    new, nz = 0, patterns.shape[0]
-    for k in range(nz):
-        c = row * nz + k
-        empty = diag[c] == 0 and uniform[0, c] + uniform[1, c] + uniform[2, c] == 0
-        first_of[k] = -1 if empty else representative(patterns[k], c, table[0], table[1])
-        new += first_of[k] == c
-    return new
-
-
-@inlined_kernel
 def enlist(row, own, axes, first_of, count, batch):
     """Append the new cells of a row to a batch."""
     cells, own_batch, axes_batch = batch
@@ -300,39 +231,53 @@ def enlist(row, own, axes, first_of, count, batch):
     return count
 
 
-@strip_kernel
-def coarse_level(start, stop, problem, seen, repeats, factors, nets, results):
-    """Write the learned links, ground and shift of rows start..stop of the coarse level; they come in as zeros.
-
-    repeats : 1 where surroundings are expected to repeat themselves, else 0
-    """
-    size, periodic = seen[1], seen[3]
+@inlined_kernel
+def copy_row(places, first, results):
+    """Copy results to those cells of a row that look like an earlier one."""
     w, g_out, s_out = results
-    nz = size[2]
+    for k in range(places.shape[0]):
+        c, s = first + k, places[k]
+        if s == EMPTY:
+            for d in range(3):
+                w[d, c] = g_out[d, c] = 0
+            s_out[c] = 0
+        elif s != KEPT and s != c:
+            for d in range(3):
+                w[d, c], g_out[d, c] = w[d, s], g_out[d, s]
+            s_out[c] = s_out[s]
+
+
+@strip_kernel
+def coarse_level(start, stop, problem, places, mode, tracks, factors, nets, results):
+    """Write the learned links, ground and shift of rows start..stop of the coarse level.
+
+    places : size, periodic; mode, tracks : which cells to visit, see `setup_patterns`; results : as before or zeros
+    """
+    size, periodic = places
+    nz, once = size[2], int(mode == ONCE)
     width = (nz + WIDTH - 1) // WIDTH * WIDTH
     own, axes = np.ones((9, width), np.float32), np.ones((3, 15, width), np.float32)
     room = width + CHUNK
     batch = np.zeros(room, np.int64), np.ones((9, room), np.float32), np.ones((3, 15, room), np.float32)
     x, hidden, value = network_space(nets[0][1].shape[0], room)
-    table = np.zeros(SLOTS * repeats, np.uint64), np.empty(SLOTS * repeats, np.int64)
-    first_of, count, patterns = np.empty((stop - start) * nz * repeats, np.int64), 0, np.empty(nz, np.uint64)
+    table = np.zeros(SLOTS * once, np.uint64), np.empty(SLOTS * once, np.int64)
+    found, count, low, high = np.empty((stop - start) * nz * once, np.int64), 0, 0, nz
     for row in range(start, stop):
-        here = first_of[(row - start) * nz * repeats : (row - start + 1) * nz * repeats]
-        if not repeats or find_new(row, problem, seen, patterns, table, here):
+        here = found[(row - start) * nz * once : (row - start + 1) * nz * once]
+        if mode == CHANGED:
+            low, high = changed_range(tracks[1][row * nz : (row + 1) * nz], 1)
+            high = min(high, nz)
+        if high > low if not once else find_new(row * nz, tracks, table, here) > 0:
             fill_row(row, problem, size, periodic, own, axes)
-            if repeats:
+            if once:
                 count = enlist(row, own, axes, here, count, batch)
-        ready = (count if count >= CHUNK or row == stop - 1 else 0) if repeats else nz
-        columns = (batch[1], batch[2]) if repeats else (own, axes)
-        for k in range(0, ready, WIDTH):
+        ready = (count if count >= CHUNK or row == stop - 1 else 0) if once else high
+        columns = (batch[1], batch[2]) if once else (own, axes)
+        for k in range(low, ready, WIDTH):
             evaluate(columns[0], columns[1], k, factors, nets, x, hidden, value)
-        for k in range(ready):
-            put(batch[0][k] if repeats else row * nz + k, k, problem[2], problem[3], value, results)
+        for k in range(low, ready):
+            put(batch[0][k] if once else row * nz + k, k, problem[2], problem[3], value, results)
         count = 0 if ready else count
-    if repeats:
-        for c in range(start * nz, stop * nz):
-            s = first_of[c - start * nz]
-            if s >= 0 and s != c:
-                for d in range(3):
-                    w[d, c], g_out[d, c] = w[d, s], g_out[d, s]
-                s_out[c] = s_out[s]
+    if once:
+        for row in range(start, stop):
+            copy_row(found[(row - start) * nz : (row - start + 1) * nz], row * nz, results)

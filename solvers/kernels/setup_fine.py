@@ -32,7 +32,7 @@ from .setup_columns import (
     column_space,
     fill_block_row,
 )  # fmt: skip
-from .setup_patterns import SLOTS, block_patterns, representative
+from .setup_patterns import CHANGED, EMPTY, KEPT, ONCE, SLOTS, changed_range, find_new
 from .setup_sums import coarse_row, sum_space
 
 DAMPING_BIAS = np.float32(3)
@@ -122,35 +122,55 @@ def evaluate(own, axes, k, factors, damping, weight, x, hidden, value):
             store(value, (d, k), where_positive(diag, blend, ZERO))
 
 
+@row_kernel
+def put_damping(c, value, damping):
+    """Write sd of a cell, as a number or as a multiple of 1/unit rounded down."""
+    sd, steps, unit = damping
+    if steps.shape[0]:
+        steps[c] = np.uint16(np.float64(value) * unit)
+    else:
+        sd[c] = value
+
+
 @inlined_kernel
-def put_row(first, nz, factors, value, results):
-    """Write the results of a row of cells."""
-    sd, a = results
-    for k in range(nz):
-        sd[first + k] = value[3, k]
+def put_row(first, low, high, factors, value, results):
+    """Write the results of cells low..high of a row."""
+    damping, a = results
+    for k in range(low, high):
+        put_damping(first + k, value[3, k], damping)
     for d in range(3):
         if factors[d] == 2:
-            for k in range(nz):
+            for k in range(low, high):
                 a[d, first + k] = np.uint8(value[d, k])
 
 
-@inlined_kernel
-def put_cells(cells, count, value, results):
-    """Write the results of the first `count` cells of a list."""
-    sd, a = results
-    for m in range(count):
-        c = cells[m]
-        sd[c] = value[3, m]
-        a[0, c], a[1, c], a[2, c] = np.uint8(value[0, m]), np.uint8(value[1, m]), np.uint8(value[2, m])
+@row_kernel
+def put_cell(c, m, value, results):
+    """Write the results in column m to cell c."""
+    damping, a = results
+    put_damping(c, value[3, m], damping)
+    a[0, c], a[1, c], a[2, c] = np.uint8(value[0, m]), np.uint8(value[1, m]), np.uint8(value[2, m])
+
+
+@row_kernel
+def copy_cell(c, s, results):
+    """Copy the results of cell s to cell c; none if s < 0."""
+    (sd, steps, _), a = results
+    if steps.shape[0]:
+        steps[c] = steps[s] if s >= 0 else np.uint16(0)
+    else:
+        sd[c] = sd[s] if s >= 0 else ZERO
+    for d in range(3):
+        a[d, c] = a[d, s] if s >= 0 else np.uint8(0)
 
 
 @inlined_kernel
 def enlist(block, nz, rows, factors, owns, columns, count, batch):
-    """Append the cells of a block to a batch."""
+    """Append the cells of a block to a batch, those without an unknown too: they may have had one."""
     cells, own, axes = batch
     for r in range(4):
         for k in range(block * factors[2], min((block + 1) * factors[2], nz)):
-            if rows[r] >= 0 and owns[r, 0, k] > 0:
+            if rows[r] >= 0:
                 cells[count] = rows[r] * nz + k
                 own[0, count], own[1, count] = owns[r, 0, k], owns[r, 1, k]
                 for d in range(3):
@@ -161,73 +181,123 @@ def enlist(block, nz, rows, factors, owns, columns, count, batch):
 
 
 @inlined_kernel
-def new_cells(first_of, nz, rows, factors, owns, columns, table, hashes, count, batch):
-    """Append what is new among one row of blocks to a batch; remember where the others find their values."""
-    totals, patterns = hashes
-    block_patterns(rows, nz, factors, owns, columns, totals, patterns)
-    for block in range(patterns.shape[0]):
-        first = rows[0] * nz + block * factors[2]
-        first_of[block] = representative(patterns[block], first, table[0], table[1]) if patterns[block] else first
-        if patterns[block] and first_of[block] == first:
-            count = enlist(block, nz, rows, factors, owns, columns, count, batch)
+def enlist_new(places, first, nz, rows, factors, owns, columns, count, batch):
+    """Append the cells of the new blocks of a row to a batch."""
+    for k in range(places.shape[0]):
+        if places[k] == first + k:
+            count = enlist(k, nz, rows, factors, owns, columns, count, batch)
     return count
 
 
 @inlined_kernel
-def copy_blocks(first_of, row, size, factors, results):
-    """Copy results to those blocks of a row of blocks that looked like an earlier one."""
-    sd, a = results
-    ny, nz = size[1], size[2]
-    for block in range(first_of.shape[0]):
-        first = row * nz + block * factors[2]
-        shift = first_of[block] - first
-        if shift:
-            for u in range(min(factors[0], size[0] - row // ny)):
-                for v in range(min(factors[1], ny - row % ny)):
-                    t = first + (u * ny + v) * nz
-                    for c in range(t, t + min(factors[2], nz - block * factors[2])):
-                        sd[c] = sd[c + shift]
-                        a[0, c], a[1, c], a[2, c] = a[0, c + shift], a[1, c + shift], a[2, c + shift]
+def copy_cells(places, index, problem, blocks, results):
+    """Copy damping and weights to those blocks of a row of blocks that look like an earlier one."""
+    size, factors = problem[4], problem[5]
+    ny, nz, n = size[1], size[2], blocks[2]
+    i, j = index // blocks[1] * factors[0], index % blocks[1] * factors[1]
+    last, source = -1, 0
+    for u in range(min(factors[0], size[0] - i)):
+        for v in range(min(factors[1], ny - j)):
+            row = ((i + u) * ny + j + v) * nz
+            for k in range(n):
+                s = places[k]
+                if s == KEPT or s == index * n + k:
+                    continue
+                if s != last and s >= 0:
+                    other, last = s // n, s
+                    x, y = other // blocks[1] * factors[0], other % blocks[1] * factors[1]
+                    source = (x * ny + y) * nz + (s - other * n) * factors[2]
+                c, t = row + k * factors[2], source + (u * ny + v) * nz
+                for m in range(min(factors[2], nz - k * factors[2])):
+                    copy_cell(c + m, t + m if s >= 0 else EMPTY, results)
+
+
+@inlined_kernel
+def copy_sums(places, first, sums):
+    """Copy both classical coarse operators to a row of blocks; 0 without unknowns."""
+    uniform, path, grounds, shifts, facts = sums
+    for k in range(places.shape[0]):
+        c, s = first + k, places[k]
+        if s == KEPT:
+            continue
+        if s == EMPTY:
+            for d in range(3):
+                uniform[d, c] = path[d, c] = grounds[d, c] = 0
+            for f in range(7):
+                facts[f, c] = 0
+            shifts[c] = 0
+        else:
+            for d in range(3):
+                uniform[d, c], path[d, c], grounds[d, c] = uniform[d, s], path[d, s], grounds[d, s]
+            for f in range(7):
+                facts[f, c] = facts[f, s]
+            shifts[c] = shifts[s]
 
 
 @strip_kernel
-def fine_level(start, stop, problem, coarse, repeats, nets, results, sums):
-    """Write sd = s/diag, the eight-bit weights a, and both classical coarse operators, for rows of blocks.
+def find_places(start, stop, n, tracks, places, new):
+    """Write where the blocks of rows start..stop find their results, and which rows have blocks that have none yet."""
+    table = np.zeros(SLOTS, np.uint64), np.empty(SLOTS, np.int64)
+    for index in range(start, stop):
+        new[index] = find_new(index * n, tracks, table, places[index * n : (index + 1) * n]) > 0
 
-    sd and a come in as zeros. repeats : 1 where surroundings are expected to repeat themselves, else 0
+
+@strip_kernel
+def copy_results(start, stop, problem, coarse, places, new, results, sums):
+    """Copy results in rows start..stop to those blocks that look like an earlier one."""
+    n = coarse[2]
+    for index in range(start, stop):
+        here = places[index * n : (index + 1) * n]
+        some = False
+        for k in range(n):
+            some |= here[k] != KEPT
+        if some:
+            copy_cells(here, index, problem, coarse, results)
+            if not new[index]:
+                copy_sums(here, index * n, sums)
+
+
+@strip_kernel
+def fine_level(start, stop, problem, coarse, mode, changed, places, nets, results, sums):
+    """Write damping, the eight-bit weights a, and both classical coarse operators, for rows of blocks.
+
+    mode, changed : which blocks to visit, see `setup_patterns`; places : of the blocks, if once per key
+    results : (sd, steps, unit), a, as before or zeros
     """
     size, factors, periodic = problem[4], problem[5], problem[6]
-    ny, nz, n = size[1], size[2], coarse[2]
+    nz, n, once = size[2], coarse[2], mode == ONCE
     space, rows, owns, columns = column_space(nz)
     width = owns.shape[2]
     totals = sum_space(width, nz, periodic[2], factors[2] == 2)
     room = 4 * width + CHUNK
     x, hidden, value = network_space(nets[0][1].shape[0], room)
-    table = np.zeros(SLOTS * repeats, np.uint64), np.empty(SLOTS * repeats, np.int64)
     batch = np.zeros(room, np.int64), np.ones((2, room), np.float32), np.ones((3, COLUMNS, room), np.float32)
-    hashes = np.zeros((4, width), np.uint64), np.empty(n, np.uint64)
-    first_of, count = np.empty((stop - start) * n * repeats, np.int64), 0
+    count, low, high = 0, 0, width
     for index in range(start, stop):
-        fill_block_row(index, problem, coarse, space, rows, owns, columns)
-        coarse_row(index, problem, coarse, space, totals, rows, owns, columns, sums)
-        if repeats:
-            here = first_of[(index - start) * n : (index - start + 1) * n]
-            count = new_cells(here, nz, rows, factors, owns, columns, table, hashes, count, batch)
+        if mode == CHANGED:
+            low, high = changed_range(changed[index * n : (index + 1) * n], factors[2])
+        if once:
+            high = 0
+            for k in range(index * n, (index + 1) * n):
+                high += places[k] == k
+        if high > low:
+            fill_block_row(index, problem, coarse, space, rows, owns, columns)
+            coarse_row(index, problem, coarse, space, totals, rows, owns, columns, sums)
+        if once and high > 0:
+            here = places[index * n : (index + 1) * n]
+            count = enlist_new(here, index * n, nz, rows, factors, owns, columns, count, batch)
         for r in range(4):  # the rows of cells; or the batch, if it is full
             ready = count if r == 0 and (count >= CHUNK or index == stop - 1) else 0
-            ready = ready if repeats else (width if rows[r] >= 0 else 0)
-            own, axes = (batch[1], batch[2]) if repeats else (owns[r], columns[r])
-            for k in range(0, ready, WIDTH):
+            ready = ready if once else (high if high > low and rows[r] >= 0 else 0)
+            own, axes = (batch[1], batch[2]) if once else (owns[r], columns[r])
+            for k in range(low, ready, WIDTH):
                 if any_positive(load(own, (0, k))):
                     evaluate(own, axes, k, factors, nets[0], nets[1], x, hidden, value)
                 else:
                     value[:, k : k + WIDTH] = 0
-            if ready and repeats:
-                put_cells(batch[0], count, value, results)
+            if ready and once:
+                for k in range(count):
+                    put_cell(batch[0][k], k, value, results)
                 count = 0
             elif ready:
-                put_row(rows[r] * nz, nz, factors, value, results)
-    if repeats:
-        for index in range(start, stop):
-            row = (index // coarse[1]) * factors[0] * ny + (index % coarse[1]) * factors[1]
-            copy_blocks(first_of[(index - start) * n : (index - start + 1) * n], row, size, factors, results)
+                put_row(rows[r] * nz, low, min(ready, nz), factors, value, results)
