@@ -85,7 +85,7 @@ def run_kernels(*, quick: bool = False, device: str = "cpu", output: Path) -> li
     >>> run_kernels(quick=True, output=Path("kernels.jsonl"))           # doctest: +SKIP
     """
     limits, timer, run, records = ceilings(device), timer_for(device), new_run(), []
-    sizes = (32, 64) if quick else (32, 64, 96, 128, 160)
+    sizes = (32, 64) if quick else (32, 64, 96, 128, 160, 256)
     with progress() as bar:
         task = bar.add_task("kernels", total=len(sizes), note="")
         for size in sizes:
