@@ -61,7 +61,8 @@ def codes_of(A: Any) -> Codes | None:
 
 def _find(A: Any) -> Codes | None:
     shape = tuple(A.diag.shape)
-    unit = max(float(w.max()) for w in A.links)
+    # if there is one conductance, any positive link shows it, mostly one of the first plane
+    unit = next((m for w in A.links for plane in w if (m := float(plane.max())) > 0), 0.0)
     if not 0 < unit < np.inf:
         return None
     rows = (shape[0] * shape[1], shape[2])

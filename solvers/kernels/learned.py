@@ -88,8 +88,8 @@ def learned_cycle(
             factors = balanced_factors(means, grid.size)
             kind = grid.size, grid.periodic, factors, codes and codes.unit, not levels
             level = old.pop(0) if old and old[0].fits(*kind) else Level(grid, factors, *kind[3:])
-            refreshed = level.refresh(grid, ((damping, weight), (link, earth)), codes, source, tracked)
-            fused += refreshed.visited(visits(reduction, varying))
+            rules = (damping, weight), (link, earth)
+            fused += level.refresh(grid, rules, codes, source, tracked, visits(reduction, varying))
             levels.append(level)
             reduction *= math.prod(factors)
             grid = level.below

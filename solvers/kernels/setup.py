@@ -100,27 +100,35 @@ def above(c, p, n, t):
     return c + t if p < n - 1 else c - (n - 1) * t
 
 
+@row_kernel
+def add_pairs(above, below, total):
+    """Add the links of a row on both sides of an axis; few arrays at a time, or they are not added by vectors."""
+    for k in range(total.shape[0]):
+        total[k] += np.float64(above[k]) + below[k]
+
+
 @strip_kernel
 def sum_diagonal(start, stop, wanted, w, ground, shift, size, stride, diag):
     """Write diag = links on both sides + ground + shift for the wanted rows among start..stop, summed in fp64."""
     ny, nz = size[1], size[2]
-    z = np.empty(nz, np.float32)
+    total, low = np.empty(nz, np.float64), np.empty(nz, np.float32)
     for row in range(start, stop):
         if not wanted[row]:
             continue
         first = row * nz
         x = below(first, row // ny, size[0], stride[0])
         y = below(first, row % ny, ny, stride[1])
-        for k in range(1, nz):
-            z[k] = w[2, first + k - 1]
-        z[0] = w[2, first + nz - 1]
         for k in range(nz):
             c = first + k
-            total = np.float64(shift[c]) + (ground[0, c] + ground[1, c] + ground[2, c])
-            total += np.float64(w[0, c]) + w[0, x + k]
-            total += np.float64(w[1, c]) + w[1, y + k]
-            total += np.float64(w[2, c]) + z[k]
-            diag[c] = total
+            total[k] = np.float64(shift[c]) + (ground[0, c] + ground[1, c] + ground[2, c])
+        add_pairs(w[0, first : first + nz], w[0, x : x + nz], total)
+        add_pairs(w[1, first : first + nz], w[1, y : y + nz], total)
+        for k in range(1, nz):
+            low[k] = w[2, first + k - 1]
+        low[0] = w[2, first + nz - 1]
+        add_pairs(w[2, first : first + nz], low, total)
+        for k in range(nz):
+            diag[first + k] = total[k]
 
 
 @strip_kernel

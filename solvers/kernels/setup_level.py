@@ -72,15 +72,16 @@ class Level:
         self.marks = Marks(grid) if steps else None
         self.classical, self.below = Classical.zeros(grid, factors), Grid.zeros(coarse, grid.periodic)
         self.blocks, self.cells = Tracks(0), Tracks(0)  # of a medium that does not change, nobody asks
+        self.fused: list[FusedLevel] = []
 
     def fits(self, *kind: Any) -> bool:
         """Tell whether a level has the same grid, factors and kind, so that its arrays can be used again."""
         return self.kind == kind
 
     def refresh(
-        self, grid: Grid, nets: tuple[Nets, Nets], codes: Codes | None, source: Source, tracked: bool
-    ) -> FusedLevel:
-        """Set up again for an operator; `below` becomes the operator of the next level.
+        self, grid: Grid, nets: tuple[Nets, Nets], codes: Codes | None, source: Source, tracked: bool, times: int
+    ) -> list[FusedLevel]:
+        """Set up again for an operator, to be visited so many times; `below` becomes the operator of the next level.
 
         codes, source : of the finest operator; a grid of cell type is filled from there where it is needed
         tracked : find out what changed, and keep what did not
@@ -88,11 +89,16 @@ class Level:
         self.fine(grid, nets[0], codes, source, tracked)
         self.coarse(nets[1], tracked)
         size, periodic, factors = self.kind[:3]
-        weights: Array = self.a.reshape(3, *size)
+        links, diag = tuple(w.reshape(size) for w in grid.w), grid.diag.reshape(size)
         if codes is not None and self.marks:
-            return FusedLevel(factors, periodic, codes.links, codes.diag, self.steps.reshape(size), weights)
-        links = tuple(w.reshape(size) for w in grid.w)
-        return FusedLevel(factors, periodic, links, grid.diag.reshape(size), self.sd.reshape(size), weights)
+            links, diag = codes.links, codes.diag
+        if len(self.fused) != times:
+            damping = (self.steps if self.marks else self.sd).reshape(size)
+            level = FusedLevel(factors, periodic, links, diag, damping, self.a.reshape(3, *size))
+            self.fused = level.visited(times)
+        for level in self.fused:  # whose work space stays, since fresh memory is slow
+            level.w, level.diag = links, diag
+        return self.fused
 
     def fine(self, grid: Grid, nets: Nets, codes: Codes | None, source: Source, tracked: bool) -> None:
         """Find damping, prolongation weights, and the classical operators of the next level."""
@@ -152,7 +158,7 @@ class Level:
             over_strips(setup_patterns.cell_signatures, old.rows, self.blocks.keys, old.sizes, signatures)
             over_strips(setup_patterns.find_cell_keys, old.rows, signatures, old.sizes, periodic, *tracks)
             mode = self.cells.mode(self.coded)
-        if mode != EVERYTHING:
+        if mode != EVERYTHING and n > 4096:  # of a small level, all is faster than some
             wanted = self.rows_next_to(self.cells.changed)
         old.sum_diagonal(wanted)
         pairs, fractions = roomy(3 * n).reshape(3, n), roomy(2 * n).reshape(2, n)
