@@ -24,6 +24,7 @@ from .training_robustness import run_robustness, summary_of_robustness
 from .training_runs import SCORING, Database, best_of, run_grid
 from .workload_data import DataError
 from .workloads import WORKLOADS, Workload
+from .workloads_plateau import PLATEAUS
 
 MORE_SEEDS = tuple(range(13, 20))  # with the scoring seeds: ten on which nothing may diverge
 STAGES = ("tuner", "grid", "rivals", "seeds", "robustness", "ablation")
@@ -52,7 +53,7 @@ def run_training(
     runs = Database(database)
     chosen = [WORKLOADS[name] for name in workloads or WORKLOADS]
     for stage in stages:
-        for work in chosen:
+        for work in [*chosen, *(PLATEAUS if stage == "ablation" and not workloads else [])]:
             try:
                 _run_stage(runs, work, stage)
             except DataError as error:
@@ -99,11 +100,13 @@ def summary(runs: Database, run: str) -> list[Record]:
                 if config is None:
                     continue
             found = runs.select(work.name, method, config)
-            found = of_this_round(found) if method.startswith("tuner") else found
+            found = of_this_round(found, method.split()[1]) if method.startswith("tuner") else found
             scored = [line for line in found if line["seed"] in SCORING]
             if len(scored) == len(SCORING):
                 records.append(_record(runs, work, method, found, scored, run))
         records += summary_of_robustness(runs, work, run) + summary_of_ablations(runs, work, run)
+    for work in PLATEAUS:
+        records += summary_of_ablations(runs, work, run)
     return records
 
 

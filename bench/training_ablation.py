@@ -1,6 +1,7 @@
-"""What else was tried: the tuner with one thing changed, on the design workloads and seeds that nobody is scored on.
+"""What else was tried: the tuner with one thing changed, on the design workloads and on seeds that nobody is scored on.
 
-Each variant is compared with the best point of its base's grid on the same seeds, charged for its extra work as always.
+The design workloads are five of the ten and three more that begin on a plateau (`workloads_plateau`). Each variant is
+compared with the best point of its base's grid on the same seeds, charged for its extra work as always.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from krylearn.optim import policies, policies_trials, tuner_loop
 
 from .record import Record
 from .report_tables import markdown
-from .training_methods import ROUND, tuned
-from .training_runs import Database, Entrant, Outcome, adamw_grid, best_of, sgd_grid
+from .training_methods import ROUNDS, tuned
+from .training_records import variant_record
+from .training_runs import CHOOSING, Database, Entrant, Outcome, adamw_grid, best_of, sgd_grid
 from .workloads import Workload
+from .workloads_plateau import PLATEAUS
 
 SEEDS = (2, 3, 4, 5, 6, 7)
 POLICY, TRIALS, LOOP = policies, policies_trials, tuner_loop
@@ -44,10 +47,17 @@ VARIANTS: dict[str, dict[str, Changes]] = {
         "lr doubled in 4 steps, divisor 8": _ramp(4, 8.0),
         "lr doubled in 2 steps": _ramp(2, 10.0),
         "divisor 14": _ramp(3, 14.0),
+        "never doubled": [(POLICY, "CEILING", math.inf)],
+        "doubled twice at most": [(POLICY, "CEILING", 2.0)],
+        "divisor 14, doubled three times at most": [*_ramp(3, 14.0), (POLICY, "CEILING", 1.7)],
         "trials of 16 quarter batches in place of the ramp": [*ALWAYS_TRIALS, *_trials(16, 4, 2)],
     },
     "AdamW": {
         "as it is": [],
+        "never given up": [(TRIALS, "SHOWN", -math.inf)],
+        "given up after 2 trials": [(TRIALS, "FEW", 2)],
+        "given up after 5 trials": [(TRIALS, "FEW", 5)],
+        "given up below a gain of 8 %": [(TRIALS, "SHOWN", 0.08)],
         "β₁ 0.9": [(TRIALS, "BETA", 0.9)],
         "β₁ 0": [(TRIALS, "BETA", 0.0)],
         "trials of 6 half batches, 2 judges": _trials(6, 2, 2),
@@ -89,7 +99,7 @@ def ablations(base: str) -> list[Entrant]:
     Examples
     --------
     >>> [entrant.config for entrant in ablations("SGD")][:2]
-    ['edge 9 as it is', 'edge 9 momentum 0.9']
+    ['edge 8 as it is', 'edge 8 momentum 0.9']
     """
 
     def variant(changes: Changes) -> Callable[[Workload, int], Outcome]:
@@ -99,7 +109,9 @@ def ablations(base: str) -> list[Entrant]:
 
         return run
 
-    return [Entrant(f"ablation {base}", f"{ROUND} {name}", variant(each)) for name, each in VARIANTS[base].items()]
+    return [
+        Entrant(f"ablation {base}", f"{ROUNDS[base]} {name}", variant(each)) for name, each in VARIANTS[base].items()
+    ]
 
 
 def run_ablations(runs: Database, work: Workload) -> None:
@@ -114,6 +126,8 @@ def run_ablations(runs: Database, work: Workload) -> None:
     if work.purpose != "design":
         return
     for base, grid in (("SGD", sgd_grid), ("AdamW", adamw_grid)):
+        for point in grid(work) if work in PLATEAUS else ():  # the others have theirs
+            runs.fill(work, point, CHOOSING)
         best = best_of(runs, work, base)
         for entrant in [*(point for point in grid(work) if point.config == best), *ablations(base)]:
             runs.fill(work, entrant, SEEDS)
@@ -137,16 +151,10 @@ def summary_of_ablations(runs: Database, work: Workload, run: str) -> list[Recor
             ours = _lines(runs, work, entrant.method, entrant.config)
             if ours is None:
                 continue
-            more: dict[str, Any] = {
-                "run": run,
-                "ratio": _mean(ours) / _mean(theirs or []),
-                "extra": statistics.fmean(line["extra"] / max(line["steps"], 1) for line in ours),
-            }
-            name = entrant.config.removeprefix(ROUND).strip()
-            records.append(
-                Record(f"tuner {entrant.method}", work.name, unknowns=0, tolerance=0.0, status="MEASURED",
-                       experiment="training", config=name, version="", repeats=len(SEEDS), more=more)
-            )  # fmt: skip
+            ratio = _mean(ours) / _mean(theirs or [])
+            extra = statistics.fmean(line["extra"] / max(line["steps"], 1) for line in ours)
+            name, method = entrant.config.removeprefix(ROUNDS[base]).strip(), f"tuner {entrant.method}"
+            records.append(variant_record(method, work.name, name, len(SEEDS), run=run, ratio=ratio, extra=extra))
     return records
 
 

@@ -15,10 +15,12 @@ import torch
 
 from .record import Record
 from .report_tables import markdown
-from .training_methods import ROUND, of_this_round, tuned
+from .training_methods import ROUNDS, of_this_round, tuned
+from .training_records import variant_record
 from .training_runs import CHOOSING, LADDER, SCORING, Database, Entrant, Outcome, fit, outcome
 from .workloads import Workload
 
+ROUND = ROUNDS["SGD"]
 ON = ("mlp", "quadratic", "factors")
 LRS, SCALES, BATCHES = (1e-6, 1e-2, 10.0), (1e-3, 1e3), (16, 128, 512)
 
@@ -29,7 +31,7 @@ def variants() -> list[Entrant]:
     Examples
     --------
     >>> [entrant.config for entrant in variants()][:2]
-    ['edge 9 lr=1e-06', 'edge 9 lr=0.01']
+    ['edge 8 lr=1e-06', 'edge 8 lr=0.01']
     """
     made = [Entrant("variant", f"{ROUND} lr={lr:g}", tuned("SGD", lr=lr)) for lr in LRS]
     made += [Entrant("variant", f"{ROUND} loss*{scale:g}", tuned("SGD", scale=scale)) for scale in SCALES]
@@ -109,30 +111,18 @@ def summary_of_robustness(runs: Database, work: Workload, run: str) -> list[Reco
     []
     """
     records = []
-    plain = _mean_of(of_this_round(runs.select(work.name, "tuner SGD")), SCORING)
+    plain = _mean_of(of_this_round(runs.select(work.name, "tuner SGD"), "SGD"), SCORING)
     for entrant in variants() if work.name in ON else []:
         suffix = entrant.config.removeprefix(ROUND)
-        val, reference = _mean_of(of_this_round(runs.select(work.name, "variant"), suffix), SCORING), plain
+        val, reference = _mean_of(of_this_round(runs.select(work.name, "variant"), "SGD", suffix), SCORING), plain
         if "batch=" in entrant.config:
             best = _best(runs, work, int(entrant.config.partition("batch=")[2]))
             reference = _mean(runs, work, "batch grid", best.config, SCORING) if best is not None else None
         if val is None or reference is None:
             continue
-        more: dict[str, Any] = {"run": run, "val": val, "reference": reference, "ratio": val / reference}
-        records.append(
-            Record(
-                "tuner variant",
-                work.name,
-                unknowns=0,
-                tolerance=0.0,
-                status="MEASURED",
-                experiment="training",
-                config=entrant.config.removeprefix(ROUND).strip(),
-                version="",
-                repeats=len(SCORING),
-                more=more,
-            )
-        )
+        name = suffix.strip()
+        numbers = {"run": run, "val": val, "reference": reference, "ratio": val / reference}
+        records.append(variant_record("tuner variant", work.name, name, len(SCORING), **numbers))
     return records
 
 

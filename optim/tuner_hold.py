@@ -98,13 +98,14 @@ def _worse_than_kept(loop: Loop, source: LossSource, loss: float) -> bool:
 def _rescue(loop: Loop, loss: float) -> None:
     """Lower the lr; and go back if that is affordable, the first time, or if the loss is beyond all hope."""
     f = loop.facts
+    soon = f.steps - f.trouble < 200
     bad = f.steps - f.trouble <= LOOK  # the snapshot was on its way already
     kept = loop.snapshots[0 if bad else -1]
     if f.rescues == 0 or _hopeless(loop, loss) or loop.affords(f.steps - kept[0]):
         loop.go_back(kept)
     f.rescues, f.trouble, f.last = f.rescues + 1, f.steps, f.steps
     loop.before = None
-    f.scale *= 0.25 if bad else 0.5
+    f.scale *= (0.25 if bad else 0.5) if soon or math.isfinite(loss) else 1.0
     loop.note("rescue", loss)
     loop.warn(f"the loss had risen to {loss:.3g}; lr {loop.lr:.3g} from now on")
 
