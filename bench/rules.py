@@ -19,9 +19,9 @@ from krylearn.pde import FAMILIES, right_hand_side, scene
 from krylearn.solvers import NeuralMultigrid, cg
 
 from .console import console, count, progress, seconds, table
-from .contest import rounded
+from .contest import rounded, set_up
 from .families import WEIGHTS
-from .harness import iterations_to, true_relative_residual
+from .harness import iterations_to, timed, true_relative_residual
 from .record import Record, append, new_run
 from .timers import HostTimer
 
@@ -44,15 +44,14 @@ def measure(family: str, size: int, *, seed: int = 0, rtol: float = 1e-6, rounds
     times: dict[str, list[float]] = {}
     limit = 500
     for weights in reversed(WEIGHTS):
-        M = NeuralMultigrid(A, weights=None if weights == "learned" else weights)
-        M.update(A)  # again: pages and caches are warm
+        setup, M = timed(partial(set_up, A, None if weights == "learned" else weights), repeats=rounds, timer=timer)
         x, info = cg(A, b, rtol=rtol, maxiter=limit, M=M)
         if weights == "learned":
             limit = PATIENCE * info.iterations
         records[weights] = Record(
             method=f"krylearn {weights}", problem=family, unknowns=A.unknowns, tolerance=rtol, status=info.reason.name,
             experiment="rules", config=f"NeuralMultigrid weights={weights}, rhs white", seed=seed, shape=A.grid_shape,
-            setup_s=M.setup_seconds, iterations=iterations_to(info.residuals, rtol), products=info.matvecs,
+            setup_s=setup.median, iterations=iterations_to(info.residuals, rtol), products=info.matvecs,
             true_relres=true_relative_residual(A, x, b), more={"hard": FAMILIES[family].hard},
         )  # fmt: skip
         if info == 0:
