@@ -258,6 +258,7 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "training-train": (training_report.training_loss_table, "krylearn bench training"),
     "training-cost": (training_report.cost_table, "krylearn bench training"),
     "training-ablation": (training_report.ablation_table, "krylearn bench training"),
+    "training-rounds": (training_report.rounds_table, "krylearn bench training"),
     "training-robustness": (training_report.robustness_table, "krylearn bench training"),
     **{
         f"batch_scaling-{view}": (_batch_scaling_table(view), "krylearn bench batch-scaling")

@@ -21,6 +21,7 @@ from .record import Record, append, new_run
 from .training_ablation import run_ablations, summary_of_ablations
 from .training_methods import BASES, absent, of_this_round, ours, rivals
 from .training_robustness import run_robustness, summary_of_robustness
+from .training_rounds import summary_of_rounds
 from .training_runs import SCORING, Database, best_of, run_grid
 from .workload_data import DataError
 from .workloads import WORKLOADS, Workload
@@ -105,6 +106,7 @@ def summary(runs: Database, run: str) -> list[Record]:
             if len(scored) == len(SCORING):
                 records.append(_record(runs, work, method, found, scored, run))
         records += summary_of_robustness(runs, work, run) + summary_of_ablations(runs, work, run)
+        records += summary_of_rounds(runs, work, run, compare)
     for work in PLATEAUS:
         records += summary_of_ablations(runs, work, run)
     return records

@@ -10,6 +10,7 @@ from .report_tables import markdown
 from .training import COLUMNS, COST_HEADER, HEADER, MARKS, cost_rows, rows
 from .training_ablation import ablation_table
 from .training_robustness import robustness_table
+from .training_rounds import rounds_table
 
 Lines = Sequence[dict]
 STYLES = {
@@ -127,6 +128,7 @@ __all__ = [
     "draw",
     "loss_table",
     "robustness_table",
+    "rounds_table",
     "training_loss_table",
     "verdict",
 ]
