@@ -151,7 +151,8 @@ def summary_of_ablations(runs: Database, work: Workload, run: str) -> list[Recor
             ours = _lines(runs, work, entrant.method, entrant.config)
             if ours is None:
                 continue
-            ratio = _mean(ours) / _mean(theirs or [])
+            reference = _mean(theirs or [])
+            ratio = _mean(ours) / reference if math.isfinite(reference) else None  # the grid's best may diverge here
             extra = statistics.fmean(line["extra"] / max(line["steps"], 1) for line in ours)
             name, method = entrant.config.removeprefix(ROUNDS[base]).strip(), f"tuner {entrant.method}"
             records.append(variant_record(method, work.name, name, len(SEEDS), run=run, ratio=ratio, extra=extra))
