@@ -38,7 +38,8 @@ class CurvatureTuner(Wrapper):
     In a plain loop call `tuner.observe(loss_fn, batch)` before each step; with Lightning use `TuneFromCurvature`. Extra
     work: a line search of some ten forward passes and one gradient; then either trials of up to five lrs on eight
     half-batches (bases that divide by second moments; once more where they show nothing) or a ramp of some fifteen
-    steps, the last ten of which are made in vain; then looks at the loss and Hessian products within `budget`. A blow-up is undone at its price.
+    steps, the last ten of which are made in vain; then looks at the loss and Hessian products within `budget`. A
+    blow-up is undone at its price.
     Memory, in host memory: up to a dozen copies of parameters and optimizer state during the ramp, then two; for the
     trials two, and five batches where they are.
 
