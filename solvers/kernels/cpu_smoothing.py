@@ -9,7 +9,8 @@ from __future__ import annotations
 import numba
 
 from .cpu_jit import kernel, register_kernel
-from .lanes_rows import after, before, from_lane, read, single, total, wide, width, write
+from .lanes import store
+from .lanes_rows import after, before, from_lane, read, single, total, wide, width
 
 
 @register_kernel
@@ -46,7 +47,7 @@ def product_row(like, diag, w, x, y, row):
     for first in range(0, n, step):
         k = min(first, n - step)
         here, q = read(like, x, (row[0], row[1], k)), product(like, diag, w, x, row, k)
-        write(y, (row[0], row[1], k), q)
+        store(y, (row[0], row[1], k), q)
         sums = sums + from_lane(first - k, here * q, like)
     return total(sums)
 
@@ -71,7 +72,7 @@ def smooth_row(like, diag, w, sd, x, b, y, omega, row):
         k = min(first, n - step)
         at = row[0], row[1], k
         change = read(like, sd, at) * (read(like, b, at) - product(like, diag, w, x, row, k))
-        write(y, at, read(like, x, at) + omega * change)
+        store(y, at, read(like, x, at) + omega * change)
 
 
 @kernel
@@ -108,7 +109,7 @@ def from_zero_row(like, diag, w, sd, b, y, omega1, omega2, row):
         damping, here = read(like, sd, (i, j, k)), read(like, b, (i, j, k))
         x = omega1 * (damping * here)
         residual = here - read(like, diag, (i, j, k)) * x + omega1 * off
-        write(y, (i, j, k), x + omega2 * (damping * residual))
+        store(y, (i, j, k), x + omega2 * (damping * residual))
 
 
 @kernel

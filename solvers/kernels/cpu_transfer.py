@@ -10,8 +10,8 @@ import numba
 
 from .cpu_jit import kernel, register_kernel
 from .cpu_smoothing import around, product
-from .lanes import where_positive
-from .lanes_rows import add_block_sums, double, from_lane, partners, read, read_blocks, single, wide, width, write
+from .lanes import store, where_positive
+from .lanes_rows import add_block_sums, double, from_lane, partners, read, read_blocks, single, wide, width
 
 
 @register_kernel
@@ -36,7 +36,7 @@ def residual_row(like, diag, w, x, b, t, row):
     n = x.shape[2]
     for first in range(0, n, width(like)):
         k = min(first, n - width(like))
-        write(t, (row[0], row[1], k), residual(like, diag, w, x, b, row, k))
+        store(t, (row[0], row[1], k), residual(like, diag, w, x, b, row, k))
 
 
 @register_kernel
@@ -54,7 +54,7 @@ def residual_pairs(like, diag, w, x, b, a, t, row, unit):
         at = row[0], row[1], k
         r = residual(like, diag, w, x, b, row, k)
         given = share(like, a, (2, row[0], row[1], k), unit) * r
-        write(t, at, from_lane(first - k, r - given + partners(given, k % 2), read(like, t, at)))
+        store(t, at, from_lane(first - k, r - given + partners(given, k % 2), read(like, t, at)))
         first = next_first(k, width(like), n)
 
 
@@ -63,10 +63,10 @@ def residual_wraps(like, diag, w, x, b, a, t, row, unit):
     """Add to t what the ends of a periodic row give to one another."""
     i, j, last = row[0], row[1], x.shape[2] - 1
     given = share(like, a, (2, i, j, 0), unit) * residual(like, diag, w, x, b, row, 0)
-    write(t, (i, j, last), read(like, t, (i, j, last)) + given)
+    store(t, (i, j, last), read(like, t, (i, j, last)) + given)
     if last % 2 == 1:
         given = share(like, a, (2, i, j, last), unit) * residual(like, diag, w, x, b, row, last)
-        write(t, (i, j, 0), read(like, t, (i, j, 0)) + given)
+        store(t, (i, j, 0), read(like, t, (i, j, 0)) + given)
 
 
 @kernel
@@ -115,7 +115,7 @@ def add_row(like, t, a, part, coarse, to, start, stop):
         k = min(first, stop - width(like))
         v = gathered(like, t, a, planes, rows, shares_x, shares_y, k)
         at = to[0], to[1], k
-        write(coarse, at, read(like, coarse, at) + from_lane(first - k, v, like))
+        store(coarse, at, read(like, coarse, at) + from_lane(first - k, v, like))
 
 
 @register_kernel
@@ -211,7 +211,7 @@ def prolong_row(like, c, a, sd, x, row, unit):
         at = row[0], row[1], k
         old = read(like, x, at)
         new = old + where_positive(read(like, sd, at), mixed(like, c, a, row, k, False, unit), like)
-        write(x, at, from_lane(first - k, new, old))
+        store(x, at, from_lane(first - k, new, old))
 
 
 @register_kernel
@@ -225,7 +225,7 @@ def prolong_pairs(like, c, a, sd, x, row, unit):
         e = e + share(like, a, (2, row[0], row[1], k), unit) * (partners(e, k % 2) - e)
         new = from_lane(first - k, old + where_positive(read(like, sd, at), e, like), old)
         first = next_first(k, width(like), n)
-        write(x, at, from_lane(first - k, old, new))
+        store(x, at, from_lane(first - k, old, new))
 
 
 @register_kernel
@@ -233,10 +233,10 @@ def prolong_wraps(like, c, a, x, row, unit):
     """Add to the ends of a periodic row what they take from one another."""
     i, j, last = row[0], row[1], x.shape[2] - 1
     taken = share(like, a, (2, i, j, 0), unit) * mixed(like, c, a, row, last, True, unit)
-    write(x, (i, j, 0), read(like, x, (i, j, 0)) + taken)
+    store(x, (i, j, 0), read(like, x, (i, j, 0)) + taken)
     if last % 2 == 1:
         taken = share(like, a, (2, i, j, last), unit) * mixed(like, c, a, row, 0, True, unit)
-        write(x, (i, j, last), read(like, x, (i, j, last)) + taken)
+        store(x, (i, j, last), read(like, x, (i, j, last)) + taken)
 
 
 @kernel

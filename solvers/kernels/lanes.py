@@ -207,8 +207,10 @@ def load(context, array, index):
 
 @intrinsic
 def store(context, array, index, v):
-    """Write all lanes from an index on."""
+    """Write all lanes from an index on, in the array's type."""
     kind = kind_of(v)
+    if array.dtype != kind.element:
+        raise TypeError(f"got {kind} for an array of {array.dtype}")
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         v = repeated(builder, kind.vector, args[2])

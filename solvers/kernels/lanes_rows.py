@@ -89,19 +89,6 @@ def read(context, like, array, index):
     return signature(like, like, array, index_type(array)), build
 
 
-@intrinsic
-def write(context, array, index, v):
-    """Write all lanes from an index on, in the array's type."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        store_vector(builder, args[2], address(context, builder, sig.args[0], args[0], args[1]))
-        return context.get_dummy_value()
-
-    if array.dtype != v.element:
-        raise TypeError(f"got {v} for an array of {array.dtype}")
-    return signature(types.none, array, index_type(array), v), build
-
-
 def one_number(builder: Any, place: Any, array: Any, kind: Any) -> Any:
     """Read one number of an array and repeat it in all lanes."""
     number = converted(builder, load_vector(builder, place, 1), array.dtype, ir.VectorType(kind.vector.element, 1))

@@ -53,6 +53,17 @@ class Marks:
         return self.marks, self.ranges
 
 
+def dilated(rows: Array, reach: int) -> Array:
+    """Mark also the rows up to `reach` away along either axis, and the next in memory: a vector may end there."""
+    wanted = rows.copy()
+    for axis in range(2):
+        for shift in range(1, reach + 1):
+            wanted |= np.roll(rows, shift, axis) | np.roll(rows, -shift, axis)
+    wanted = wanted.ravel()
+    wanted[1:] |= wanted[:-1].copy()
+    return wanted
+
+
 class Level:
     """Damping, weights and coarse operators of one level, and what of them the next set-up can keep.
 
@@ -139,13 +150,7 @@ class Level:
         size, _, factors = self.kind[:3]
         blocks = new.reshape(self.classical.grid.size[:2])
         cells = blocks.repeat(factors[0], 0)[: size[0]].repeat(factors[1], 1)[:, : size[1]]
-        wanted = cells.copy()
-        for axis in range(2):
-            for shift in (-2, -1, 1, 2):
-                wanted |= np.roll(cells, shift, axis)
-        wanted = wanted.ravel()
-        wanted[1:] |= wanted[:-1].copy()  # a vector may reach beyond the end of a row
-        return wanted
+        return dilated(cells, 2)
 
     def coarse(self, nets: Nets, tracked: bool) -> None:
         """Evaluate the learned operator of the next level."""
@@ -173,10 +178,4 @@ class Level:
 
     def rows_next_to(self, changed: Array) -> Array:
         """Return which rows of coarse cells have a changed one, or lie next to such a row."""
-        rows = changed.reshape(self.classical.grid.size).any(2)
-        wanted = rows.copy()
-        for axis in range(2):
-            wanted |= np.roll(rows, 1, axis) | np.roll(rows, -1, axis)
-        wanted = wanted.ravel()
-        wanted[1:] |= wanted[:-1].copy()
-        return wanted
+        return dilated(changed.reshape(self.classical.grid.size).any(2), 1)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from krylearn.solvers.kernels.cpu_jit import strip_kernel
+from krylearn.solvers.kernels.lanes import store
 from krylearn.solvers.kernels.lanes_rows import (
     add_block_sums,
     after,
@@ -16,7 +17,6 @@ from krylearn.solvers.kernels.lanes_rows import (
     total,
     wide,
     width,
-    write,
 )  # fmt: skip
 
 
@@ -28,14 +28,14 @@ def kernel_for(shape):
         like = shape(c)
         count = width(like)
         v = read(like, x, (0, 1, k))
-        write(out, (0, 0), v)
-        write(out, (1, 0), before(like, x, 0, 1, k))
-        write(out, (2, 0), after(like, x, 0, 1, k))
-        write(out, (3, 0), partners(v, 1))
-        write(out, (4, 0), partners(v, 0))
-        write(out, (5, 0), read_blocks(like, c, (0, 1), 0))
-        write(out, (6, 0), read_blocks(like, c, (0, 1), 1))
-        write(out, (7, 0), from_lane(lane, v, like))
+        store(out, (0, 0), v)
+        store(out, (1, 0), before(like, x, 0, 1, k))
+        store(out, (2, 0), after(like, x, 0, 1, k))
+        store(out, (3, 0), partners(v, 1))
+        store(out, (4, 0), partners(v, 0))
+        store(out, (5, 0), read_blocks(like, c, (0, 1), 0))
+        store(out, (6, 0), read_blocks(like, c, (0, 1), 1))
+        store(out, (7, 0), from_lane(lane, v, like))
         add_block_sums(y, 1, v)
         sums[0] = total(v)
         return count
