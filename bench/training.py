@@ -20,6 +20,7 @@ from .console import console, table
 from .record import Record, append, new_run
 from .training_ablation import run_ablations, summary_of_ablations
 from .training_methods import BASES, absent, of_this_round, ours, rivals
+from .training_records import or_nan
 from .training_robustness import run_robustness, summary_of_robustness
 from .training_rounds import summary_of_rounds
 from .training_runs import SCORING, Database, best_of, run_grid
@@ -113,7 +114,7 @@ def summary(runs: Database, run: str) -> list[Record]:
 
 
 def _record(runs: Database, work: Workload, method: str, found: list, scored: list, run: str) -> Record:
-    vals, trains = ([math.nan if x[k] is None else x[k] for x in scored] for k in ("val", "train"))
+    vals, trains = ([or_nan(x[k]) for x in scored] for k in ("val", "train"))
     more: dict[str, Any] = {
         "run": run, "purpose": work.purpose, "val": _mean(vals), "train": _mean(trains), "vals": vals,
         "extra": _mean([x["extra"] / max(x["steps"], 1) for x in scored]), "steps": work.steps, "batch": work.batch,
@@ -124,7 +125,7 @@ def _record(runs: Database, work: Workload, method: str, found: list, scored: li
     best = best_of(runs, work, base) if method.startswith("tuner") else None
     if best is not None:
         theirs = {x["seed"]: x["val"] for x in runs.select(work.name, base, best)}
-        grid = [math.nan if theirs.get(seed) is None else theirs[seed] for seed in SCORING]
+        grid = [or_nan(theirs.get(seed)) for seed in SCORING]
         more |= compare(vals, grid)
     return Record(
         method, work.name, unknowns=_size(work), tolerance=0.0, status="MEASURED", experiment="training",

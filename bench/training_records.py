@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .record import Record
@@ -19,3 +20,14 @@ def variant_record(method: str, problem: str, config: str, repeats: int, **more:
         method, problem, unknowns=0, tolerance=0.0, status="MEASURED", experiment="training", config=config,
         version="", repeats=repeats, more=more,
     )  # fmt: skip
+
+
+def or_nan(loss: float | None) -> float:
+    """Return a loss as a number: a run that diverged has none.
+
+    Examples
+    --------
+    >>> or_nan(None), or_nan(0.5)
+    (nan, 0.5)
+    """
+    return math.nan if loss is None else loss

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from .record import Record
 from .report_tables import markdown
 from .training_methods import ROUNDS
-from .training_records import variant_record
+from .training_records import or_nan, variant_record
 from .training_runs import SCORING, Database, best_of
 from .workloads import Workload
 
@@ -36,8 +35,8 @@ def summary_of_rounds(runs: Database, work: Workload, run: str, compare: Callabl
             ours = {x["seed"]: x["val"] for x in runs.select(work.name, f"tuner {base}", each)}
             if not (set(SEEDS) <= set(ours) and set(SCORING) <= set(theirs)):
                 continue
-            vals, grid = ([_finite(x[seed]) for seed in SCORING] for x in (ours, theirs))
-            mean = statistics.fmean(_finite(ours[seed]) for seed in SEEDS)
+            vals, grid = ([or_nan(x[seed]) for seed in SCORING] for x in (ours, theirs))
+            mean = statistics.fmean(or_nan(ours[seed]) for seed in SEEDS)
             numbers = {"run": run, "mean": mean} | compare(vals, grid)
             records.append(variant_record(f"tuner round {base}", work.name, each, len(SEEDS), **numbers))
     return records
@@ -64,7 +63,3 @@ def rounds_table(lines: Sequence[dict]) -> str:
         rows.append([name, *texts])
     header = [f"{base}, {each}{' (ships)' if ROUNDS[base] == each else ''}" for base, each in keys]
     return markdown(["ratio to the grid, mean of ten seeds", *header], rows)
-
-
-def _finite(value: float | None) -> float:
-    return math.nan if value is None else value

@@ -178,4 +178,4 @@ class Level:
 
     def rows_next_to(self, changed: Array) -> Array:
         """Return which rows of coarse cells have a changed one, or lie next to such a row."""
-        return dilated(changed.reshape(self.classical.grid.size).any(2), 1)
+        return dilated(np.logical_or.reduce(changed.reshape(self.classical.grid.size), 2), 1)
