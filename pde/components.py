@@ -17,7 +17,8 @@ Array = np.ndarray[Any, Any]
 def label_rows(unknown, x, y, z, nx, ny, wraps, runs, starts, stops, firsts, parent):
     """Find the runs; write their ranges and components, and the first one of every row; return how many.
 
-    unknown, links x, y, z and runs : (rows, cells)
+    unknown, links x, y, z and runs : (rows, cells); a link without an unknown on both of its ends is none, so `unknown`
+        itself may stand for all three where all unknowns side by side are linked
     """
     nz, count = unknown.shape[1], 0
     for row in range(unknown.shape[0]):
@@ -29,7 +30,7 @@ def label_rows(unknown, x, y, z, nx, ny, wraps, runs, starts, stops, firsts, par
                 k += 1
                 continue
             starts[count], parent[count] = k, count
-            while k < nz - 1 and z[row, k] > 0:
+            while k < nz - 1 and z[row, k] > 0 and unknown[row, k + 1]:
                 k += 1
             k += 1
             stops[count] = k
@@ -47,7 +48,7 @@ def label_rows(unknown, x, y, z, nx, ny, wraps, runs, starts, stops, firsts, par
                 other = j
             elif d == 3 and wraps[1] and j == ny - 1:
                 other = i * ny
-            elif d < 4 or not wraps[2] or z[row, nz - 1] <= 0:
+            elif d < 4 or not wraps[2] or z[row, nz - 1] <= 0 or not unknown[row, 0]:
                 continue
             a, b = firsts[row], firsts[other]
             if d == 4:
@@ -148,7 +149,8 @@ def earthed(extras: list[Array], limit: float, runs: Array, of_run: Array, count
 
 
 def compile_components() -> None:
-    """Compile for double precision, so that no solve has to."""
+    """Compile for double precision and for bytes, so that no solve has to."""
     ones = np.ones((1, 1, 2))
+    label(ones > 0, [ones > 0] * 3, (False,) * 3)
     runs, of_run = label(ones > 0, [ones] * 3, (False,) * 3)
     earthed([ones] * 4, 0.0, runs, of_run, 1)

@@ -165,15 +165,21 @@ def parse_cells(cells: Any, grid_shape: Sequence[int] | None = None) -> Tensor:
     shape = check_grid_shape(codes.shape)
     if grid_shape is not None and shape != tuple(grid_shape):
         raise ValueError(f"got cells of shape {shape}; expected {tuple(grid_shape)}, one code per cell")
-    unknown = ~((codes == 0) | (codes == 1) | (codes == 2))
-    if bool(unknown.any()):
+    if codes.dtype == torch.bool:
+        codes = codes.view(torch.uint8)
+    if codes.is_floating_point() or not 0 <= int(codes.min()) <= int(codes.max()) <= 2:
+        unknown = ~((codes == 0) | (codes == 1) | (codes == 2))
+        if not bool(unknown.any()):
+            return parse_cells(codes.to(torch.uint8), grid_shape)
         where = tuple(int(i) for i in unknown.nonzero()[0])
         raise ValueError(f"got cell code {float(codes[where]):g} at {where}; expected 0 (SOLID), 1 (FLUID) or 2 (OPEN)")
-    if not bool((codes == Cell.FLUID).any()):
+    codes = codes.to(torch.uint8)
+    fluid = (codes.numpy() if codes.is_cpu else codes) == Cell.FLUID
+    if not bool(fluid.any()):
         raise ValueError(
             "got cells without FLUID; expected at least one unknown: mark the cells to solve for with Cell.FLUID"
         )
-    return codes.to(torch.uint8)
+    return codes
 
 
 def volume(spacing: Sequence[float]) -> float:

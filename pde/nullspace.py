@@ -101,10 +101,25 @@ class NullSpace:
 
 def _components(A: Poisson) -> _Components:
     """Find the components of A, on the host."""
+    if A.voxels is not None:
+        return _components_of_cells(A)
     links, unknown = [w.detach().cpu().numpy() for w in A.links], A.unknown.cpu().numpy()
     runs, of_run = (label if unknown.size <= SMALL else components.label)(unknown, links, A.periodic)
     count = int(of_run.max(initial=-1)) + 1
     return _Components(runs, of_run, _is_singular(A, runs, of_run, count))
+
+
+def _components_of_cells(A: Poisson) -> _Components:
+    """Find them from bytes; one face towards p = 0 makes a component regular."""
+    assert A.voxels is not None
+    unknown, voxels = A.unknown.cpu().numpy(), A.voxels._replace(cells=A.voxels.cells.cpu())
+    if unknown.size <= SMALL:
+        runs, of_run = label(unknown, [voxels.linked_along(d) for d in range(3)], A.periodic)
+    else:  # unknowns that lie side by side are linked
+        runs, of_run = components.label(unknown, [unknown] * 3, A.periodic)
+    singular = np.ones(int(of_run.max(initial=-1)) + 1, dtype=bool)
+    singular[of_run[runs[voxels.grounded()]]] = False
+    return _Components(runs, of_run, singular)
 
 
 def _is_singular(A: Poisson, runs: np.ndarray, of_run: np.ndarray, count: int) -> np.ndarray:

@@ -29,8 +29,10 @@ from torch import Tensor
 
 from . import assembly, boundary_values, builders, layout, nullspace, recognise
 from .grid import Kinds, internal_axes, torch_dtype
+from .voxels import Voxels, postponed
 
 Triple = tuple[Tensor, Tensor, Tensor]
+POSTPONED = ("links", "ground", "shift", "sides", "diag")  # of an operator that has `voxels`, until they are asked for
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,6 +53,8 @@ class Poisson:
     unknown : bool tensor; diag : tensor, zero where there is no unknown
     sides : per axis the part of `ground` that belongs to the low and to the high side of the box
     open : bool tensor of OPEN cells, or None;  numbering : internal cell of each row, or None for C order
+    voxels : what a cell-type operator was built from, or None: then its conductances are computed at first use. None of
+        these tensors is to be changed in place: diag, null space and solvers would not know.
     cache : dict for results that solvers derive from the operator; neither copied by `.to` nor pickled
 
     Examples
@@ -72,6 +76,7 @@ class Poisson:
     sides: tuple[tuple[Tensor, Tensor], ...]
     open: Tensor | None = None
     numbering: Tensor | None = None
+    voxels: Voxels | None = field(init=False, default=None)
     diag: Tensor = field(init=False)
     full: bool = field(init=False)
     cache: dict[Any, Any] = field(init=False, default_factory=dict)
@@ -91,6 +96,21 @@ class Poisson:
             raise ValueError(f"got conductances that overflow {self.dtype}; expected finite sums: rescale kappa")
         object.__setattr__(self, "diag", diag)
         object.__setattr__(self, "full", bool(self.unknown.all()))
+
+    @classmethod
+    def _of_voxels(cls, known: dict[str, Any]) -> Poisson:
+        """Make an operator whose conductances nobody has computed yet."""
+        A = object.__new__(cls)
+        A.__dict__.update(known, cache={}, facts={})
+        return A
+
+    def __getattr__(self, name: str) -> Any:
+        """Compute the conductances when one of them is asked for; called only for what is not there."""
+        if name not in POSTPONED or self.__dict__.get("voxels") is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        made = Poisson(**self.__dict__["voxels"].conductances())
+        self.__dict__.update({each: getattr(made, each) for each in POSTPONED})
+        return self.__dict__[name]
 
     # --- builders ---------------------------------------------------------------------------------------------------
     @classmethod
@@ -119,6 +139,9 @@ class Poisson:
         >>> A.unknowns, A.nullspace.dimension, A.matrix().diagonal().tolist()
         (4, 0, [2.0, 2.0, 0.0, 1.0, 0.0, 1.0])
         """
+        known = postponed(cells, spacing, boundary, shift, torch_dtype(dtype))
+        if known is not None:
+            return cls._of_voxels(known)
         return cls(**builders.from_cells(cells, spacing, boundary, shift, torch_dtype(dtype)))
 
     @classmethod
@@ -228,7 +251,7 @@ class Poisson:
     @property
     def torch_dtype(self) -> torch.dtype:
         """The torch dtype of the conductances."""
-        return self.shift.dtype
+        return self.shift.dtype if self.voxels is None else self.voxels.dtype
 
     @property
     def dtype(self) -> np.dtype:
@@ -238,7 +261,7 @@ class Poisson:
     @property
     def device(self) -> torch.device:
         """Where the conductances are."""
-        return self.shift.device
+        return self.unknown.device
 
     @property
     def periodic(self) -> tuple[bool, bool, bool]:
@@ -359,7 +382,7 @@ class Poisson:
         >>> A.diag.requires_grad, A.detach().diag.requires_grad, A.detach().detach() is A.detach()
         (True, False, True)
         """
-        if not self.diag.requires_grad:
+        if self.voxels is not None or not self.diag.requires_grad:
             return self
         if "detached" not in self.cache:
 

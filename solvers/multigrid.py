@@ -137,7 +137,6 @@ class NeuralMultigrid:
         self._double: NeuralMultigrid | None = None
         # the cycle is one of A / (mantissa 2^exponent): a power of two, or the one conductance of a cell-type problem,
         # so that SI units and cg(8A, 8b) change no digit
-        self.exponent, self.mantissa = power_of_two(float(A.diag.max())), 1.0
         self._codes = self._find_codes()
         self._hierarchy: Hierarchy | None = None
         self.fused: Any = None
@@ -161,14 +160,14 @@ class NeuralMultigrid:
         return FusedCycle.from_hierarchy(self.hierarchy, self._codes)
 
     def _find_codes(self) -> Codes | None:
-        """Return the bytes of a cell-type problem for the CPU kernels, and scale by its conductance."""
-        if self.backend != "cpu" or self.cycle_dtype != torch.float32:
-            return None
-        from .kernels.codes import codes_of
+        """Return the bytes of a cell-type problem for the CPU kernels; scale by its conductance, else by 2^exponent."""
+        codes = None
+        if self.backend == "cpu" and self.cycle_dtype == torch.float32:
+            from .kernels.codes import codes_of
 
-        codes = codes_of(self.A)
+            codes = codes_of(self.A)
+        self.exponent, self.mantissa = power_of_two(codes.unit if codes else float(self.A.diag.max())), 1.0
         if codes is not None:
-            self.exponent = power_of_two(codes.unit)
             self.mantissa = math.ldexp(codes.unit, -self.exponent)
         return codes
 

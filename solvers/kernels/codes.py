@@ -54,6 +54,10 @@ def codes_of(A: Any) -> Codes | None:
     >>> codes_of(Poisson.from_coefficients(np.full((4, 4), 3.0))).unit
     3.0
     """
+    if "codes" not in A.cache and A.voxels is not None:
+        from .setup_voxels import codes_of_voxels
+
+        A.cache["codes"] = codes_of_voxels(A.voxels)
     if "codes" not in A.cache:
         A.cache["codes"] = _find(A)
     return A.cache["codes"]

@@ -26,7 +26,8 @@ class Step:
     def __init__(self, operator: Any, b: Tensor, bytes_allowed: bool = False) -> None:
         from .codes import codes_of
 
-        codes = codes_of(operator) if bytes_allowed else None
+        given_in_bytes = operator.voxels is not None  # then the bytes are the operator
+        codes = codes_of(operator) if bytes_allowed or given_in_bytes else None
         self.unit = 1.0 if codes is None else codes.unit  # q = A p / unit
         if codes is not None:
             self.links, self.diag = codes.links, codes.diag
@@ -53,7 +54,7 @@ def fused_product(operator: Any) -> Callable[[Tensor], Tensor]:
         s, x, y = Step(operator, x), x.contiguous(), torch.empty_like(x)
         with cpu.threads_for(x.numel()):
             cpu.apply_dot(s.diag, s.links, x.numpy(), y.numpy(), s.sums)
-        return y
+        return y if s.unit == 1 else y.mul_(s.unit)
 
     return apply
 
@@ -142,6 +143,6 @@ class Map:
 def preconditioner(M: Any, b: Tensor) -> Cycle | Map:
     """Take the fused cycle where M has one for these grids, else the map itself."""
     operator: Any = getattr(M, "operator", None)
-    if getattr(operator, "fused", None) is not None and operator.A.diag.shape == b.shape:
+    if getattr(operator, "fused", None) is not None and operator.A.unknown.shape == b.shape:
         return Cycle(operator)
     return Map(M, b)

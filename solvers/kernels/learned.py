@@ -15,6 +15,7 @@ from .cpu_jit import threads_for
 from .cycle import FusedCycle, FusedLevel
 from .setup_grid import Array, Grid, Source, link_means
 from .setup_level import Level, Weights
+from .setup_voxels import VoxelSource
 
 # in which order the set-up kernels write the features: those last that are 0 in most cells, which are then skipped
 DAMPING_ORDER, WEIGHT_ORDER = (2, 3, 4, 5, 6, 7, 8, 0, 1), (0, 1, 2, 3, 4, 5, 6, 10, 11, 15, 7, 8, 9, 12, 13, 14)
@@ -75,7 +76,9 @@ def learned_cycle(
     perceptrons = (network.damping, network.weight, network.link, network.ground)
     orders = (DAMPING_ORDER, WEIGHT_ORDER, LINK_ORDER, GROUND_ORDER)
     damping, weight, link, earth = nets = tuple(map(packed, perceptrons, orders))
-    source, old = Source(A, exponent, mantissa), taken(kept, nets)
+    as_voxels = codes is not None and A.voxels is not None
+    source: Any = VoxelSource(A, codes) if as_voxels and codes else Source(A, exponent, mantissa, codes)
+    old = taken(kept, nets)
     grid = Grid.empty(source.size, source.periodic)
     if codes is None or grid.diag.size <= coarsest:
         with threads_for(grid.diag.size):
@@ -86,7 +89,7 @@ def learned_cycle(
         with threads_for(grid.diag.size):
             means = link_means(grid) if levels or codes is None else [float(w.any()) for w in codes.links]
             factors = balanced_factors(means, grid.size)
-            kind = grid.size, grid.periodic, factors, codes and codes.unit, not levels
+            kind = grid.size, grid.periodic, factors, codes and codes.unit, not levels, type(source)
             level = old.pop(0) if old and old[0].fits(*kind) else Level(grid, factors, *kind[3:])
             rules = (damping, weight), (link, earth)
             fused += level.refresh(grid, rules, codes, source, tracked, visits(reduction, varying))

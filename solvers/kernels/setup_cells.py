@@ -6,9 +6,11 @@ one hash per row of cells.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from .cpu_jit import inlined_kernel, strip_kernel
+from .cpu_jit import inlined_kernel, over_strips, strip_kernel
 from .cpu_jit import ordered_row_kernel as row_kernel
 from .setup import above, below
 from .setup_patterns import FINAL, PRIMES, S32, mixed
@@ -111,3 +113,22 @@ def find_marks(start, stop, problem, extras, before, marks, ranges):
                 for f, extra in enumerate(extras):
                     total += np.uint64(extra[row, k]) * PRIMES[1 + f]
             marks[row * nz + k] = mixed(total) if code[k] & UNKNOWN else np.uint64(0)
+
+
+class Marks:
+    """Marks of the finest level of a cell-type problem, and what they were found from."""
+
+    def __init__(self, grid: Any) -> None:
+        nz = grid.size[2]
+        self.codes, self.hashes = np.zeros((grid.rows, nz), np.uint16), np.zeros(grid.rows, np.uint64)
+        self.marks, self.ranges = np.zeros(grid.diag.size, np.uint64), np.zeros((grid.rows, 2), np.int64)
+
+    def find(self, source: Any) -> tuple[Any, Any]:
+        """Return the marks, and per row from where to where they changed."""
+        bytes_of = tuple(v.reshape(source.rows) for v in (*source.codes.links, source.codes.diag))
+        kind = np.uint64 if source.values[0].itemsize == 8 else np.uint32
+        extras = tuple(v.view(kind) for v in source.extras)
+        problem = (*bytes_of, np.array(source.size), np.array(source.periodic))
+        before = self.codes, self.hashes
+        over_strips(find_marks, len(self.hashes), problem, extras, before, self.marks, self.ranges)
+        return self.marks, self.ranges

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from . import setup
+from .codes import Codes
 from .cpu_jit import over_strips
 from .reference import Stencil
+from .setup_cells import Marks
 
 Array = np.ndarray[Any, Any]
 
@@ -87,16 +89,20 @@ class Grid:
 
 
 class Source:
-    """A Poisson operator divided by mantissa 2^exponent, to be copied in fp32."""
+    """A Poisson operator divided by mantissa 2^exponent, to be copied in fp32; codes : the same in bytes."""
 
-    def __init__(self, A: Any, exponent: int, mantissa: float) -> None:
-        self.size, self.periodic = tuple(A.shift.shape), A.periodic
+    def __init__(self, A: Any, exponent: int, mantissa: float, codes: Codes | None) -> None:
+        self.codes, self.size, self.periodic = codes, tuple(A.unknown.shape), A.periodic
         self.rows = (-1, self.size[2])
         self.factor, self.divisor = 2.0**-exponent, mantissa
         links, ground, rest = (
             [v.contiguous().numpy().reshape(self.rows) for v in part] for part in (A.links, A.ground, (A.shift, A.diag))
         )
         self.values, self.extras = (*links, *ground, *rest), (*ground, rest[0])
+
+    def marks(self, grid: Grid) -> Marks:
+        """Return what tells which cells of a cell-type problem have changed from one set-up to the next."""
+        return Marks(grid)
 
     def fill(self, grid: Grid, wanted: Array | None = None) -> None:
         """Copy all rows, or the wanted ones."""

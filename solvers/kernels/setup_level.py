@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from . import setup_cells, setup_coarse, setup_fine, setup_patterns
+from . import setup_coarse, setup_fine, setup_patterns
 from .codes import Codes
 from .cpu_jit import over_strips
 from .cycle import STEPS, FusedLevel
-from .setup_grid import Array, Classical, Grid, Source, coarse_size, roomy
+from .setup_grid import Array, Classical, Grid, coarse_size, roomy
 from .setup_patterns import CHANGED, EVERYTHING, ONCE
 
 Weights = tuple[Array, ...]
@@ -34,25 +34,6 @@ class Tracks:
         return ONCE if coded else CHANGED if known else EVERYTHING
 
 
-class Marks:
-    """Marks of the finest level of a cell-type problem, and what they were found from."""
-
-    def __init__(self, grid: Grid) -> None:
-        nz = grid.size[2]
-        self.codes, self.hashes = np.zeros((grid.rows, nz), np.uint16), np.zeros(grid.rows, np.uint64)
-        self.marks, self.ranges = np.zeros(grid.diag.size, np.uint64), np.zeros((grid.rows, 2), np.int64)
-
-    def find(self, grid: Grid, codes: Codes, source: Source) -> tuple[Array, Array]:
-        """Return the marks, and per row from where to where they changed."""
-        bytes_of = tuple(v.reshape(source.rows) for v in (*codes.links, codes.diag))
-        kind = np.uint64 if source.values[0].itemsize == 8 else np.uint32
-        extras = tuple(v.view(kind) for v in source.extras)
-        problem = (*bytes_of, grid.sizes, np.array(grid.periodic))
-        before = self.codes, self.hashes
-        over_strips(setup_cells.find_marks, grid.rows, problem, extras, before, self.marks, self.ranges)
-        return self.marks, self.ranges
-
-
 def dilated(rows: Array, reach: int) -> Array:
     """Mark also the rows up to `reach` away along either axis, and the next in memory: a vector may end there."""
     wanted = rows.copy()
@@ -68,10 +49,13 @@ class Level:
     """Damping, weights and coarse operators of one level, and what of them the next set-up can keep.
 
     coded : the finest conductance, if the finest operator is of cell type; finest : whether this is the finest level
+    source : in which form the finest operator is given
     """
 
-    def __init__(self, grid: Grid, factors: tuple[int, int, int], coded: float | None, finest: bool) -> None:
-        self.kind = grid.size, grid.periodic, factors, coded, finest
+    def __init__(
+        self, grid: Grid, factors: tuple[int, int, int], coded: float | None, finest: bool, source: type
+    ) -> None:
+        self.kind = grid.size, grid.periodic, factors, coded, finest, source
         n, coarse = grid.diag.size, coarse_size(grid, factors)
         self.coded = coded is not None
         steps = n if self.coded and finest else 0
@@ -80,7 +64,8 @@ class Level:
             np.zeros(steps, np.uint16),
             np.zeros((3, n), np.uint8),
         )
-        self.marks = Marks(grid) if steps else None
+        self.in_bytes = steps > 0
+        self.marks: Any = None
         self.classical, self.below = Classical.zeros(grid, factors), Grid.zeros(coarse, grid.periodic)
         self.blocks, self.cells = Tracks(0), Tracks(0)  # of a medium that does not change, nobody asks
         self.fused: list[FusedLevel] = []
@@ -90,28 +75,28 @@ class Level:
         return self.kind == kind
 
     def refresh(
-        self, grid: Grid, nets: tuple[Nets, Nets], codes: Codes | None, source: Source, tracked: bool, times: int
+        self, grid: Grid, nets: tuple[Nets, Nets], codes: Codes | None, source: Any, tracked: bool, times: int
     ) -> list[FusedLevel]:
         """Set up again for an operator, to be visited so many times; `below` becomes the operator of the next level.
 
         codes, source : of the finest operator; a grid of cell type is filled from there where it is needed
         tracked : find out what changed, and keep what did not
         """
-        self.fine(grid, nets[0], codes, source, tracked)
+        self.fine(grid, nets[0], source, tracked)
         self.coarse(nets[1], tracked)
         size, periodic, factors = self.kind[:3]
         links, diag = tuple(w.reshape(size) for w in grid.w), grid.diag.reshape(size)
-        if codes is not None and self.marks:
+        if codes is not None and self.in_bytes:
             links, diag = codes.links, codes.diag
         if len(self.fused) != times:
-            damping = (self.steps if self.marks else self.sd).reshape(size)
+            damping = (self.steps if self.in_bytes else self.sd).reshape(size)
             level = FusedLevel(factors, periodic, links, diag, damping, self.a.reshape(3, *size))
             self.fused = level.visited(times)
         for level in self.fused:  # whose work space stays, since fresh memory is slow
             level.w, level.diag = links, diag
         return self.fused
 
-    def fine(self, grid: Grid, nets: Nets, codes: Codes | None, source: Source, tracked: bool) -> None:
+    def fine(self, grid: Grid, nets: Nets, source: Any, tracked: bool) -> None:
         """Find damping, prolongation weights, and the classical operators of the next level."""
         coarse, mode = self.classical.grid, EVERYTHING
         problem = (
@@ -120,7 +105,7 @@ class Level:
         if tracked:
             if not self.blocks.keys.size:
                 self.blocks = Tracks(coarse.diag.size)
-            marks, ranges = self.find_marks(grid, codes, source)
+            marks, ranges = self.find_marks(grid, source)
             self.blocks.changed[:] = False
             tracks = self.blocks.keys, self.blocks.changed
             over_strips(setup_patterns.find_block_keys, coarse.rows, problem, coarse.sizes, ranges, marks, *tracks)
@@ -129,17 +114,18 @@ class Level:
         places, new = np.empty(coarse.diag.size if mode == ONCE else 0, np.int64), np.zeros(coarse.rows, np.bool_)
         if mode == ONCE:
             over_strips(setup_fine.find_places, coarse.rows, coarse.size[2], tracks, places, new)
-        if self.marks:
+        if self.in_bytes:
             source.fill(grid, self.rows_around(new))
         task = (problem, coarse.sizes, mode, self.blocks.changed, places, nets)
         over_strips(setup_fine.fine_level, coarse.rows, *task, *results)
         if mode == ONCE:
             over_strips(setup_fine.copy_results, coarse.rows, problem, coarse.sizes, places, new, *results)
 
-    def find_marks(self, grid: Grid, codes: Codes | None, source: Source) -> tuple[Array, Array]:
+    def find_marks(self, grid: Grid, source: Any) -> tuple[Array, Array]:
         """Return the marks of the cells, and per row from where to where they may have changed."""
-        if self.marks and codes is not None:
-            return self.marks.find(grid, codes, source)
+        if self.in_bytes:
+            self.marks = self.marks or source.marks(grid)
+            return self.marks.find(source)
         marks, parts = np.empty(grid.diag.size, np.uint64), (grid.w, grid.ground, grid.shift, grid.diag)
         task = (*parts, grid.sizes, np.array(grid.periodic))
         over_strips(setup_patterns.cell_marks, grid.rows, task, marks)

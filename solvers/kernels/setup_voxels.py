@@ -1,0 +1,271 @@
+"""The finest level of a problem that is given as voxels, from one byte per cell: its codes, its marks, its rows.
+
+Everything in the row of a cell follows from its own code and those of its six neighbours. Compared with the last set-up
+are the bytes themselves, and marks are found where a cell or one of its neighbours has changed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .codes import Codes
+from .cpu_jit import inlined_kernel, over_strips, strip_kernel, threads_for
+from .cpu_jit import ordered_row_kernel as row_kernel
+from .setup import above, below
+from .setup_cells import differing
+from .setup_grid import Array, Grid
+from .setup_patterns import PRIMES, mixed
+
+SOLID, FLUID, OPEN, WALL, FIXED = (np.uint8(k) for k in range(5))  # codes of `Cell`; beyond a Neumann, a Dirichlet side
+NEVER = 255  # a code that no cell has
+BITS = np.uint64(3)  # per code
+
+
+@row_kernel
+def beyond(n, kind):
+    """Return the code of what lies beyond an end of an axis of n cells; 0: the cell at the other end."""
+    if kind == 2:
+        return SOLID if n > 1 else WALL
+    return FIXED if kind == 1 else WALL
+
+
+@inlined_kernel
+def rows_around(row, size, kinds):
+    """Return the rows on four sides, and the code of what lies there if it is no row."""
+    nx, ny = size[0], size[1]
+    i, j = row // ny, row % ny
+    rows = below(row, i, nx, ny), above(row, i, nx, ny), below(row, j, ny, 1), above(row, j, ny, 1)
+    codes = (
+        beyond(nx, kinds[0, 0]) if i == 0 else SOLID,
+        beyond(nx, kinds[0, 1]) if i == nx - 1 else SOLID,
+        beyond(ny, kinds[1, 0]) if j == 0 else SOLID,
+        beyond(ny, kinds[1, 1]) if j == ny - 1 else SOLID,
+    )
+    return rows, codes
+
+
+@inlined_kernel
+def ends_of(row, nz, kinds):
+    """Return the codes before the first and after the last cell of a row."""
+    low, high = beyond(nz, kinds[2, 0]), beyond(nz, kinds[2, 1])
+    return low if low != 0 else row[nz - 1], high if high != 0 else row[0]
+
+
+@row_kernel
+def faces(code):
+    """Count the conductances between an unknown and a neighbour of this code."""
+    return np.uint8(0) if code == SOLID or code == WALL else np.uint8(2) if code == FIXED else np.uint8(1)
+
+
+@row_kernel
+def add_faces(neighbours, count):
+    """Count one conductance for each neighbour that is not solid."""
+    for k in range(count.shape[0]):
+        count[k] += np.uint8(1) if neighbours[k] != SOLID else np.uint8(0)
+
+
+@row_kernel
+def add_number(number, count):
+    """Add the same number everywhere."""
+    for k in range(count.shape[0]):
+        count[k] += number
+
+
+@row_kernel
+def join(own, neighbours, link):
+    """Write 1 where two unknowns lie side by side."""
+    for k in range(own.shape[0]):
+        link[k] = np.uint8(1) if (own[k] == FLUID) & (neighbours[k] == FLUID) else np.uint8(0)
+
+
+@row_kernel
+def only_unknowns(own, count):
+    """Set to 0 where there is no unknown."""
+    for k in range(own.shape[0]):
+        count[k] = count[k] if own[k] == FLUID else np.uint8(0)
+
+
+@strip_kernel
+def encode_voxels(start, stop, cells, size, kinds, links, diag):
+    """Write the links and the diagonal of rows start..stop in bytes."""
+    nz = size[2]
+    for row in range(start, stop):
+        rows, codes = rows_around(row, size, kinds)
+        own, count = cells[row], diag[row]
+        low, high = ends_of(own, nz, kinds)
+        for side in range(4):
+            if codes[side] == SOLID:
+                add_faces(cells[rows[side]], count)
+            else:
+                add_number(faces(codes[side]), count)
+            if side % 2 == 1 and codes[side] == SOLID:
+                join(own, cells[rows[side]], links[side // 2, row])
+        add_faces(own[: nz - 1], count[1:])
+        add_faces(own[1:], count[: nz - 1])
+        count[0] += faces(low)
+        count[nz - 1] += faces(high)
+        join(own[: nz - 1], own[1:], links[2, row, : nz - 1])
+        links[2, row, nz - 1] = 1 if own[nz - 1] == FLUID and high == FLUID else 0
+        only_unknowns(own, count)
+
+
+@strip_kernel
+def find_differences(start, stop, cells, before, ranges):
+    """Write from where to where rows start..stop differ from those before, and keep the new ones."""
+    for row in range(start, stop):
+        low, high = differing(cells[row], before[row])
+        ranges[row, 0], ranges[row, 1] = low, high
+        for k in range(low, high):
+            before[row, k] = cells[row, k]
+
+
+@row_kernel
+def add_code(neighbours, shift, code):
+    """Add the codes of a row of neighbours at a place of their own."""
+    for k in range(code.shape[0]):
+        code[k] |= np.uint64(neighbours[k]) << shift
+
+
+@row_kernel
+def add_codes(number, shift, code):
+    """Add the same code everywhere."""
+    for k in range(code.shape[0]):
+        code[k] |= np.uint64(number) << shift
+
+
+@inlined_kernel
+def affected(rows, here, changed, nz, wraps):
+    """Return from where to where a row has a changed cell or lies next to one."""
+    low, high = here[0], here[1]
+    if high > 0:
+        ends = wraps and (low == 0 or high == nz)
+        low, high = (0, nz) if ends else (max(low - 1, 0), min(high + 1, nz))
+    else:
+        low = nz
+    for side in range(4):
+        other = changed[rows[side]]
+        if other[1] > 0:
+            low, high = min(low, other[0]), max(high, other[1])
+    return low, high
+
+
+@strip_kernel
+def mark_voxels(start, stop, cells, size, kinds, changed, marks, ranges):
+    """Write the marks of rows start..stop where they may have changed, and `ranges`: from where to where."""
+    nz = size[2]
+    space = np.empty(nz, np.uint64)
+    for row in range(start, stop):
+        rows, codes = rows_around(row, size, kinds)
+        low, high = affected(rows, changed[row], changed, nz, kinds[2, 0] == 2)
+        ranges[row, 0], ranges[row, 1] = (low, high) if high > low else (0, 0)
+        if high <= low:
+            continue
+        own, code, some = cells[row], space[low:high], marks[row * nz + low : row * nz + high]
+        before, after = ends_of(own, nz, kinds)
+        for k in range(high - low):
+            code[k] = 1
+        for side in range(4):
+            if codes[side] == SOLID:
+                add_code(cells[rows[side], low:high], BITS * np.uint64(side + 1), code)
+            else:
+                add_codes(codes[side], BITS * np.uint64(side + 1), code)
+        first, last = max(low, 1), min(high, nz - 1)
+        add_code(own[first - 1 : high - 1], BITS * np.uint64(5), code[first - low :])
+        add_code(own[low + 1 : last + 1], BITS * np.uint64(6), code[: last - low])
+        if low == 0:
+            code[0] |= np.uint64(before) << (BITS * np.uint64(5))
+        if high == nz:
+            code[high - low - 1] |= np.uint64(after) << (BITS * np.uint64(6))
+        for k in range(high - low):
+            h = mixed(code[k] * PRIMES[0])
+            some[k] = h if own[low + k] == FLUID else np.uint64(0)
+
+
+@strip_kernel
+def fill_rows(start, stop, wanted, cells, size, kinds, codes, w, ground, rest):
+    """Write the wanted rows among start..stop as numbers, in units of the conductance."""
+    nz = size[2]
+    links, diag = codes
+    for row in range(start, stop):
+        if not wanted[row]:
+            continue
+        rows, sides = rows_around(row, size, kinds)
+        own = cells[row]
+        before, after = ends_of(own, nz, kinds)
+        for d in range(3):
+            link, numbers, earth = links[d][row], w[d, row], ground[d, row]
+            for k in range(nz):
+                numbers[k] = link[k]
+                earth[k] = 0
+        for side in range(4):
+            earth, neighbours = ground[side // 2, row], cells[rows[side]]
+            for k in range(nz):
+                code = sides[side] if sides[side] != SOLID else neighbours[k]
+                earth[k] += (faces(code) if code != FLUID else 0) if own[k] == FLUID else 0
+        earth = ground[2, row]
+        for k in range(nz):
+            low, high = own[k - 1] if k > 0 else before, own[k + 1] if k < nz - 1 else after
+            count = (faces(low) if low != FLUID else 0) + (faces(high) if high != FLUID else 0)
+            earth[k] = count if own[k] == FLUID else 0
+            rest[0][row, k], rest[1][row, k] = 0, diag[row, k]
+
+
+KINDS = {"neumann": 0, "dirichlet": 1, "periodic": 2}
+
+
+def codes_of_voxels(voxels: Any) -> Codes:
+    """Return the operator in bytes."""
+    shape = tuple(voxels.cells.shape)
+    rows = (shape[0] * shape[1], shape[2])
+    links, diag = np.zeros((3, *rows), np.uint8), np.zeros(rows, np.uint8)
+    with threads_for(diag.size):
+        over_strips(encode_voxels, rows[0], *problem_of(voxels), links, diag)
+    x, y, z = links.reshape(3, *shape)
+    return Codes(voxels.unit, (x, y, z), diag.reshape(shape))
+
+
+def problem_of(voxels: Any) -> tuple[Array, Array, Array]:
+    """Return what all kernels here take: codes by rows, the size, and the kinds of the sides as numbers."""
+    size = np.array(voxels.cells.shape)
+    return voxels.cells.numpy().reshape(-1, size[2]), size, np.array([[KINDS[k] for k in pair] for pair in voxels.kinds])
+
+
+class VoxelMarks:
+    """Marks of the cells, and the voxels that they were found from."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.cells = np.full((grid.rows, grid.size[2]), NEVER, np.uint8)
+        self.marks, self.ranges = np.zeros(grid.diag.size, np.uint64), np.zeros((2, grid.rows, 2), np.int64)
+        self.kinds = np.full((3, 2), NEVER)
+
+    def find(self, source: VoxelSource) -> tuple[Array, Array]:
+        """Return the marks, and per row from where to where they may have changed."""
+        cells, size, kinds = source.problem
+        if not np.array_equal(kinds, self.kinds):
+            self.cells[:], self.kinds = NEVER, kinds
+        changed, ranges = self.ranges
+        over_strips(find_differences, len(cells), cells, self.cells, changed)
+        over_strips(mark_voxels, len(cells), cells, size, kinds, changed, self.marks, ranges)
+        return self.marks, ranges
+
+
+class VoxelSource:
+    """A problem given as voxels, to be copied in fp32 in units of its conductance."""
+
+    def __init__(self, A: Any, codes: Codes) -> None:
+        self.size, self.periodic, self.problem = tuple(A.unknown.shape), A.periodic, problem_of(A.voxels)
+        rows = self.problem[0].shape
+        self.codes = tuple(w.reshape(rows) for w in codes.links), codes.diag.reshape(rows)
+
+    def marks(self, grid: Grid) -> VoxelMarks:
+        """Return what tells which cells have changed from one set-up to the next."""
+        return VoxelMarks(grid)
+
+    def fill(self, grid: Grid, wanted: Array | None = None) -> None:
+        """Copy all rows, or the wanted ones."""
+        wanted = np.ones(grid.rows, np.bool_) if wanted is None else wanted
+        rows = self.problem[0].shape
+        parts = grid.w.reshape(3, *rows), grid.ground.reshape(3, *rows), (grid.shift.reshape(rows), grid.diag.reshape(rows))
+        over_strips(fill_rows, grid.rows, wanted, *self.problem, self.codes, *parts)
