@@ -7,18 +7,18 @@ overlap of two runs, and most overlaps show theirs at once: little more is read 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
 
 
-def label_rows(unknown, x, y, z, nx, ny, wraps, runs, starts, stops, firsts, parent):
+def label_rows(unknown, x, y, z, nx, ny, wraps, starts, stops, firsts, parent):
     """Find the runs; write their ranges and components, and the first one of every row; return how many.
 
-    unknown, links x, y, z and runs : (rows, cells); a link without an unknown on both of its ends is none, so `unknown`
-        itself may stand for all three where all unknowns side by side are linked
+    unknown, links x, y, z : (rows, cells); a link without an unknown on both of its ends is none, so `unknown` itself may
+        stand for all three where all unknowns side by side are linked
     """
     nz, count = unknown.shape[1], 0
     for row in range(unknown.shape[0]):
@@ -26,7 +26,6 @@ def label_rows(unknown, x, y, z, nx, ny, wraps, runs, starts, stops, firsts, par
         k = 0
         while k < nz:
             if not unknown[row, k]:
-                runs[row, k] = -1
                 k += 1
                 continue
             starts[count], parent[count] = k, count
@@ -34,7 +33,6 @@ def label_rows(unknown, x, y, z, nx, ny, wraps, runs, starts, stops, firsts, par
                 k += 1
             k += 1
             stops[count] = k
-            runs[row, starts[count] : k] = count
             count += 1
         firsts[row + 1] = count
         for d in range(5):  # rows below along both axes, wraps of all three
@@ -48,11 +46,11 @@ def label_rows(unknown, x, y, z, nx, ny, wraps, runs, starts, stops, firsts, par
                 other = j
             elif d == 3 and wraps[1] and j == ny - 1:
                 other = i * ny
-            elif d < 4 or not wraps[2] or z[row, nz - 1] <= 0 or not unknown[row, 0]:
+            elif d < 4 or not wraps[2] or z[row, nz - 1] <= 0 or not (unknown[row, 0] and unknown[row, nz - 1]):
                 continue
             a, b = firsts[row], firsts[other]
             if d == 4:
-                a, b = runs[row, nz - 1], runs[row, 0]
+                a, b = count - 1, firsts[row]
             while a < firsts[row + 1] and b < firsts[other + 1]:
                 linked = d == 4
                 for k in range(max(starts[a], starts[b]), min(stops[a], stops[b])):
@@ -84,73 +82,135 @@ def label_rows(unknown, x, y, z, nx, ny, wraps, runs, starts, stops, firsts, par
     return count
 
 
-def find_earth(extras, limit, runs, of_run, singular):
+def find_earth(extras, limit, starts, stops, firsts, of_run, singular):
     """Clear `singular` for components with an extra above the limit; tell whether others are left with one below it."""
     left, doubtful = singular.shape[0], False
-    for row in range(runs.shape[0]):
-        for extra in extras:
-            some = False
-            for k in range(runs.shape[1]):
-                some |= extra[row, k] > 0
-            if not some:
+    for row in range(firsts.shape[0] - 1):
+        for s in range(firsts[row], firsts[row + 1]):
+            if not singular[of_run[s]]:
                 continue
-            for k in range(runs.shape[1]):
-                if extra[row, k] > limit:
-                    component = of_run[runs[row, k]]
-                    left -= singular[component]
-                    singular[component] = False
-                elif extra[row, k] > 0:
-                    doubtful = True
-        if left == 0:
-            return False
-    return doubtful and left > 0
+            most = some = False
+            for extra in extras:
+                for k in range(starts[s], stops[s]):
+                    most |= extra[row, k] > limit
+                    some |= extra[row, k] > 0
+            if most:
+                singular[of_run[s]] = False
+                left -= 1
+            doubtful |= some
+            if left == 0:
+                return False
+    return doubtful
+
+
+def runs_of_cells(starts, stops, firsts, runs):
+    """Write the run of every cell, -1 without unknown."""
+    for row in range(firsts.shape[0] - 1):
+        runs[row, :] = -1
+        for s in range(firsts[row], firsts[row + 1]):
+            runs[row, starts[s] : stops[s]] = s
+
+
+def find_fixed(cells, nx, ny, fixed, wraps, starts, stops, firsts, of_run, singular):
+    """Clear `singular` for components with a face towards p = 0: next to OPEN (2), or on a fixed side.
+
+    fixed : (3, 2), whether the ends of an axis are Dirichlet sides
+    """
+    left, nz = singular.shape[0], cells.shape[1]
+    for row in range(firsts.shape[0] - 1):
+        i, j = row // ny, row % ny
+        for s in range(firsts[row], firsts[row + 1]):
+            if not singular[of_run[s]]:
+                continue
+            start, stop = starts[s], stops[s]
+            found = (fixed[0, 0] and i == 0) or (fixed[0, 1] and i == nx - 1)
+            found |= (fixed[1, 0] and j == 0) or (fixed[1, 1] and j == ny - 1)
+            found |= (fixed[2, 0] and start == 0) or (fixed[2, 1] and stop == nz)
+            if start > 0 or wraps[2]:
+                found |= cells[row, start - 1 if start > 0 else nz - 1] == 2
+            if stop < nz or wraps[2]:
+                found |= cells[row, stop if stop < nz else 0] == 2
+            for side in range(4):
+                if found:
+                    break
+                u, v = i + (side == 0) - (side == 1), j + (side == 2) - (side == 3)
+                if (0 <= u < nx or wraps[0]) and (0 <= v < ny or wraps[1]):
+                    other = (u % nx) * ny + v % ny
+                    for k in range(start, stop):
+                        found |= cells[other, k] == 2
+            if found:
+                singular[of_run[s]] = False
+                left -= 1
+                if left == 0:
+                    return
+
+
+class Runs(NamedTuple):
+    """Ranges of the runs along their rows, the first run of every row, the component of every run, the grid."""
+
+    starts: Array
+    stops: Array
+    firsts: Array
+    of_run: Array
+    shape: tuple[int, ...]
+
+    def of_cells(self) -> Array:
+        """Return the run of every cell, -1 without unknown."""
+        runs = np.empty((len(self.firsts) - 1, self.shape[-1]), np.int32)
+        compiled(runs_of_cells)(self.starts, self.stops, self.firsts, runs)
+        return runs.reshape(self.shape)
 
 
 @cache
-def compiled() -> tuple[Any, Any]:
-    """Return `label_rows` and `find_earth` as machine code, kept on disk where a cache can be written."""
+def compiled(function: Any) -> Any:
+    """Return one of these functions as machine code, kept on disk where a cache can be written."""
     import numba
 
-    made = []
-    for function in (label_rows, find_earth):
-        try:
-            made.append(numba.njit(cache=True, nogil=True)(function))
-        except RuntimeError:  # "cannot cache function: no locator available"
-            made.append(numba.njit(nogil=True)(function))
-    return made[0], made[1]
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # "cannot cache function: no locator available"
+        return numba.njit(nogil=True)(function)
 
 
-def label(unknown: Array, links: list[Array], periodic: tuple[bool, ...]) -> tuple[Array, Array]:
-    """Return the run of every cell (-1: no unknown), and the component of every run, as `nullspace.label`.
+def label(unknown: Array, links: list[Array], periodic: tuple[bool, ...]) -> Runs:
+    """Return the runs and the component of every run, as `nullspace.label`.
 
     Examples
     --------
     >>> ones = np.ones((2, 1, 3))
-    >>> runs, of_run = label(ones > 0, [ones * 0, ones * 0, ones * [1, 0, 0]], (False,) * 3)
-    >>> runs.tolist(), of_run.tolist()
+    >>> found = label(ones > 0, [ones * 0, ones * 0, ones * [1, 0, 0]], (False,) * 3)
+    >>> found.of_cells().tolist(), found.of_run.tolist()
     ([[[0, 0, 1]], [[2, 2, 3]]], [0, 1, 2, 3])
     """
     nx, ny, nz = unknown.shape
     rows, cells = (nx * ny, nz), unknown.size
-    runs = np.empty(rows, np.int32)
     starts, stops, parent = (np.empty(cells, np.int32) for _ in range(3))  # memory is taken where it is written
     flat = (np.ascontiguousarray(v).reshape(rows) for v in (unknown, *links))
     firsts = np.empty(rows[0] + 1, np.int32)
-    count = compiled()[0](*flat, nx, ny, np.array(periodic), runs, starts, stops, firsts, parent)
-    return runs.reshape(unknown.shape), parent[:count].copy()
+    count = compiled(label_rows)(*flat, nx, ny, np.array(periodic), starts, stops, firsts, parent)
+    return Runs(starts[:count].copy(), stops[:count].copy(), firsts, parent[:count].copy(), unknown.shape)
 
 
-def earthed(extras: list[Array], limit: float, runs: Array, of_run: Array, count: int) -> tuple[Array, bool]:
+def earthed(extras: list[Array], limit: float, runs: Runs) -> tuple[Array, bool]:
     """Return which components have no extra above the limit, and whether any of them may have some below it."""
-    rows = (-1, runs.shape[-1])
-    singular = np.ones(count, dtype=bool)
-    flat = tuple(np.ascontiguousarray(g).reshape(rows) for g in extras)
-    return singular, compiled()[1](flat, limit, runs.reshape(rows), of_run, singular)
+    flat = tuple(np.ascontiguousarray(g).reshape(-1, runs.shape[-1]) for g in extras)
+    singular = np.ones(int(runs.of_run.max(initial=-1)) + 1, dtype=bool)
+    return singular, compiled(find_earth)(flat, limit, *runs[:4], singular)
+
+
+def unfixed(cells: Array, dirichlet: Array, periodic: tuple[bool, ...], runs: Runs) -> Array:
+    """Return which components of voxels have no face towards p = 0; dirichlet : (3, 2), of the sides."""
+    nx, ny, nz = runs.shape
+    singular = np.ones(int(runs.of_run.max(initial=-1)) + 1, dtype=bool)
+    compiled(find_fixed)(cells.reshape(-1, nz), nx, ny, dirichlet, np.array(periodic), *runs[:4], singular)
+    return singular
 
 
 def compile_components() -> None:
     """Compile for double precision and for bytes, so that no solve has to."""
     ones = np.ones((1, 1, 2))
-    label(ones > 0, [ones > 0] * 3, (False,) * 3)
-    runs, of_run = label(ones > 0, [ones] * 3, (False,) * 3)
-    earthed([ones] * 4, 0.0, runs, of_run, 1)
+    runs = label(ones > 0, [ones > 0] * 3, (False,) * 3)
+    unfixed(np.ones((1, 1, 2), np.uint8), np.zeros((3, 2), bool), (False,) * 3, runs)
+    runs = label(ones > 0, [ones] * 3, (False,) * 3)
+    earthed([ones] * 4, 0.0, runs)
+    runs.of_cells()

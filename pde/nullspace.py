@@ -15,17 +15,22 @@ from . import components
 
 if TYPE_CHECKING:
     from .poisson import Poisson
+    from .voxels import Voxels
 
 EPS = np.finfo(np.float64).eps
 SMALL = 20_000  # cells up to which NumPy is fast enough and numba need not be loaded
 
 
 class _Components(NamedTuple):
-    """Run of every cell, -1 without unknown; component of every run; whether a component is singular."""
+    """Run of every cell, -1 without unknown, or how to find it; component of every run; whether one is singular."""
 
-    runs: np.ndarray
+    runs: np.ndarray | components.Runs
     of_run: np.ndarray
     singular: np.ndarray
+
+    def of_cells(self) -> np.ndarray:
+        """Return the run of every cell."""
+        return self.runs.of_cells() if isinstance(self.runs, components.Runs) else self.runs
 
 
 class NullSpace:
@@ -70,7 +75,7 @@ class NullSpace:
 
     def _of_cell(self, of_run: np.ndarray, nothing: int = -1) -> Tensor:
         """Bring a value of every run to its cells."""
-        return torch.from_numpy(np.append(of_run, of_run.dtype.type(nothing))[self._found.runs]).to(self._device)
+        return torch.from_numpy(np.append(of_run, of_run.dtype.type(nothing))[self._found.of_cells()]).to(self._device)
 
     @cached_property
     def _slots(self) -> Tensor:
@@ -100,46 +105,49 @@ class NullSpace:
 
 
 def _components(A: Poisson) -> _Components:
-    """Find the components of A, on the host."""
+    """Find the components of A, on the host; of a large grid by compiled kernels."""
+    unknown = A.unknown.cpu().numpy()
+    large = unknown.size > SMALL
     if A.voxels is not None:
-        return _components_of_cells(A)
-    links, unknown = [w.detach().cpu().numpy() for w in A.links], A.unknown.cpu().numpy()
-    runs, of_run = (label if unknown.size <= SMALL else components.label)(unknown, links, A.periodic)
-    count = int(of_run.max(initial=-1)) + 1
-    return _Components(runs, of_run, _is_singular(A, runs, of_run, count))
+        return (_large_of_voxels if large else _small_of_voxels)(A.voxels.to("cpu"), unknown, A.periodic)
+    links = [w.detach().cpu().numpy() for w in A.links]
+    extras = [g.detach().cpu().numpy() for g in (A.shift, *A.ground)]
+    limit = 64 * EPS * float(A.diag.detach().sum())
+    # one extra above that fraction of the whole diagonal makes its component regular; where all others are 0 nothing
+    # has to be summed
+    if large:
+        runs = components.label(unknown, links, A.periodic)
+        singular, doubtful = components.earthed(extras, limit, runs)
+        found = _Components(runs, runs.of_run, singular)
+    else:
+        of_cells, of_run = label(unknown, links, A.periodic)
+        singular, doubtful = earthed(extras, limit, of_cells, of_run, int(of_run.max(initial=-1)) + 1)
+        found = _Components(of_cells, of_run, singular)
+    return found._replace(singular=_by_sums(A, found, extras)) if doubtful else found
 
 
-def _components_of_cells(A: Poisson) -> _Components:
+def _by_sums(A: Poisson, found: _Components, extras: list[np.ndarray]) -> np.ndarray:
+    """Tell which components have extras of at most 64 eps times the sum of their diagonal."""
+    runs, count = found.of_cells(), len(found.singular)
+    of_cell = found.of_run[runs[runs >= 0]]
+    total, diag = extras[0] + extras[1] + extras[2] + extras[3], A.diag.detach().cpu().numpy()
+    extra, diag = (np.bincount(of_cell, weights[runs >= 0], minlength=count) for weights in (total, diag))
+    return extra <= 64 * EPS * diag
+
+
+def _small_of_voxels(voxels: Voxels, unknown: np.ndarray, periodic: tuple[bool, ...]) -> _Components:
     """Find them from bytes; one face towards p = 0 makes a component regular."""
-    assert A.voxels is not None
-    unknown, voxels = A.unknown.cpu().numpy(), A.voxels._replace(cells=A.voxels.cells.cpu())
-    if unknown.size <= SMALL:
-        runs, of_run = label(unknown, [voxels.linked_along(d) for d in range(3)], A.periodic)
-    else:  # unknowns that lie side by side are linked
-        runs, of_run = components.label(unknown, [unknown] * 3, A.periodic)
+    runs, of_run = label(unknown, [voxels.linked_along(d) for d in range(3)], periodic)
     singular = np.ones(int(of_run.max(initial=-1)) + 1, dtype=bool)
     singular[of_run[runs[voxels.grounded()]]] = False
     return _Components(runs, of_run, singular)
 
 
-def _is_singular(A: Poisson, runs: np.ndarray, of_run: np.ndarray, count: int) -> np.ndarray:
-    """Tell which components have extras of at most 64 eps times the sum of their diagonal.
-
-    One extra above that fraction of the whole diagonal makes its component regular, and where all others are 0 nothing
-    has to be summed.
-    """
-    extras = [g.detach().cpu().numpy() for g in (A.shift, *A.ground)]
-    limit = 64 * EPS * float(A.diag.detach().sum())
-    look = earthed if runs.size <= SMALL else components.earthed
-    singular, doubtful = look(extras, limit, runs, of_run, count)
-    if doubtful:
-        of_cell, unknown = of_run[runs[runs >= 0]], runs >= 0
-        extra, diag = (
-            np.bincount(of_cell, weights[unknown], minlength=count)
-            for weights in (extras[0] + extras[1] + extras[2] + extras[3], A.diag.detach().cpu().numpy())
-        )
-        singular = extra <= 64 * EPS * diag
-    return singular
+def _large_of_voxels(voxels: Voxels, unknown: np.ndarray, periodic: tuple[bool, ...]) -> _Components:
+    """Do the same by compiled kernels: unknowns side by side are linked."""
+    runs = components.label(unknown, [unknown] * 3, periodic)
+    dirichlet = np.array([[kind == "dirichlet" for kind in pair] for pair in voxels.kinds])
+    return _Components(runs, runs.of_run, components.unfixed(voxels.cells.numpy(), dirichlet, periodic, runs))
 
 
 def earthed(

@@ -31,6 +31,10 @@ class Voxels(NamedTuple):
     dtype: torch.dtype
     given: tuple[Any, ...]
 
+    def to(self, device: Any) -> Voxels:
+        """Return the same with its cells on another device."""
+        return self._replace(cells=self.cells.to(device))
+
     def conductances(self) -> dict[str, Any]:
         """Compute all fields of the operator."""
         return builders.from_cells(*self.given, self.dtype)

@@ -86,7 +86,14 @@ def over_strips(function: Any, tasks: int, *arguments: Any) -> None:
         return
     pieces = min(tasks, 4 * threads)  # a few per thread, since tasks differ in cost
     bounds = [tasks * k // pieces for k in range(pieces + 1)]
-    waiting = [pool().submit(function, start, stop, *arguments) for start, stop in pairwise(bounds)]
+    strips = iter(list(pairwise(bounds)))  # of a list, which threads may share
+
+    def work() -> None:
+        for start, stop in strips:
+            function(start, stop, *arguments)
+
+    waiting = [pool().submit(work) for _ in range(threads - 1)]  # this thread works too: waking others is what takes time
+    work()
     for result in waiting:
         result.result()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 
 from ..coarsening import balanced_factors
 from ..coefficients import Perceptron
@@ -15,11 +17,15 @@ from .cpu_jit import threads_for
 from .cycle import FusedCycle, FusedLevel
 from .setup_grid import Array, Grid, Source, link_means
 from .setup_level import Level, Weights
+from .setup_spans import everywhere
 from .setup_voxels import VoxelSource
 
 # in which order the set-up kernels write the features: those last that are 0 in most cells, which are then skipped
 DAMPING_ORDER, WEIGHT_ORDER = (2, 3, 4, 5, 6, 7, 8, 0, 1), (0, 1, 2, 3, 4, 5, 6, 10, 11, 15, 7, 8, 9, 12, 13, 14)
 LINK_ORDER, GROUND_ORDER = (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 14, 15, 9, 10, 11), tuple(range(9))
+
+
+KNOWN: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 def packed(perceptron: Perceptron, order: tuple[int, ...]) -> Weights:
@@ -50,6 +56,17 @@ def packed(perceptron: Perceptron, order: tuple[int, ...]) -> Weights:
     )
 
 
+def all_packed(network: Any) -> tuple[Weights, ...]:
+    """Return all four perceptrons: the same arrays as long as nobody trains the network."""
+    parameters, known = list(network.parameters()), KNOWN.get(network)
+    if known is None or not all(map(torch.equal, parameters, known[0])):
+        perceptrons = network.damping, network.weight, network.link, network.ground
+        orders = DAMPING_ORDER, WEIGHT_ORDER, LINK_ORDER, GROUND_ORDER
+        seen = [p.detach().clone() for p in parameters]
+        known = KNOWN[network] = seen, tuple(map(packed, perceptrons, orders))
+    return known[1]
+
+
 def padded(v: Array, rows: bool = True) -> Array:
     """Copy an array, with zeros appended so that the last axis, or every axis, is a multiple of eight long."""
     shape = [n + -n % 8 if rows or axis == v.ndim - 1 else n for axis, n in enumerate(v.shape)]
@@ -73,18 +90,16 @@ def learned_cycle(
     kept : an empty list, and from then on what the last set-up left in it: arrays that this one changes in place where
         the operator has changed. The result is the same, bit for bit.
     """
-    perceptrons = (network.damping, network.weight, network.link, network.ground)
-    orders = (DAMPING_ORDER, WEIGHT_ORDER, LINK_ORDER, GROUND_ORDER)
-    damping, weight, link, earth = nets = tuple(map(packed, perceptrons, orders))
+    damping, weight, link, earth = nets = all_packed(network)
     as_voxels = codes is not None and A.voxels is not None
     source: Any = VoxelSource(A, codes) if as_voxels and codes else Source(A, exponent, mantissa, codes)
     old = taken(kept, nets)
     grid = Grid.empty(source.size, source.periodic)
     if codes is None or grid.diag.size <= coarsest:
         with threads_for(grid.diag.size):
-            source.fill(grid)
+            source.fill(grid, everywhere(grid.size))
     tracked, levels, fused = codes is not None or bool(old), list[Level](), list[FusedLevel]()
-    varying, reduction = codes is None and varies(grid.links()), 1
+    varying, reduction, spans = codes is None and varies(grid.links()), 1, None
     while grid.diag.size > coarsest:
         with threads_for(grid.diag.size):
             means = link_means(grid) if levels or codes is None else [float(w.any()) for w in codes.links]
@@ -92,10 +107,10 @@ def learned_cycle(
             kind = grid.size, grid.periodic, factors, codes and codes.unit, not levels, type(source)
             level = old.pop(0) if old and old[0].fits(*kind) else Level(grid, factors, *kind[3:])
             rules = (damping, weight), (link, earth)
-            fused += level.refresh(grid, rules, codes, source, tracked, visits(reduction, varying))
+            fused += level.refresh(grid, rules, codes, source, spans, tracked, visits(reduction, varying))
             levels.append(level)
             reduction *= math.prod(factors)
-            grid = level.below
+            grid, spans = level.below, level.changed
     if kept is not None:
         kept[:] = [nets, *levels]
     return FusedCycle(fused, grid.size, generalised_inverse(grid.stencil()).float())
@@ -109,5 +124,4 @@ def taken(kept: list[Any] | None, nets: tuple[Weights, ...]) -> list[Level]:
     if not kept:
         return []
     (before, *levels), kept[:] = list(kept), []
-    same = all(np.array_equal(x, y) for n, m in zip(before, nets, strict=True) for x, y in zip(n, m, strict=True))
-    return levels if same else []
+    return levels if before is nets else []

@@ -108,38 +108,38 @@ def add_pairs(above, below, total):
 
 
 @strip_kernel
-def sum_diagonal(start, stop, wanted, w, ground, shift, size, stride, diag):
-    """Write diag = links on both sides + ground + shift for the wanted rows among start..stop, summed in fp64."""
+def sum_diagonal(start, stop, spans, w, ground, shift, size, stride, diag):
+    """Write diag = links on both sides + ground + shift for the spans of rows start..stop, summed in fp64."""
     ny, nz = size[1], size[2]
     total, low = np.empty(nz, np.float64), np.empty(nz, np.float32)
     for row in range(start, stop):
-        if not wanted[row]:
-            continue
+        begin, end = spans[row, 0], spans[row, 1]
         first = row * nz
         x = below(first, row // ny, size[0], stride[0])
         y = below(first, row % ny, ny, stride[1])
-        for k in range(nz):
+        for k in range(begin, end):
             c = first + k
             total[k] = np.float64(shift[c]) + (ground[0, c] + ground[1, c] + ground[2, c])
-        add_pairs(w[0, first : first + nz], w[0, x : x + nz], total)
-        add_pairs(w[1, first : first + nz], w[1, y : y + nz], total)
-        for k in range(1, nz):
+        part = total[begin:end]
+        add_pairs(w[0, first + begin : first + end], w[0, x + begin : x + end], part)
+        add_pairs(w[1, first + begin : first + end], w[1, y + begin : y + end], part)
+        for k in range(max(begin, 1), end):
             low[k] = w[2, first + k - 1]
-        low[0] = w[2, first + nz - 1]
-        add_pairs(w[2, first : first + nz], low, total)
-        for k in range(nz):
+        if begin == 0:
+            low[0] = w[2, first + nz - 1]
+        add_pairs(w[2, first + begin : first + end], low[begin:end], part)
+        for k in range(begin, end):
             diag[first + k] = total[k]
 
 
 @strip_kernel
-def scale_rows(start, stop, wanted, sources, factor, divisor, targets):
-    """Write the wanted rows among start..stop of several arrays, times factor / divisor, in the targets' dtype."""
+def scale_rows(start, stop, spans, sources, factor, divisor, targets):
+    """Write the spans of rows start..stop of several arrays, times factor / divisor, in the targets' dtype."""
     for f in range(len(sources)):
         source, target = sources[f], targets[f]
         for row in range(start, stop):
-            if wanted[row]:
-                for k in range(source.shape[1]):
-                    target[row, k] = source[row, k] * factor / divisor
+            for k in range(spans[row, 0], spans[row, 1]):
+                target[row, k] = source[row, k] * factor / divisor
 
 
 @strip_kernel

@@ -46,27 +46,27 @@ LEAST, BOUND, CUT = np.float32(-3), np.float32(3), np.float32(0.01)  # as in `co
 
 
 @strip_kernel
-def cell_facts(start, stop, wanted, path, ground, shift, diag, size, pairs, fractions):
+def cell_facts(start, stop, spans, path, ground, shift, diag, size, pairs, fractions):
     """Write the sum of both links of a coarse cell per axis, and ground and shift as fractions of its diagonal."""
     ny, nz = size[1], size[2]
     for row in range(start, stop):
-        if not wanted[row]:
-            continue
+        begin, end = spans[row, 0], spans[row, 1]
         first = row * nz
         lows = (
             below(first, row // ny, size[0], ny * nz),
             below(first, row % ny, ny, nz),
         )
-        for k in range(nz):
+        for k in range(begin, end):
             c = first + k
             inv = ONE / diag[c] if diag[c] > 0 else ZERO
             fractions[0, c], fractions[1, c] = (ground[0, c] + ground[1, c] + ground[2, c]) * inv, shift[c] * inv
         for d in range(2):
-            for k in range(nz):
+            for k in range(begin, end):
                 pairs[d, first + k] = path[d, first + k] + path[d, lows[d] + k]
-        for k in range(1, nz):
+        for k in range(max(begin, 1), end):
             pairs[2, first + k] = path[2, first + k] + path[2, first + k - 1]
-        pairs[2, first] = path[2, first] + path[2, first + nz - 1]
+        if begin == 0 and end > 0:
+            pairs[2, first] = path[2, first] + path[2, first + nz - 1]
 
 
 @row_kernel

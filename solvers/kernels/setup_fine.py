@@ -181,16 +181,16 @@ def enlist(block, nz, rows, factors, owns, columns, count, batch):
 
 
 @inlined_kernel
-def enlist_new(places, first, nz, rows, factors, owns, columns, count, batch):
+def enlist_new(places, span, first, nz, rows, factors, owns, columns, count, batch):
     """Append the cells of the new blocks of a row to a batch."""
-    for k in range(places.shape[0]):
+    for k in range(span[0], span[1]):
         if places[k] == first + k:
             count = enlist(k, nz, rows, factors, owns, columns, count, batch)
     return count
 
 
 @inlined_kernel
-def copy_cells(places, index, problem, blocks, results):
+def copy_cells(places, span, index, problem, blocks, results):
     """Copy damping and weights to those blocks of a row of blocks that look like an earlier one."""
     size, factors = problem[4], problem[5]
     ny, nz, n = size[1], size[2], blocks[2]
@@ -199,7 +199,7 @@ def copy_cells(places, index, problem, blocks, results):
     for u in range(min(factors[0], size[0] - i)):
         for v in range(min(factors[1], ny - j)):
             row = ((i + u) * ny + j + v) * nz
-            for k in range(n):
+            for k in range(span[0], span[1]):
                 s = places[k]
                 if s == KEPT or s == index * n + k:
                     continue
@@ -213,12 +213,12 @@ def copy_cells(places, index, problem, blocks, results):
 
 
 @inlined_kernel
-def copy_sums(places, first, sums):
+def copy_sums(places, span, first, sums):
     """Copy both classical coarse operators to a row of blocks; 0 without unknowns."""
     uniform, path, grounds, shifts, facts = sums
-    for k in range(places.shape[0]):
+    for k in range(span[0], span[1]):
         c, s = first + k, places[k]
-        if s == KEPT:
+        if s == KEPT or s == c:
             continue
         if s == EMPTY:
             for d in range(3):
@@ -235,40 +235,46 @@ def copy_sums(places, first, sums):
 
 
 @strip_kernel
-def find_places(start, stop, n, tracks, places, new):
-    """Write where the blocks of rows start..stop find their results, and which rows have blocks that have none yet."""
+def find_places(start, stop, spans, n, tracks, places, new):
+    """Write where the blocks in the spans find their results, and the spans of those that have none yet."""
     table = np.zeros(SLOTS, np.uint64), np.empty(SLOTS, np.int64)
     for index in range(start, stop):
-        new[index] = find_new(index * n, tracks, table, places[index * n : (index + 1) * n]) > 0
+        low, high = spans[index, 0], spans[index, 1]
+        here = places[index * n : (index + 1) * n]
+        found = find_new(index * n + low, tracks, table, here[low:high])
+        new[index, 0], new[index, 1] = 0, 0
+        if found > 0:
+            while here[low] != index * n + low:
+                low += 1
+            while here[high - 1] != index * n + high - 1:
+                high -= 1
+            new[index, 0], new[index, 1] = low, high
 
 
 @strip_kernel
-def copy_results(start, stop, problem, coarse, places, new, results, sums):
+def copy_results(start, stop, spans, problem, coarse, places, results, sums):
     """Copy results in rows start..stop to those blocks that look like an earlier one."""
     n = coarse[2]
     for index in range(start, stop):
-        here = places[index * n : (index + 1) * n]
-        some = False
-        for k in range(n):
-            some |= here[k] != KEPT
-        if some:
-            copy_cells(here, index, problem, coarse, results)
-            if not new[index]:
-                copy_sums(here, index * n, sums)
+        if spans[index, 1] > 0:
+            here = places[index * n : (index + 1) * n]
+            copy_cells(here, spans[index], index, problem, coarse, results)
+            copy_sums(here, spans[index], index * n, sums)
 
 
 @strip_kernel
-def fine_level(start, stop, problem, coarse, mode, changed, places, nets, results, sums):
+def fine_level(start, stop, problem, coarse, mode, changed, new, places, nets, results, sums):
     """Write damping, the eight-bit weights a, and both classical coarse operators, for rows of blocks.
 
-    mode, changed : which blocks to visit, see `setup_patterns`; places : of the blocks, if once per key
+    mode, changed : which blocks to visit, see `setup_patterns`; new, places : spans and places of the blocks, if once per
+        key
     results : (sd, steps, unit), a, as before or zeros
     """
     size, factors, periodic = problem[4], problem[5], problem[6]
     nz, n, once = size[2], coarse[2], mode == ONCE
     space, rows, owns, columns = column_space(nz)
     width = owns.shape[2]
-    totals = sum_space(width, nz, periodic[2], factors[2] == 2)
+    totals = sum_space(width, nz, periodic[2], factors[2] == 2, n)
     room = 4 * width + CHUNK
     x, hidden, value = network_space(nets[0][1].shape[0], room)
     batch = np.zeros(room, np.int64), np.ones((2, room), np.float32), np.ones((3, COLUMNS, room), np.float32)
@@ -277,15 +283,14 @@ def fine_level(start, stop, problem, coarse, mode, changed, places, nets, result
         if mode == CHANGED:
             low, high = changed_range(changed[index * n : (index + 1) * n], factors[2])
         if once:
-            high = 0
-            for k in range(index * n, (index + 1) * n):
-                high += places[k] == k
+            high = new[index, 1]
         if high > low:
+            here = places[index * n : (index + 1) * n] if once else places[:0]
             fill_block_row(index, problem, coarse, space, rows, owns, columns)
-            coarse_row(index, problem, coarse, space, totals, rows, owns, columns, sums)
+            coarse_row(index, problem, coarse, space, totals, rows, owns, columns, here, sums)
         if once and high > 0:
             here = places[index * n : (index + 1) * n]
-            count = enlist_new(here, index * n, nz, rows, factors, owns, columns, count, batch)
+            count = enlist_new(here, new[index], index * n, nz, rows, factors, owns, columns, count, batch)
         for r in range(4):  # the rows of cells; or the batch, if it is full
             ready = count if r == 0 and (count >= CHUNK or index == stop - 1) else 0
             ready = ready if once else (high if high > low and rows[r] >= 0 else 0)

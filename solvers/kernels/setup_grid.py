@@ -55,11 +55,10 @@ class Grid:
         """Lines of cells along the last axis."""
         return self.size[0] * self.size[1]
 
-    def sum_diagonal(self, wanted: Array | None = None) -> None:
-        """Make the diagonal what the rest says, in all rows or in the wanted ones."""
-        wanted = np.ones(self.rows, np.bool_) if wanted is None else wanted
+    def sum_diagonal(self, spans: Array) -> None:
+        """Make the diagonal what the rest says."""
         parts = self.w, self.ground, self.shift, self.sizes, self.strides
-        over_strips(setup.sum_diagonal, self.rows, wanted, *parts, self.diag)
+        over_strips(setup.sum_diagonal, self.rows, spans, *parts, self.diag)
 
     @classmethod
     def empty(cls, size: tuple[int, int, int], periodic: tuple[bool, bool, bool]) -> Grid:
@@ -104,11 +103,10 @@ class Source:
         """Return what tells which cells of a cell-type problem have changed from one set-up to the next."""
         return Marks(grid)
 
-    def fill(self, grid: Grid, wanted: Array | None = None) -> None:
-        """Copy all rows, or the wanted ones."""
-        wanted = np.ones(grid.rows, np.bool_) if wanted is None else wanted
+    def fill(self, grid: Grid, spans: Array) -> None:
+        """Copy the spans of all rows."""
         targets = tuple(v.reshape(self.rows) for v in (*grid.w, *grid.ground, grid.shift, grid.diag))
-        over_strips(setup.scale_rows, grid.rows, wanted, self.values, self.factor, self.divisor, targets)
+        over_strips(setup.scale_rows, grid.rows, spans, self.values, self.factor, self.divisor, targets)
 
 
 def link_means(grid: Grid) -> list[float]:

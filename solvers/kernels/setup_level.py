@@ -16,6 +16,7 @@ from .cpu_jit import over_strips
 from .cycle import STEPS, FusedLevel
 from .setup_grid import Array, Classical, Grid, coarse_size, roomy
 from .setup_patterns import CHANGED, EVERYTHING, ONCE
+from .setup_spans import everywhere, of_cells, spans_of, spread, whole
 
 Weights = tuple[Array, ...]
 Nets = tuple[Weights, Weights]
@@ -27,22 +28,12 @@ class Tracks:
     def __init__(self, n: int) -> None:
         self.keys, self.changed = np.zeros(n, np.uint64), np.zeros(n, np.bool_)
         self.known = False  # whether the keys are those of the results
+        self.sources = np.zeros(0, np.uint64)  # marks or signatures that the keys are made of
 
     def mode(self, coded: bool) -> int:
         """Choose what to evaluate: of cell-type problems most keys repeat themselves, of others hardly any."""
         known, self.known = self.known, True
         return ONCE if coded else CHANGED if known else EVERYTHING
-
-
-def dilated(rows: Array, reach: int) -> Array:
-    """Mark also the rows up to `reach` away along either axis, and the next in memory: a vector may end there."""
-    wanted = rows.copy()
-    for axis in range(2):
-        for shift in range(1, reach + 1):
-            wanted |= np.roll(rows, shift, axis) | np.roll(rows, -shift, axis)
-    wanted = wanted.ravel()
-    wanted[1:] |= wanted[:-1].copy()
-    return wanted
 
 
 class Level:
@@ -69,20 +60,29 @@ class Level:
         self.classical, self.below = Classical.zeros(grid, factors), Grid.zeros(coarse, grid.periodic)
         self.blocks, self.cells = Tracks(0), Tracks(0)  # of a medium that does not change, nobody asks
         self.fused: list[FusedLevel] = []
+        self.changed: Array | None = None  # spans of what the last set-up changed in `below`
 
     def fits(self, *kind: Any) -> bool:
         """Tell whether a level has the same grid, factors and kind, so that its arrays can be used again."""
         return self.kind == kind
 
     def refresh(
-        self, grid: Grid, nets: tuple[Nets, Nets], codes: Codes | None, source: Any, tracked: bool, times: int
+        self,
+        grid: Grid,
+        nets: tuple[Nets, Nets],
+        codes: Codes | None,
+        source: Any,
+        spans: Array | None,
+        tracked: bool,
+        times: int,
     ) -> list[FusedLevel]:
         """Set up again for an operator, to be visited so many times; `below` becomes the operator of the next level.
 
         codes, source : of the finest operator; a grid of cell type is filled from there where it is needed
+        spans : where the operator of a coarser level has changed, None if nobody knows
         tracked : find out what changed, and keep what did not
         """
-        self.fine(grid, nets[0], source, tracked)
+        self.fine(grid, nets[0], source, spans, tracked)
         self.coarse(nets[1], tracked)
         size, periodic, factors = self.kind[:3]
         links, diag = tuple(w.reshape(size) for w in grid.w), grid.diag.reshape(size)
@@ -96,72 +96,85 @@ class Level:
             level.w, level.diag = links, diag
         return self.fused
 
-    def fine(self, grid: Grid, nets: Nets, source: Any, tracked: bool) -> None:
+    def fine(self, grid: Grid, nets: Nets, source: Any, spans: Array | None, tracked: bool) -> None:
         """Find damping, prolongation weights, and the classical operators of the next level."""
-        coarse, mode = self.classical.grid, EVERYTHING
+        coarse, blocks, factors = self.classical.grid, self.blocks, self.kind[2]
         problem = (
-            grid.w, grid.ground, grid.shift, grid.diag, grid.sizes, np.array(self.kind[2]), np.array(grid.periodic),
+            grid.w, grid.ground, grid.shift, grid.diag, grid.sizes, np.array(factors), np.array(grid.periodic),
         )  # fmt: skip
+        mode, here = EVERYTHING, np.zeros((0, 2), np.int64)
         if tracked:
-            if not self.blocks.keys.size:
-                self.blocks = Tracks(coarse.diag.size)
-            marks, ranges = self.find_marks(grid, source)
-            self.blocks.changed[:] = False
-            tracks = self.blocks.keys, self.blocks.changed
+            if not blocks.keys.size:
+                blocks = self.blocks = Tracks(coarse.diag.size)
+            marks, ranges = self.find_marks(grid, source, spans)
+            blocks.changed[:] = False
+            tracks = blocks.keys, blocks.changed
             over_strips(setup_patterns.find_block_keys, coarse.rows, problem, coarse.sizes, ranges, marks, *tracks)
-            mode = self.blocks.mode(self.coded)
+            mode = blocks.mode(self.coded)
         results = ((self.sd, self.steps, STEPS), self.a), self.classical.arrays
-        places, new = np.empty(coarse.diag.size if mode == ONCE else 0, np.int64), np.zeros(coarse.rows, np.bool_)
+        places, new = np.empty(coarse.diag.size if mode == ONCE else 0, np.int64), np.empty((coarse.rows, 2), np.int64)
         if mode == ONCE:
-            over_strips(setup_fine.find_places, coarse.rows, coarse.size[2], tracks, places, new)
+            here = spans_of(blocks.changed, coarse.size)
+            over_strips(setup_fine.find_places, coarse.rows, here, coarse.size[2], tracks, places, new)
         if self.in_bytes:
-            source.fill(grid, self.rows_around(new))
-        task = (problem, coarse.sizes, mode, self.blocks.changed, places, nets)
+            source.fill(grid, self.cells_around(new))
+        task = (problem, coarse.sizes, mode, blocks.changed, new, places, nets)
         over_strips(setup_fine.fine_level, coarse.rows, *task, *results)
         if mode == ONCE:
-            over_strips(setup_fine.copy_results, coarse.rows, problem, coarse.sizes, places, new, *results)
+            over_strips(setup_fine.copy_results, coarse.rows, here, problem, coarse.sizes, places, *results)
 
-    def find_marks(self, grid: Grid, source: Any) -> tuple[Array, Array]:
+    def find_marks(self, grid: Grid, source: Any, spans: Array | None) -> tuple[Array, Array]:
         """Return the marks of the cells, and per row from where to where they may have changed."""
         if self.in_bytes:
             self.marks = self.marks or source.marks(grid)
             return self.marks.find(source)
-        marks, parts = np.empty(grid.diag.size, np.uint64), (grid.w, grid.ground, grid.shift, grid.diag)
-        task = (*parts, grid.sizes, np.array(grid.periodic))
-        over_strips(setup_patterns.cell_marks, grid.rows, task, marks)
-        return marks, np.broadcast_to(np.array([0, grid.size[2]]), (grid.rows, 2)).copy()
+        # nobody knows where a medium has changed, so its marks on the finest level are not kept
+        marks = np.empty(grid.diag.size, np.uint64) if self.kind[4] else self.blocks.sources
+        if spans is None or not marks.size:
+            spans = everywhere(grid.size)
+        if not marks.size:
+            marks = self.blocks.sources = np.empty(grid.diag.size, np.uint64)
+        parts = grid.w, grid.ground, grid.shift, grid.diag, grid.sizes, np.array(grid.periodic)
+        over_strips(setup_patterns.cell_marks, grid.rows, spans, parts, marks)
+        return marks, spans
 
-    def rows_around(self, new: Array) -> Array:
-        """Return which rows of cells are read to fill the columns of some rows of blocks: two more on every side."""
+    def cells_around(self, new: Array) -> Array:
+        """Return the spans of cells that are read to evaluate new blocks: two more on every side."""
         size, _, factors = self.kind[:3]
-        blocks = new.reshape(self.classical.grid.size[:2])
-        cells = blocks.repeat(factors[0], 0)[: size[0]].repeat(factors[1], 1)[:, : size[1]]
-        return dilated(cells, 2)
+        blocks = self.classical.grid.size
+        halves = all(f == 2 and n % 2 == 0 for f, n in zip(factors, size, strict=True))
+        # ends of rows are read as if they wrapped
+        return of_cells(spread(new, blocks, 1 if halves else 2, wraps=True), size, blocks, factors)
 
     def coarse(self, nets: Nets, tracked: bool) -> None:
-        """Evaluate the learned operator of the next level."""
-        old, new, mode = self.classical.grid, self.below, EVERYTHING
-        n, periodic, wanted = old.diag.size, np.array(old.periodic), np.ones(old.rows, np.bool_)
+        """Evaluate the learned operator of the next level, and say in `changed` where it is another."""
+        old, new, mode, cells = self.classical.grid, self.below, EVERYTHING, self.cells
+        n, periodic, size = old.diag.size, np.array(old.periodic), old.size
+        wanted, self.changed = everywhere(size), None
         if tracked:
-            if not self.cells.keys.size:
-                self.cells = Tracks(n)
-            signatures, tracks = np.empty(n, np.uint64), (self.cells.keys, self.cells.changed)
-            over_strips(setup_patterns.cell_signatures, old.rows, self.blocks.keys, old.sizes, signatures)
-            over_strips(setup_patterns.find_cell_keys, old.rows, signatures, old.sizes, periodic, *tracks)
-            mode = self.cells.mode(self.coded)
-        if mode != EVERYTHING and n > 4096:  # of a small level, all is faster than some
-            wanted = self.rows_next_to(self.cells.changed)
+            if not cells.keys.size:
+                cells = self.cells = Tracks(n)
+                cells.sources = np.zeros(n, np.uint64)
+            known = cells.known
+            near = spread(spans_of(self.blocks.changed, size), size, 1, periodic[2]) if known else wanted
+            over_strips(setup_patterns.cell_signatures, old.rows, near, self.blocks.keys, old.sizes, cells.sources)
+            near = spread(near, size, 1, periodic[2]) if known else wanted
+            cells.changed[:] = False
+            tracks = cells.keys, cells.changed
+            over_strips(setup_patterns.find_cell_keys, old.rows, near, cells.sources, old.sizes, periodic, *tracks)
+            mode = cells.mode(self.coded)
+            if known:
+                found = spans_of(cells.changed, size)
+                wanted = spread(found, size, 1, wraps=True)  # as ends of rows are read
+                wanted = wanted if mode == ONCE else whole(wanted, size[2])  # media are evaluated by whole vectors
+                self.changed = spread(found, size, 2, periodic[2])
         old.sum_diagonal(wanted)
         pairs, fractions = roomy(3 * n).reshape(3, n), roomy(2 * n).reshape(2, n)
         classic = old.w, old.ground, old.shift, old.diag
         over_strips(setup_coarse.cell_facts, old.rows, wanted, *classic, old.sizes, pairs, fractions)
         problem = (self.classical.uniform, *classic, self.classical.facts, pairs, fractions)
         places, results = (old.sizes, periodic), (new.w, new.ground, new.shift)
-        tracks = self.cells.keys, self.cells.changed
+        tracks = cells.keys, cells.changed
         task = (problem, places, mode, tracks, np.array(self.kind[2]), nets, results)
         over_strips(setup_coarse.coarse_level, old.rows, *task)
         new.sum_diagonal(wanted)
-
-    def rows_next_to(self, changed: Array) -> Array:
-        """Return which rows of coarse cells have a changed one, or lie next to such a row."""
-        return dilated(np.logical_or.reduce(changed.reshape(self.classical.grid.size), 2), 1)

@@ -85,43 +85,47 @@ def add_flags(total, diag, factor):
 
 
 @inlined_kernel
-def marks_of_row(row, problem, total, out):
-    """Write the marks of a row of cells."""
+def marks_of_row(row, low, high, problem, total, out):
+    """Write the marks of cells low..high of a row."""
     w, ground, shift, diag, size, periodic = problem
     ny, nz = size[1], size[2]
-    first, stop = row * nz, (row + 1) * nz
+    first = row * nz
+    start, stop = first + low, first + high
     positions, steps = (row // ny, row % ny), (ny * nz, nz)
     clear(total)
     for d in range(3):
-        add_bits(total, w[d, first:stop].view(np.uint32), PRIMES[d])
-        add_bits(total, ground[d, first:stop].view(np.uint32), PRIMES[3 + d])
-    add_bits(total, shift[first:stop].view(np.uint32), PRIMES[6])
-    add_bits(total, diag[first:stop].view(np.uint32), PRIMES[7])
+        add_bits(total, w[d, start:stop].view(np.uint32), PRIMES[d])
+        add_bits(total, ground[d, start:stop].view(np.uint32), PRIMES[3 + d])
+    add_bits(total, shift[start:stop].view(np.uint32), PRIMES[6])
+    add_bits(total, diag[start:stop].view(np.uint32), PRIMES[7])
     for d in range(2):
         p, n, t = positions[d], size[d], steps[d]
-        low, high = below(first, p, n, t), above(first, p, n, t)
-        add_bits(total, w[d, low : low + nz].view(np.uint32), PRIMES[8 + d])
+        before, after = below(first, p, n, t), above(first, p, n, t)
+        add_bits(total, w[d, before + low : before + high].view(np.uint32), PRIMES[8 + d])
         if p > 0 or periodic[d]:
-            add_flags(total, diag[low : low + nz], PRIMES[11 + d])
+            add_flags(total, diag[before + low : before + high], PRIMES[11 + d])
         if p < n - 1 or periodic[d]:
-            add_flags(total, diag[high : high + nz], PRIMES[14 + d])
-    along = w[2, first:stop].view(np.uint32)
-    add_bits(total[1:], along, PRIMES[10])
-    total[0] += np.uint64(along[nz - 1]) * PRIMES[10]
-    add_flags(total[1:], diag[first:stop], PRIMES[13])
-    add_flags(total[: nz - 1], diag[first + 1 : stop], PRIMES[16])
-    if periodic[2]:
-        total[0] += PRIMES[13] if diag[stop - 1] > 0 else np.uint64(0)
-        total[nz - 1] += PRIMES[16] if diag[first] > 0 else np.uint64(0)
-    finish(total, diag[first:stop], out[first:stop])
+            add_flags(total, diag[after + low : after + high], PRIMES[14 + d])
+    along, inner, last = w[2, first : first + nz].view(np.uint32), max(low, 1), min(high, nz - 1)
+    add_bits(total[inner - low :], along[inner - 1 : high - 1], PRIMES[10])
+    add_flags(total[inner - low :], diag[first + inner - 1 : stop - 1], PRIMES[13])
+    add_flags(total[: last - low], diag[start + 1 : first + last + 1], PRIMES[16])
+    if low == 0:
+        total[0] += np.uint64(along[nz - 1]) * PRIMES[10]
+        total[0] += PRIMES[13] if periodic[2] and diag[first + nz - 1] > 0 else np.uint64(0)
+    if high == nz:
+        total[nz - 1 - low] += PRIMES[16] if periodic[2] and diag[first] > 0 else np.uint64(0)
+    finish(total, diag[start:stop], out[start:stop])
 
 
 @strip_kernel
-def cell_marks(start, stop, problem, out):
-    """Write the marks of rows start..stop."""
-    total = np.empty(problem[4][2], np.uint64)
+def cell_marks(start, stop, spans, problem, out):
+    """Write the marks of the spans of rows start..stop."""
+    space = np.empty(problem[4][2], np.uint64)
     for row in range(start, stop):
-        marks_of_row(row, problem, total, out)
+        low, high = spans[row, 0], spans[row, 1]
+        if high > low:
+            marks_of_row(row, low, high, problem, space[: high - low], out)
 
 
 @row_kernel
@@ -235,51 +239,62 @@ def find_block_keys(start, stop, problem, blocks, ranges, marks, keys, changed):
 
 
 @strip_kernel
-def cell_signatures(start, stop, keys, size, out):
-    """Write what the classical operators in rows start..stop of coarse cells depend on: keys of blocks, and below."""
+def cell_signatures(start, stop, spans, keys, size, out):
+    """Write what the classical operators of the spans depend on: keys of blocks, and of those below."""
     ny, nz = size[1], size[2]
-    total = np.empty(nz, np.uint64)
+    space = np.empty(nz, np.uint64)
     for row in range(start, stop):
-        first = row * nz
-        own = keys[first : first + nz]
+        low, high = spans[row, 0], spans[row, 1]
+        if high <= low:
+            continue
+        first, total = row * nz, space[: high - low]
+        own, inner = keys[first : first + nz], max(low, 1)
         x, y = below(first, row // ny, size[0], ny * nz), below(first, row % ny, ny, nz)
         clear(total)
-        add_hashes(total, own, PRIMES[0])
-        add_hashes(total, keys[x : x + nz], PRIMES[1])
-        add_hashes(total, keys[y : y + nz], PRIMES[2])
-        add_hashes(total[1:], own, PRIMES[3])
-        total[0] += own[nz - 1] * PRIMES[3]
-        for k in range(nz):
-            out[first + k] = mixed(total[k]) if own[k] != 0 else np.uint64(0)
+        add_hashes(total, own[low:high], PRIMES[0])
+        add_hashes(total, keys[x + low : x + high], PRIMES[1])
+        add_hashes(total, keys[y + low : y + high], PRIMES[2])
+        add_hashes(total[inner - low :], own[inner - 1 : high - 1], PRIMES[3])
+        if low == 0:
+            total[0] += own[nz - 1] * PRIMES[3]
+        for k in range(low, high):
+            out[first + k] = mixed(total[k - low]) if own[k] != 0 else np.uint64(0)
 
 
 @strip_kernel
-def find_cell_keys(start, stop, signatures, size, periodic, keys, changed):
-    """Write the keys of coarse cells in rows start..stop: their signatures and those of neighbours that exist."""
+def find_cell_keys(start, stop, spans, signatures, size, periodic, keys, changed):
+    """Write the keys of coarse cells in the spans: their signatures and those of neighbours that exist.
+
+    changed : comes in as False
+    """
     ny, nz = size[1], size[2]
-    row_keys, steps = np.empty(nz, np.uint64), (ny * nz, nz)
+    space, steps = np.empty(nz, np.uint64), (ny * nz, nz)
     for row in range(start, stop):
-        first, positions = row * nz, (row // ny, row % ny)
-        own = signatures[first : first + nz]
+        low, high = spans[row, 0], spans[row, 1]
+        if high <= low:
+            continue
+        first, positions, row_keys = row * nz, (row // ny, row % ny), space[: high - low]
+        own, inner, last = signatures[first : first + nz], max(low, 1), min(high, nz - 1)
         clear(row_keys)
-        add_hashes(row_keys, own, PRIMES[20])
+        add_hashes(row_keys, own[low:high], PRIMES[20])
         for d in range(2):
             p, n, t = positions[d], size[d], steps[d]
             if n > 1 and (p > 0 or periodic[d]):
-                low = below(first, p, n, t)
-                add_hashes(row_keys, signatures[low : low + nz], PRIMES[21 + d])
+                before = below(first, p, n, t)
+                add_hashes(row_keys, signatures[before + low : before + high], PRIMES[21 + d])
             if n > 1 and (p < n - 1 or periodic[d]):
-                high = above(first, p, n, t)
-                add_hashes(row_keys, signatures[high : high + nz], PRIMES[24 + d])
-        if nz > 1:
-            add_hashes(row_keys[1:], own, PRIMES[23])
-            add_hashes(row_keys[: nz - 1], own[1:], PRIMES[26])
-            if periodic[2]:
+                after = above(first, p, n, t)
+                add_hashes(row_keys, signatures[after + low : after + high], PRIMES[24 + d])
+        add_hashes(row_keys[inner - low :], own[inner - 1 : high - 1], PRIMES[23])
+        add_hashes(row_keys[: max(last - low, 0)], own[low + 1 : last + 1], PRIMES[26])
+        if nz > 1 and periodic[2]:
+            if low == 0:
                 row_keys[0] += own[nz - 1] * PRIMES[23]
-                row_keys[nz - 1] += own[0] * PRIMES[26]
-        for k in range(nz):
-            row_keys[k] = mixed(row_keys[k]) if own[k] != 0 else np.uint64(0)
-        note(row_keys, first, keys, changed)
+            if high == nz:
+                row_keys[nz - 1 - low] += own[0] * PRIMES[26]
+        for k in range(high - low):
+            row_keys[k] = mixed(row_keys[k]) if own[low + k] != 0 else np.uint64(0)
+        note(row_keys, first + low, keys, changed)
 
 
 @inlined_kernel

@@ -95,7 +95,7 @@ def collect(row, n, factor, out):
 def add_row(r, row, problem, space, room, owns, columns):
     """Add one fine row to the totals of its row of blocks."""
     size, factors, periodic = problem[4], problem[5], problem[6]
-    total, cells, along, shares = room
+    total, cells, along, shares, _ = room
     ny, nz = size[1], size[2]
     position = (row // ny, row % ny)
     for d in range(2):
@@ -110,35 +110,44 @@ def add_row(r, row, problem, space, room, owns, columns):
 
 
 @inlined_kernel
-def coarse_row(index, problem, coarse, space, room, rows, owns, columns, results):
-    """Write one row of both coarse operators, and `facts`: children; open paths and sum of squared paths per axis."""
+def coarse_row(index, problem, coarse, space, room, rows, owns, columns, here, results):
+    """Write one row of both coarse operators, and `facts`: children; open paths and sum of squared paths per axis.
+
+    here : where the blocks find their results, which are written for those that find them at themselves; if it is empty,
+        for all
+    """
     size, factors = problem[4], problem[5]
     uniform, path, grounds, shifts, facts = results
-    total, cells, _, _ = room
+    total, cells, _, _, sums = room
     total[:] = 0
     cells[:] = 0
     for r in range(4):
         if rows[r] >= 0:
             add_row(r, rows[r], problem, space, room, owns, columns)
-    begin, end, nz, fz = index * coarse[2], (index + 1) * coarse[2], size[2], factors[2]
+    begin, n, nz, fz = index * coarse[2], coarse[2], size[2], factors[2]
     for d in range(3):
-        collect(total[d, UNIFORM], nz, fz, uniform[d, begin:end])
-        collect(total[d, SERIES], nz, fz, path[d, begin:end])
-        collect(total[d, EARTH], nz, fz, grounds[d, begin:end])
-        collect(total[d, OPEN], nz, fz, facts[1 + d, begin:end])
-        collect(total[d, SQUARES], nz, fz, facts[4 + d, begin:end])
+        for f in range(5):
+            collect(total[d, f], nz, fz, sums[5 * d + f])
         if coarse[d] == 1:  # a periodic axis of one block couples to itself: no link
-            uniform[d, begin:end] = 0
-            path[d, begin:end] = 0
-    collect(cells[1], nz, fz, shifts[begin:end])
-    collect(cells[0], nz, fz, facts[0, begin:end])
-    for k in range(begin, end):
-        facts[0, k] /= np.float32(factors[0] * factors[1] * fz)
+            sums[5 * d + UNIFORM] = 0
+            sums[5 * d + SERIES] = 0
+    collect(cells[1], nz, fz, sums[15])
+    collect(cells[0], nz, fz, sums[16])
+    for k in range(n):
+        if here.shape[0] and here[k] != begin + k:
+            continue
+        c = begin + k
+        for d in range(3):
+            uniform[d, c], path[d, c] = sums[5 * d + UNIFORM, k], sums[5 * d + SERIES, k]
+            grounds[d, c] = sums[5 * d + EARTH, k]
+            facts[1 + d, c], facts[4 + d, c] = sums[5 * d + OPEN, k], sums[5 * d + SQUARES, k]
+        shifts[c], facts[0, c] = sums[15, k], sums[16, k] / np.float32(factors[0] * factors[1] * fz)
 
 
 @inlined_kernel
-def sum_space(width, n, periodic, coarsened):
+def sum_space(width, n, periodic, coarsened, blocks):
     """Arrays for the totals of a row of blocks."""
     along, shares = np.empty(width, np.float32), np.empty(width, np.float32)
     shares_along(n, periodic, coarsened, along, shares)
-    return np.zeros((3, 5, width), np.float32), np.zeros((2, width), np.float32), along, shares
+    sums = np.zeros((17, blocks), np.float32)
+    return np.zeros((3, 5, width), np.float32), np.zeros((2, width), np.float32), along, shares, sums

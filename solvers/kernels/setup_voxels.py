@@ -13,7 +13,7 @@ import numpy as np
 from .codes import Codes
 from .cpu_jit import inlined_kernel, over_strips, strip_kernel, threads_for
 from .cpu_jit import ordered_row_kernel as row_kernel
-from .setup import above, below
+from .setup import ONE, ZERO, above, below
 from .setup_cells import differing
 from .setup_grid import Array, Grid
 from .setup_patterns import PRIMES, mixed
@@ -183,33 +183,60 @@ def mark_voxels(start, stop, cells, size, kinds, changed, marks, ranges):
             some[k] = h if own[low + k] == FLUID else np.uint64(0)
 
 
+@row_kernel
+def add_earth(neighbours, earth):
+    """Add one conductance for each OPEN neighbour."""
+    for k in range(earth.shape[0]):
+        earth[k] += ONE if neighbours[k] == OPEN else ZERO
+
+
+@row_kernel
+def add_earth_of(code, earth):
+    """Add what lies beyond a side, or at the other end of a row, to a number of cells."""
+    some = np.float32(2) if code == FIXED else ONE if code == OPEN else ZERO
+    for k in range(earth.shape[0]):
+        earth[k] += some
+
+
+@row_kernel
+def only_where_unknown(own, earth):
+    """Set to 0 where there is no unknown."""
+    for k in range(earth.shape[0]):
+        earth[k] = earth[k] if own[k] == FLUID else ZERO
+
+
 @strip_kernel
-def fill_rows(start, stop, wanted, cells, size, kinds, codes, w, ground, rest):
-    """Write the wanted rows among start..stop as numbers, in units of the conductance."""
+def fill_rows(start, stop, spans, cells, size, kinds, codes, w, ground, rest):
+    """Write the spans of rows start..stop as numbers, in units of the conductance."""
     nz = size[2]
     links, diag = codes
+    shift, diagonal = rest
     for row in range(start, stop):
-        if not wanted[row]:
+        low, high = spans[row, 0], spans[row, 1]
+        if high <= low:
             continue
         rows, sides = rows_around(row, size, kinds)
         own = cells[row]
         before, after = ends_of(own, nz, kinds)
         for d in range(3):
-            link, numbers, earth = links[d][row], w[d, row], ground[d, row]
-            for k in range(nz):
-                numbers[k] = link[k]
-                earth[k] = 0
+            link, numbers, earth = links[d][row, low:high], w[d, row, low:high], ground[d, row, low:high]
+            for k in range(high - low):
+                numbers[k], earth[k] = link[k], ZERO
         for side in range(4):
-            earth, neighbours = ground[side // 2, row], cells[rows[side]]
-            for k in range(nz):
-                code = sides[side] if sides[side] != SOLID else neighbours[k]
-                earth[k] += (faces(code) if code != FLUID else 0) if own[k] == FLUID else 0
-        earth = ground[2, row]
-        for k in range(nz):
-            low, high = own[k - 1] if k > 0 else before, own[k + 1] if k < nz - 1 else after
-            count = (faces(low) if low != FLUID else 0) + (faces(high) if high != FLUID else 0)
-            earth[k] = count if own[k] == FLUID else 0
-            rest[0][row, k], rest[1][row, k] = 0, diag[row, k]
+            earth = ground[side // 2, row, low:high]
+            if sides[side] == SOLID:
+                add_earth(cells[rows[side], low:high], earth)
+            else:
+                add_earth_of(sides[side], earth)
+        earth, first, last = ground[2, row], max(low, 1), min(high, nz - 1)
+        add_earth(own[first - 1 : high - 1], earth[first:high])
+        add_earth(own[low + 1 : last + 1], earth[low:last])
+        add_earth_of(before, earth[low:low] if low else earth[:1])
+        add_earth_of(after, earth[nz - 1 : high])
+        for d in range(3):
+            only_where_unknown(own[low:high], ground[d, row, low:high])
+        for k in range(low, high):
+            shift[row, k], diagonal[row, k] = ZERO, diag[row, k]
 
 
 KINDS = {"neumann": 0, "dirichlet": 1, "periodic": 2}
@@ -263,9 +290,8 @@ class VoxelSource:
         """Return what tells which cells have changed from one set-up to the next."""
         return VoxelMarks(grid)
 
-    def fill(self, grid: Grid, wanted: Array | None = None) -> None:
-        """Copy all rows, or the wanted ones."""
-        wanted = np.ones(grid.rows, np.bool_) if wanted is None else wanted
+    def fill(self, grid: Grid, spans: Array) -> None:
+        """Copy the spans of all rows."""
         rows = self.problem[0].shape
         parts = grid.w.reshape(3, *rows), grid.ground.reshape(3, *rows), (grid.shift.reshape(rows), grid.diag.reshape(rows))
-        over_strips(fill_rows, grid.rows, wanted, *self.problem, self.codes, *parts)
+        over_strips(fill_rows, grid.rows, spans, *self.problem, self.codes, *parts)

@@ -28,8 +28,9 @@ def mazes(draw):
 @FEW
 @given(mazes())
 def test_runs_and_components_are_those_of_the_readable_form(maze):
-    (runs, of_run), (wanted, of_wanted) = components.label(*maze), nullspace.label(*maze)
-    assert np.array_equal(runs, wanted)
+    found, (wanted, of_wanted) = components.label(*maze), nullspace.label(*maze)
+    of_run = found.of_run
+    assert np.array_equal(found.of_cells(), wanted)
     pairs = set(zip(of_run.tolist(), of_wanted.tolist(), strict=True))
     assert len(pairs) == len(set(of_run.tolist())) == len(set(of_wanted.tolist()))  # one to one
     assert set(of_run.tolist()) == set(range(len(pairs)))
@@ -41,12 +42,31 @@ def test_the_same_components_are_earthed(problem, seed):
     A = Poisson.from_coefficients(**problem)
     rng = np.random.default_rng(seed)
     extras = [np.where(rng.random(A.diag.shape) < 0.2, rng.choice([1e-20, 1.0]), 0) * A.unknown.numpy() for _ in "1234"]
-    runs, of_run = nullspace.label(A.unknown.numpy(), [w.numpy() for w in A.links], A.periodic)
-    count = int(of_run.max(initial=-1)) + 1
-    singular, doubtful = components.earthed(extras, 1e-15, runs, of_run, count)
-    wanted, wanted_doubt = nullspace.earthed(extras, 1e-15, runs, of_run, count)
+    runs = components.label(A.unknown.numpy(), [w.numpy() for w in A.links], A.periodic)
+    count, component = int(runs.of_run.max(initial=-1)) + 1, np.append(runs.of_run, -1)[runs.of_cells()]
+    singular, doubtful = components.earthed(extras, 1e-15, runs)
+    wanted, _ = nullspace.earthed(extras, 1e-15, runs.of_cells(), runs.of_run, count)
     assert np.array_equal(singular, wanted)
-    assert doubtful == wanted_doubt
+    if not doubtful:  # then those that are left have nothing at all
+        assert not any((g[np.isin(component, np.flatnonzero(singular))] > 0).any() for g in extras)
+
+
+@FEW
+@given(st.integers(0, 2**32))
+def test_components_of_voxels_are_those_of_their_conductances(seed):
+    rng = np.random.default_rng(seed)
+    cells = rng.choice(3, tuple(rng.integers(1, 6, 3)), p=rng.dirichlet([2, 4, 0.5]))
+    cells.flat[0] = 1
+    kinds = [["neumann", "dirichlet", "periodic"][k] for k in rng.choice(3, 3, p=[0.7, 0.1, 0.2])]
+    A = Poisson.from_cells(cells, boundary=dict(zip("xyz", kinds, strict=True)))
+    found = nullspace._large_of_voxels(A.voxels, A.unknown.numpy(), A.periodic)
+    small = nullspace._small_of_voxels(A.voxels, A.unknown.numpy(), A.periodic)
+    arrays = Poisson(**A.voxels.conductances()).nullspace
+    for each in (found, small):
+        assert np.array_equal(each.of_cells(), small.runs)
+        singular = {k for k in range(len(each.singular)) if each.singular[k]}
+        of_cell = np.append(each.of_run, -1)[each.of_cells()]
+        assert np.array_equal(np.isin(of_cell, list(singular)), np.isin(arrays.labels, arrays.singular))
 
 
 def test_large_grids_take_the_compiled_path(monkeypatch):

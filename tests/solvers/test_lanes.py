@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from krylearn.pde import Poisson, scene
 from krylearn.solvers import NeuralMultigrid
-from krylearn.solvers.kernels import setup_grid, setup_level
+from krylearn.solvers.kernels import setup_grid, setup_level, setup_voxels
 from krylearn.solvers.kernels.compilation import compile_kernels
 from krylearn.solvers.kernels.cpu_jit import strip_kernel
 from krylearn.solvers.kernels.lanes import (
@@ -61,7 +61,7 @@ def test_functions_are_those_of_numpy(offset):
 @pytest.mark.parametrize(
     ("family", "finest"),
     [
-        ("obstacles", ["find_marks", "scale_rows"]),  # which hardly copies any rows
+        ("obstacles", ["encode_voxels", "find_differences", "mark_voxels", "fill_rows"]),  # which hardly fills any rows
         ("lognormal", ["scale_rows", "link_sums"]),
     ],
 )
@@ -74,7 +74,7 @@ def test_set_up_looks_once_at_the_finest_level(monkeypatch, family, finest):
         calls.append((function.py_func.__name__, tasks))
         over_strips(function, tasks, *arguments)
 
-    for module in (setup_level, setup_grid):
+    for module in (setup_level, setup_grid, setup_voxels):
         monkeypatch.setattr(module, "over_strips", counting)
     NeuralMultigrid(scene(family, (26, 28, 30), 39_103))
     assert [name for name, tasks in calls if tasks == 26 * 28] == finest
