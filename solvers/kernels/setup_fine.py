@@ -287,7 +287,7 @@ def fine_level(start, stop, problem, coarse, mode, changed, new, places, nets, r
         if high > low:
             here = places[index * n : (index + 1) * n] if once else places[:0]
             fill_block_row(index, problem, coarse, space, rows, owns, columns)
-            coarse_row(index, problem, coarse, space, totals, rows, owns, columns, here, sums)
+            coarse_row(index, problem, coarse, space, totals, rows, owns, columns, here, new[index], sums)
         if once and high > 0:
             here = places[index * n : (index + 1) * n]
             count = enlist_new(here, new[index], index * n, nz, rows, factors, owns, columns, count, batch)

@@ -110,11 +110,11 @@ def add_row(r, row, problem, space, room, owns, columns):
 
 
 @inlined_kernel
-def coarse_row(index, problem, coarse, space, room, rows, owns, columns, here, results):
+def coarse_row(index, problem, coarse, space, room, rows, owns, columns, here, span, results):
     """Write one row of both coarse operators, and `facts`: children; open paths and sum of squared paths per axis.
 
-    here : where the blocks find their results, which are written for those that find them at themselves; if it is empty,
-        for all
+    here, span : where the blocks in a span find their results, which are written for those that find them at themselves;
+        if `here` is empty, for all
     """
     size, factors = problem[4], problem[5]
     uniform, path, grounds, shifts, facts = results
@@ -133,7 +133,8 @@ def coarse_row(index, problem, coarse, space, room, rows, owns, columns, here, r
             sums[5 * d + SERIES] = 0
     collect(cells[1], nz, fz, sums[15])
     collect(cells[0], nz, fz, sums[16])
-    for k in range(n):
+    low, high = (span[0], span[1]) if here.shape[0] else (0, n)
+    for k in range(low, high):
         if here.shape[0] and here[k] != begin + k:
             continue
         c = begin + k

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from krylearn.pde import Poisson, scene
 from krylearn.solvers import NeuralMultigrid
-from krylearn.solvers.kernels import setup_patterns
+from krylearn.solvers.kernels import setup_grid, setup_level, setup_patterns, setup_voxels
 from multigrid_cases import random_network
 
 FEW = settings(deadline=None, max_examples=40)
@@ -138,6 +138,30 @@ def changed(faces):
     faces = [f.copy() for f in faces]
     faces[1][28, 6, 9] *= 0
     return faces
+
+
+class Recycled:
+    """NumPy, but fresh memory holds what an earlier set-up may have left there: numbers of blocks, and anything else."""
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+    def empty(self, shape, dtype):
+        out = np.empty(shape, dtype)
+        out.ravel()[:] = np.arange(out.size) if out.dtype.kind in "iu" else np.nan
+        return out
+
+
+@pytest.mark.parametrize("kind", ["cells", "medium"])
+def test_what_is_in_fresh_memory_does_not_show(monkeypatch, kind):
+    wanted = [NeuralMultigrid(ball(k, kind)) for k in range(4)]
+    for module in (setup_level, setup_grid, setup_voxels):
+        monkeypatch.setattr(module, "np", Recycled())
+    M = NeuralMultigrid(ball(0, kind))
+    for k in (1, 2, 3):
+        M.update(ball(k, kind))
+        for x, y in zip(arrays_of(M), arrays_of(wanted[k]), strict=True):
+            np.testing.assert_array_equal(x, y)
 
 
 def test_keys_change_only_where_marks_did():
