@@ -21,7 +21,7 @@ from .setup import (
     network_space,
     ratio,
 )
-from .setup_patterns import CHANGED, EMPTY, KEPT, ONCE, SLOTS, changed_range, find_new
+from .setup_patterns import CHANGED, EMPTY, KEPT, ONCE, changed_range
 
 LEAST, BOUND, CUT = np.float32(-3), np.float32(3), np.float32(0.01)  # as in `coefficients`
 # rows of what is gathered per axis, of the face above a cell: both coarse links, what their neighbours are, both cells'
@@ -215,13 +215,12 @@ def put(c, m, ground, shift, value, results):
 
 
 @inlined_kernel
-def enlist(row, own, axes, first_of, count, batch):
+def enlist(first, span, own, axes, places, count, batch):
     """Append the new cells of a row to a batch."""
     cells, own_batch, axes_batch = batch
-    nz = first_of.shape[0]
-    for k in range(nz):
-        if first_of[k] == row * nz + k:
-            cells[count] = first_of[k]
+    for k in range(span[0], span[1]):
+        if places[k] == first + k:
+            cells[count] = first + k
             for f in range(9):
                 own_batch[f, count] = own[f, k]
             for d in range(3):
@@ -231,46 +230,46 @@ def enlist(row, own, axes, first_of, count, batch):
     return count
 
 
-@inlined_kernel
-def copy_row(places, first, results):
-    """Copy results to those cells of a row that look like an earlier one."""
+@strip_kernel
+def copy_links(start, stop, spans, n, places, results):
+    """Copy results in rows start..stop to those cells that look like an earlier one."""
     w, g_out, s_out = results
-    for k in range(places.shape[0]):
-        c, s = first + k, places[k]
-        if s == EMPTY:
-            for d in range(3):
-                w[d, c] = g_out[d, c] = 0
-            s_out[c] = 0
-        elif s != KEPT and s != c:
-            for d in range(3):
-                w[d, c], g_out[d, c] = w[d, s], g_out[d, s]
-            s_out[c] = s_out[s]
+    for row in range(start, stop):
+        for c in range(row * n + spans[row, 0], row * n + spans[row, 1]):
+            s = places[c]
+            if s == EMPTY:
+                for d in range(3):
+                    w[d, c] = g_out[d, c] = 0
+                s_out[c] = 0
+            elif s != KEPT and s != c:
+                for d in range(3):
+                    w[d, c], g_out[d, c] = w[d, s], g_out[d, s]
+                s_out[c] = s_out[s]
 
 
 @strip_kernel
-def coarse_level(start, stop, problem, places, mode, tracks, factors, nets, results):
+def coarse_level(start, stop, problem, grid, mode, changed, new, places, factors, nets, results):
     """Write the learned links, ground and shift of rows start..stop of the coarse level.
 
-    places : size, periodic; mode, tracks : which cells to visit, see `setup_patterns`; results : as before or zeros
+    grid : size, periodic; mode, changed : which cells to visit, see `setup_patterns`; new, places : spans and places of
+        the cells, if once per key; results : as before or zeros
     """
-    size, periodic = places
-    nz, once = size[2], int(mode == ONCE)
+    size, periodic = grid
+    nz, once = size[2], mode == ONCE
     width = (nz + WIDTH - 1) // WIDTH * WIDTH
     own, axes = np.ones((9, width), np.float32), np.ones((3, 15, width), np.float32)
     room = width + CHUNK
     batch = np.zeros(room, np.int64), np.ones((9, room), np.float32), np.ones((3, 15, room), np.float32)
     x, hidden, value = network_space(nets[0][1].shape[0], room)
-    table = np.zeros(SLOTS * once, np.uint64), np.empty(SLOTS * once, np.int64)
-    found, count, low, high = np.empty((stop - start) * nz * once, np.int64), 0, 0, nz
+    count, low, high = 0, 0, nz
     for row in range(start, stop):
-        here = found[(row - start) * nz * once : (row - start + 1) * nz * once]
         if mode == CHANGED:
-            low, high = changed_range(tracks[1][row * nz : (row + 1) * nz], 1)
+            low, high = changed_range(changed[row * nz : (row + 1) * nz], 1)
             high = min(high, nz)
-        if high > low if not once else find_new(row * nz, tracks, table, here) > 0:
+        if new[row, 1] > 0 if once else high > low:
             fill_row(row, problem, size, periodic, own, axes)
             if once:
-                count = enlist(row, own, axes, here, count, batch)
+                count = enlist(row * nz, new[row], own, axes, places[row * nz : (row + 1) * nz], count, batch)
         ready = (count if count >= CHUNK or row == stop - 1 else 0) if once else high
         columns = (batch[1], batch[2]) if once else (own, axes)
         for k in range(low, ready, WIDTH):
@@ -278,6 +277,3 @@ def coarse_level(start, stop, problem, places, mode, tracks, factors, nets, resu
         for k in range(low, ready):
             put(batch[0][k] if once else row * nz + k, k, problem[2], problem[3], value, results)
         count = 0 if ready else count
-    if once:
-        for row in range(start, stop):
-            copy_row(found[(row - start) * nz : (row - start + 1) * nz], row * nz, results)

@@ -32,7 +32,7 @@ from .setup_columns import (
     column_space,
     fill_block_row,
 )  # fmt: skip
-from .setup_patterns import CHANGED, EMPTY, KEPT, ONCE, SLOTS, changed_range, find_new
+from .setup_patterns import CHANGED, EMPTY, KEPT, ONCE, changed_range
 from .setup_sums import coarse_row, sum_space
 
 DAMPING_BIAS = np.float32(3)
@@ -232,23 +232,6 @@ def copy_sums(places, span, first, sums):
             for f in range(7):
                 facts[f, c] = facts[f, s]
             shifts[c] = shifts[s]
-
-
-@strip_kernel
-def find_places(start, stop, spans, n, tracks, places, new):
-    """Write where the blocks in the spans find their results, and the spans of those that have none yet."""
-    table = np.zeros(SLOTS, np.uint64), np.empty(SLOTS, np.int64)
-    for index in range(start, stop):
-        low, high = spans[index, 0], spans[index, 1]
-        here = places[index * n : (index + 1) * n]
-        found = find_new(index * n + low, tracks, table, here[low:high])
-        new[index, 0], new[index, 1] = 0, 0
-        if found > 0:
-            while here[low] != index * n + low:
-                low += 1
-            while here[high - 1] != index * n + high - 1:
-                high -= 1
-            new[index, 0], new[index, 1] = low, high
 
 
 @strip_kernel

@@ -12,11 +12,11 @@ import numpy as np
 
 from . import setup_coarse, setup_fine, setup_patterns
 from .codes import Codes
-from .cpu_jit import over_strips
+from .cpu_jit import over_strips, threads_for
 from .cycle import STEPS, FusedLevel
 from .setup_grid import Array, Classical, Grid, coarse_size, roomy
 from .setup_patterns import CHANGED, EVERYTHING, ONCE
-from .setup_spans import everywhere, of_cells, spans_of, spread, whole
+from .setup_spans import everywhere, of_cells, size_of, spans_of, spread, whole
 
 Weights = tuple[Array, ...]
 Nets = tuple[Weights, Weights]
@@ -25,10 +25,14 @@ Nets = tuple[Weights, Weights]
 class Tracks:
     """Keys of blocks or of coarse cells, 0 without unknowns, and which of them the last set-up changed."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self) -> None:
+        self.sources = np.zeros(0, np.uint64)  # marks or signatures that the keys are made of
+        self.start(0)  # of a medium that does not change, nobody asks
+
+    def start(self, n: int) -> None:
+        """Take memory for n keys."""
         self.keys, self.changed = np.zeros(n, np.uint64), np.zeros(n, np.bool_)
         self.known = False  # whether the keys are those of the results
-        self.sources = np.zeros(0, np.uint64)  # marks or signatures that the keys are made of
 
     def mode(self, coded: bool) -> int:
         """Choose what to evaluate: of cell-type problems most keys repeat themselves, of others hardly any."""
@@ -58,7 +62,7 @@ class Level:
         self.in_bytes = steps > 0
         self.marks: Any = None
         self.classical, self.below = Classical.zeros(grid, factors), Grid.zeros(coarse, grid.periodic)
-        self.blocks, self.cells = Tracks(0), Tracks(0)  # of a medium that does not change, nobody asks
+        self.blocks, self.cells = Tracks(), Tracks()
         self.fused: list[FusedLevel] = []
         self.changed: Array | None = None  # spans of what the last set-up changed in `below`
 
@@ -82,8 +86,10 @@ class Level:
         spans : where the operator of a coarser level has changed, None if nobody knows
         tracked : find out what changed, and keep what did not
         """
-        self.fine(grid, nets[0], source, spans, tracked)
-        self.coarse(nets[1], tracked)
+        marks = self.find_marks(grid, source, spans) if tracked else None
+        with threads_for(size_of(marks[1], grid.diag.size) if marks else grid.diag.size):
+            self.fine(grid, nets[0], source, marks)
+            self.coarse(nets[1], tracked)
         size, periodic, factors = self.kind[:3]
         links, diag = tuple(w.reshape(size) for w in grid.w), grid.diag.reshape(size)
         if codes is not None and self.in_bytes:
@@ -96,17 +102,17 @@ class Level:
             level.w, level.diag = links, diag
         return self.fused
 
-    def fine(self, grid: Grid, nets: Nets, source: Any, spans: Array | None, tracked: bool) -> None:
-        """Find damping, prolongation weights, and the classical operators of the next level."""
+    def fine(self, grid: Grid, nets: Nets, source: Any, found: tuple[Array, Array] | None) -> None:
+        """Find damping, prolongation weights, and the classical operators of the next level; found : marks and spans."""
         coarse, blocks, factors = self.classical.grid, self.blocks, self.kind[2]
         problem = (
             grid.w, grid.ground, grid.shift, grid.diag, grid.sizes, np.array(factors), np.array(grid.periodic),
         )  # fmt: skip
         mode, here = EVERYTHING, np.zeros((0, 2), np.int64)
-        if tracked:
+        if found is not None:
+            marks, ranges = found
             if not blocks.keys.size:
-                blocks = self.blocks = Tracks(coarse.diag.size)
-            marks, ranges = self.find_marks(grid, source, spans)
+                blocks.start(coarse.diag.size)
             blocks.changed[:] = False
             tracks = blocks.keys, blocks.changed
             over_strips(setup_patterns.find_block_keys, coarse.rows, problem, coarse.sizes, ranges, marks, *tracks)
@@ -115,7 +121,7 @@ class Level:
         places, new = np.empty(coarse.diag.size if mode == ONCE else 0, np.int64), np.empty((coarse.rows, 2), np.int64)
         if mode == ONCE:
             here = spans_of(blocks.changed, coarse.size)
-            over_strips(setup_fine.find_places, coarse.rows, here, coarse.size[2], tracks, places, new)
+            setup_patterns.find_places(0, coarse.rows, here, coarse.size[2], tracks, places, new)
         if self.in_bytes:
             source.fill(grid, self.cells_around(new))
         task = (problem, coarse.sizes, mode, blocks.changed, new, places, nets)
@@ -150,10 +156,11 @@ class Level:
         """Evaluate the learned operator of the next level, and say in `changed` where it is another."""
         old, new, mode, cells = self.classical.grid, self.below, EVERYTHING, self.cells
         n, periodic, size = old.diag.size, np.array(old.periodic), old.size
-        wanted, self.changed = everywhere(size), None
+        found = wanted = everywhere(size)
+        self.changed = None
         if tracked:
             if not cells.keys.size:
-                cells = self.cells = Tracks(n)
+                cells.start(n)
                 cells.sources = np.zeros(n, np.uint64)
             known = cells.known
             near = spread(spans_of(self.blocks.changed, size), size, 1, periodic[2]) if known else wanted
@@ -163,8 +170,8 @@ class Level:
             tracks = cells.keys, cells.changed
             over_strips(setup_patterns.find_cell_keys, old.rows, near, cells.sources, old.sizes, periodic, *tracks)
             mode = cells.mode(self.coded)
+            found = spans_of(cells.changed, size) if known else wanted
             if known:
-                found = spans_of(cells.changed, size)
                 wanted = spread(found, size, 1, wraps=True)  # as ends of rows are read
                 wanted = wanted if mode == ONCE else whole(wanted, size[2])  # media are evaluated by whole vectors
                 self.changed = spread(found, size, 2, periodic[2])
@@ -173,8 +180,12 @@ class Level:
         classic = old.w, old.ground, old.shift, old.diag
         over_strips(setup_coarse.cell_facts, old.rows, wanted, *classic, old.sizes, pairs, fractions)
         problem = (self.classical.uniform, *classic, self.classical.facts, pairs, fractions)
-        places, results = (old.sizes, periodic), (new.w, new.ground, new.shift)
-        tracks = cells.keys, cells.changed
-        task = (problem, places, mode, tracks, np.array(self.kind[2]), nets, results)
+        results = new.w, new.ground, new.shift
+        places, fresh = np.empty(n if mode == ONCE else 0, np.int64), np.empty((old.rows, 2), np.int64)
+        if mode == ONCE:
+            setup_patterns.find_places(0, old.rows, found, size[2], tracks, places, fresh)
+        task = (problem, (old.sizes, periodic), mode, cells.changed, fresh, places, np.array(self.kind[2]), nets, results)
         over_strips(setup_coarse.coarse_level, old.rows, *task)
+        if mode == ONCE:
+            over_strips(setup_coarse.copy_links, old.rows, found, size[2], places, results)
         new.sum_diagonal(wanted)

@@ -19,7 +19,7 @@ from .cpu_jit import ordered_row_kernel as row_kernel
 from .lanes import WIDTH
 from .setup import above, below
 
-SLOTS = 32768  # of a table; each task has one of its own
+SLOTS = 32768  # of a table, at most
 # odd multipliers, fixed for all time
 PRIMES = (np.random.default_rng(2026).integers(1 << 62, size=40, dtype=np.uint64) * np.uint64(2)) | np.uint64(1)
 KEPT, EMPTY = -2, -1
@@ -315,6 +315,32 @@ def find_new(first, tracks, table, places):
             places[k] = representative(keys[c], c, table[0], table[1])
             new += places[k] == c
     return new
+
+
+@strip_kernel
+def find_places(start, stop, spans, n, tracks, places, new):
+    """Write where blocks or cells in the spans find their results, and the spans of those that have none yet.
+
+    One table for all rows, so that equal keys are evaluated once whatever the number of threads; hardly any work.
+    """
+    most = 0
+    for index in range(start, stop):
+        most += spans[index, 1] - spans[index, 0]
+    slots = 64
+    while slots < SLOTS and slots < 4 * most:
+        slots *= 2
+    table = np.zeros(slots, np.uint64), np.empty(slots, np.int64)
+    for index in range(start, stop):
+        low, high = spans[index, 0], spans[index, 1]
+        here = places[index * n : (index + 1) * n]
+        found = find_new(index * n + low, tracks, table, here[low:high])
+        new[index, 0], new[index, 1] = 0, 0
+        if found > 0:
+            while here[low] != index * n + low:
+                low += 1
+            while here[high - 1] != index * n + high - 1:
+                high -= 1
+            new[index, 0], new[index, 1] = low, high
 
 
 @row_kernel

@@ -74,6 +74,18 @@ def spread(spans: Array, size: Sequence[int], reach: int, wraps: bool) -> Array:
     return out
 
 
+def size_of(spans: Array, cells: int) -> int:
+    """Return to how many cells the work comes: one thread does what little there is faster than it wakes another.
+
+    Examples
+    --------
+    >>> size_of(np.array([[0, 0], [4, 5], [0, 9]]), 1_000_000), size_of(np.array([[0, 9], [0, 9]]), 20)
+    (0, 20)
+    """
+    some = int((spans[:, 1] - spans[:, 0]).sum())
+    return cells if 4 * some > cells else 0
+
+
 def whole(spans: Array, n: int) -> Array:
     """Return the spans of the whole rows of n cells in which something has changed."""
     return np.where(spans[:, 1:] > 0, np.array([0, n]), 0)

@@ -17,9 +17,11 @@ from .setup import ONE, ZERO, above, below
 from .setup_cells import differing
 from .setup_grid import Array, Grid
 from .setup_patterns import PRIMES, mixed
+from .setup_spans import size_of
 
 SOLID, FLUID, OPEN, WALL, FIXED = (np.uint8(k) for k in range(5))  # codes of `Cell`; beyond a Neumann, a Dirichlet side
 NEVER = 255  # a code that no cell has
+PER_CELL = 100  # times cheaper is it to look at a cell here than what `threads_for` reckons with
 BITS = np.uint64(3)  # per code
 
 
@@ -247,7 +249,7 @@ def codes_of_voxels(voxels: Any) -> Codes:
     shape = tuple(voxels.cells.shape)
     rows = (shape[0] * shape[1], shape[2])
     links, diag = np.zeros((3, *rows), np.uint8), np.zeros(rows, np.uint8)
-    with threads_for(diag.size):
+    with threads_for(diag.size // PER_CELL):
         over_strips(encode_voxels, rows[0], *problem_of(voxels), links, diag)
     x, y, z = links.reshape(3, *shape)
     return Codes(voxels.unit, (x, y, z), diag.reshape(shape))
@@ -273,8 +275,10 @@ class VoxelMarks:
         if not np.array_equal(kinds, self.kinds):
             self.cells[:], self.kinds = NEVER, kinds
         changed, ranges = self.ranges
-        over_strips(find_differences, len(cells), cells, self.cells, changed)
-        over_strips(mark_voxels, len(cells), cells, size, kinds, changed, self.marks, ranges)
+        with threads_for(cells.size // PER_CELL):
+            over_strips(find_differences, len(cells), cells, self.cells, changed)
+        with threads_for(size_of(changed, cells.size)):
+            over_strips(mark_voxels, len(cells), cells, size, kinds, changed, self.marks, ranges)
         return self.marks, ranges
 
 
