@@ -13,7 +13,8 @@ than later, diverges. It serves as a cap afterwards, and sets the momentum where
 Afterwards the lr is doubled whenever a line search along the last update finds it far below the edge: five updates in
 one (at the schedule's full height) still lower the loss of a fresh batch. At the best lr of the design workloads two to
 four do, at a ninth of it eight to a hundred. Too high an lr does not show in this way, so the divisor is on the
-cautious side, and noise may say yes too: only in the 200 steps after the ramp, and never beyond η_x/4.
+cautious side, and noise may say yes too: only in the 200 steps after the ramp, and once. In the first
+hundred the lr is also raised by `policies_drift`, by both together at most to η_x/4.
 
 `granziol` is the published learner (Granziol, Zohren, Roberts, arXiv 2006.09092, code of GadamX), defects corrected.
 """
@@ -29,7 +30,6 @@ DOUBLING = 3  # steps in which the ramp doubles the lr
 START = 1 / 16  # of the critical lr, where the ramp begins
 STRETCH = 5.0  # updates in one that must still lower the loss for the lr to be doubled
 WINDOW = 200  # steps after the ramp in which the lr may be doubled
-CEILING = 4.0  # no doubling beyond η_x divided by this
 RETURN = 3.0  # times the decided lr: the lr of the ramp whose weights are kept
 RANGE = 64.0  # the ramp also ends when the loss has not improved over this factor in lr
 

@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from . import policies
 from .tuner_checkpoint import pack, unpack
 from .tuner_closure import observe_closure
+from .tuner_drift import Watch
 from .tuner_groups import effective
 from .tuner_loop import Loop, TunerWarning
 from .tuner_sharpness import spectrum
@@ -110,7 +111,7 @@ class CurvatureTuner(Wrapper):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; its lr relative to the first group's counts."""
         self.base.add_param_group(param_group)
-        self._loop.snapshots, self._loop.before = [], None
+        self._loop.snapshots, self._loop.before, self._loop.anchors = [], None, []
         if self._loop.facts.phase == "ramp":
             self.retune()
 
@@ -146,9 +147,11 @@ class CurvatureTuner(Wrapper):
                 loss = closure()
         loop = self._loop
         loop.before_step()
+        watch = Watch(loop)
         with effective(self.base, loop.facts.scale, loop.learned_momentum):
             self.base.step()
         loop.after_step()
+        watch.after(self._group() if watch.active else None)
         if loop.facts.phase == "idle" and loop.facts.steps == UNSEEN:
             warnings.warn(
                 f"{UNSEEN} steps were made with the lr as given and nothing was observed; call observe(loss_fn, batch) "
@@ -172,7 +175,7 @@ class CurvatureTuner(Wrapper):
                 raise ValueError(f"got lr={lr}; expected a positive number")
             self._set_lrs(lr / float(self.param_groups[0]["lr"]))
         f.nominal, f.scale, f.phase = float(self.param_groups[0]["lr"]), 1.0, "hold"
-        f.first, f.best, f.again = math.nan, math.nan, 0
+        f.first, f.best, f.again, f.blocks, f.raised = math.nan, math.nan, 0, 0, math.inf
         self._loop.control, self._loop.snapshots = None, []
 
     def retune(self) -> None:
@@ -210,7 +213,7 @@ class CurvatureTuner(Wrapper):
     def __getstate__(self) -> dict[str, Any]:
         """Return everything but hooks and what the loss was taken from; pickle and deepcopy use it."""
         loop = self._loop
-        kept = {name: getattr(loop, name) for name in ("facts", "snapshots", "control", "top", "before")}
+        kept = {name: getattr(loop, name) for name in ("facts", "snapshots", "control", "top", "before", "anchors")}
         facts = {"budget": loop.budget, "rng": loop.rng, "history": loop.history}
         names = ("base", "policy", "every", "group", "closure", "_mode")
         return {name: self.__dict__[name] for name in names} | {"_kept": kept, "_facts": facts}

@@ -2,8 +2,8 @@
 
 In a checkpoint groups hold the effective lr and momentum, so a plain base goes on as the tuner would; what the outside
 had there is under "krylearn" of each group, the tuner's numbers under "krylearn" of the first, its tensors (first the
-batches kept, or the fixed batch and snapshots of the ramp; then two snapshots and the last top eigenvector) under
-"krylearn" of the state.
+batches kept, or the fixed batch and snapshots of the ramp; then two snapshots, for a while the weights of two earlier
+steps, and the last top eigenvector) under "krylearn" of the state.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ def pack(loop: Loop) -> dict[str, Any]:
         tensors["top"] = loop.top
     if loop.before is not None:
         tensors["before"] = loop.before
+    if loop.anchors:
+        tensors["anchors"] = loop.anchors
     if tensors:
         packed["state"][KEY] = tensors
     return packed
@@ -75,5 +77,6 @@ def unpack(loop: Loop, state_dict: dict[str, Any]) -> None:
     fresh = Facts(nominal=float(loop.base.param_groups[0]["lr"]))
     loop.facts = Facts.load(own["facts"]) if "facts" in own else fresh
     loop.control, loop.top, loop.before = tensors.get("control"), tensors.get("top"), tensors.get("before")
+    loop.anchors = tensors.get("anchors", [])
     loop.modules = []
     loop.snapshots = [(step, lr, Snapshot(**kept)) for step, lr, kept in tensors.get("snapshots", ())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from . import policies
+from . import policies, policies_drift
 from .tuner_sharpness import spectrum, top_curvature
 from .tuner_source import GRADIENT, PRODUCT, VALUE, LossSource, shifted
 from .tuner_start import REFRESH, gather
@@ -30,6 +30,7 @@ def hold(loop: Loop, source: LossSource) -> None:
             return _rescue(loop, loss)
         if high and _may_double(loop) and _far_below(loop, source, loss):
             f.scale *= 2.0
+            f.raised += 1.0
             loop.note("doubled", loss)
         f.last, loop.before = f.steps, None
         if loss <= f.first:  # weights that have lost all that was gained are none to go back to
@@ -44,10 +45,10 @@ def hold(loop: Loop, source: LossSource) -> None:
 
 
 def _may_double(loop: Loop) -> bool:
-    """Say whether the lr may still be doubled: soon after the ramp, well below η_x, and before any rescue."""
+    """Say whether the lr may still be doubled: soon after a ramp, hardly raised yet, and before any rescue."""
     f = loop.facts
-    soon = f.steps - f.settled <= policies.WINDOW and f.rescues == 0
-    below = 2 * f.scale * f.nominal <= f.blown_lr / policies.CEILING
+    soon = f.steps - f.settled <= policies.WINDOW and f.rescues == 0 and not loop.adaptive  # trials have looked upwards
+    below = f.raised + 1 <= policies_drift.RAISE
     return soon and below and loop.before is not None and f.steps - f.last == LOOK
 
 

@@ -101,7 +101,7 @@ class LossSource:
     def _mean(self, value: float) -> float:
         if self.group is None:
             return value if math.isfinite(value) else math.nan
-        shared = torch.tensor([value], dtype=torch.float64, device=_device(self.group))
+        shared = torch.tensor([value], dtype=torch.float64, device=device_of(self.group))
         dist.all_reduce(shared, group=self.group)
         mean = float(shared) / dist.get_world_size(self.group)
         return mean if math.isfinite(mean) else math.nan
@@ -114,7 +114,8 @@ class LossSource:
         return values
 
 
-def _device(group: Any) -> str:
+def device_of(group: Any) -> str:
+    """Return where a process group's reductions run."""
     return "cuda" if dist.get_backend(group) == "nccl" else "cpu"
 
 

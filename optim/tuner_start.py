@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from . import policies, policies_trials
+from . import policies, policies_drift, policies_trials
 from .tuner_search import critical_lr, proposed
 from .tuner_source import VALUE, LossSource, modules_of
 from .tuner_state import Snapshot, parameters_of
@@ -66,7 +66,6 @@ def gather(loop: Loop, source: LossSource) -> None:
     except (RuntimeError, ValueError) as error:
         loop.warn(f"lrs could not be tried ({error}); lr {lr:.3g} stays")
     f.spent += trials.spent
-    f.blown_lr = 0.0  # no doubling later: the trials have looked upwards
     loop.snapshots = [(f.steps, lr, Snapshot.take(loop.base, loop.modules))] * 2
     for tried, loss in trials.tried:
         f.scale = tried / f.nominal
@@ -101,7 +100,6 @@ def _settle(loop: Loop, ramp: policies.Ramp, loss: float) -> None:
     proposal = policies.edge(ramp, policies.PLAIN)
     before = [kept for kept in loop.snapshots if kept[1] <= policies.RETURN * proposal.lr]
     loop.go_back(before[-1] if before else loop.snapshots[0])
-    f.blown_lr = ramp.blown_lr
     _hold_from_here(loop, proposal.lr)
     if loop.own_momentum and proposal.momentum is not None:
         f.momentum = proposal.momentum
@@ -119,3 +117,4 @@ def _hold_from_here(loop: Loop, lr: float) -> None:
     f = loop.facts
     f.scale, f.phase, loop.control = lr / f.nominal, "hold", None
     f.last, f.settled, f.refresh, f.rescues = f.steps, f.steps, f.steps + REFRESH, 0
+    f.blocks, f.raised, loop.anchors = policies_drift.BLOCKS, 0.0, []

@@ -28,6 +28,8 @@ class Facts:
     sharpness, refresh, resolved : top eigenvalue (of the preconditioned Hessian where there is one), step of its next
         measurement, whether the condition number has been asked for
     again : step from which on batches are kept for trials once more (0: never)
+    blocks, watched, way, descent, raised : blocks of steps whose drift still counts, steps watched of the present one,
+        its two sums (`policies_drift.drift`), doublings of the lr so far
 
     Examples
     --------
@@ -60,6 +62,11 @@ class Facts:
     deviation: float = 0.0
     resolved: int = 0
     again: int = 0
+    blocks: int = 0
+    watched: int = 0
+    way: float = 0.0
+    descent: float = 0.0
+    raised: float = 0.0
 
     def plain(self) -> dict[str, Any]:
         """Return a dictionary that `torch.load(weights_only=True)` reads."""

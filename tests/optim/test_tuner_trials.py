@@ -21,6 +21,7 @@ from krylearn.optim.policies_trials import (
     vertex,
 )
 from krylearn.optim.tuner_trials import pieces
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from tuner_task import Saddle, Task, adamw, train
 
 NEEDED = batches()
@@ -100,7 +101,7 @@ def test_beta1_is_learned_for_the_family_of_adam_only():
 def test_trials_that_show_nothing_are_given_up_and_repeated_once():
     task = Saddle()
     tuner = CurvatureTuner(adamw(task))
-    train(task, tuner, 0, 150)
+    train(task, tuner, 0, 150, CosineAnnealingLR(tuner, 150))
     events = [row["event"] for row in tuner.history if row["event"] in ("trial", "settled")]
     first, second = (k for k, event in enumerate(events) if event == "settled")
     assert first == FEW

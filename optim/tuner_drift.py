@@ -1,0 +1,88 @@
+"""Raise an lr that is too low: in the first hundred steps after the start, by `policies_drift`.
+
+No gradient is taken beside those of the steps, no loss is asked for: three inner products a step, and three more copies
+of the parameters for that time. Not where a step has no gradients, or sparse ones; and no more after a blow-up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from . import policies_drift as policy
+from .tuner_source import device_of, dot
+from .tuner_state import parameters_of
+
+if TYPE_CHECKING:
+    from .tuner_loop import Loop
+
+
+class Watch:
+    """One step of the base, watched.
+
+    Examples
+    --------
+    >>> from .tuner_loop import Loop
+    >>> Watch(Loop(torch.optim.SGD([torch.ones(1)], lr=0.1), budget=0.1, rng=0, own_momentum=True)).active
+    False
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop, f = loop, loop.facts
+        self.active = f.blocks > 0 and f.phase == "hold" and f.rescues == 0 and loop.factor >= 0.5
+        if not self.active:
+            loop.anchors = []
+            return
+        self.owned = [p for p in parameters_of(loop.base) if p.grad is not None]
+        self.gradient = [_real(p.grad).clone() for p in self.owned if p.grad is not None and not p.grad.is_sparse]
+        self.active = 0 < len(self.owned) == len(self.gradient)
+        self.before = [_real(p).clone() for p in self.owned] if self.active else []
+
+    def after(self, group: Any) -> None:
+        """Add to the sums what the step has shown; at the end of a block raise the lr, if that is due."""
+        if not self.active:
+            return
+        loop, f = self.loop, self.loop.facts
+        if not loop.anchors or len(loop.anchors[0]) != len(self.before):
+            loop.anchors, f.watched, f.way, f.descent = [self.before], 0, 0.0, 0.0
+        if len(loop.anchors) > 1:
+            f.way += dot(self.gradient, _less(self.before, loop.anchors[0]))
+            f.descent += dot(self.gradient, _less(self.before, [_real(p) for p in self.owned]))
+        f.watched += 1
+        if f.watched < policy.BLOCK:
+            return
+        if len(loop.anchors) > 1:
+            self._decide(group)
+        now = [_real(p).clone() for p in self.owned]
+        loop.anchors, f.watched, f.way, f.descent = [loop.anchors[-1], now], 0, 0.0, 0.0
+
+    def _decide(self, group: Any) -> None:
+        loop, f = self.loop, self.loop.facts
+        way, descent = _mean([f.way, f.descent], group)
+        q = policy.drift(way, descent, loop.momentum)
+        more = policy.doublings(policy.BLOCKS - f.blocks, q, f.raised, loop.adaptive)
+        f.blocks -= 1
+        f.raised += more
+        f.scale *= 2.0**more
+        loop.note("raised" if more > 0 else "drift", q)
+
+
+def _real(p: Tensor) -> Tensor:
+    p = p.detach()
+    return torch.view_as_real(p) if p.is_complex() else p
+
+
+def _less(a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
+    return [x - y for x, y in zip(a, b, strict=True)]
+
+
+def _mean(values: list[float], group: Any) -> list[float]:
+    """Average over the ranks, so that all decide alike even where their gradients are not averaged."""
+    if group is None:
+        return values
+    shared = torch.tensor(values, dtype=torch.float64, device=device_of(group))
+    dist.all_reduce(shared, group=group)
+    return [float(value) / dist.get_world_size(group) for value in shared]
