@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from krylearn.optim import policies, policies_trials, tuner_loop
+from krylearn.optim import policies, policies_drift, policies_trials, tuner_loop
 
 from .record import Record
 from .report_tables import markdown
@@ -23,8 +23,10 @@ from .workloads import Workload
 from .workloads_plateau import PLATEAUS
 
 SEEDS = (2, 3, 4, 5, 6, 7)
-POLICY, TRIALS, LOOP = policies, policies_trials, tuner_loop
+POLICY, TRIALS, LOOP, DRIFT = policies, policies_trials, tuner_loop, policies_drift
 Changes = Sequence[tuple[Any, str, Any]]
+BEFORE = {"SGD": "edge 8", "AdamW": "edge 9"}  # rounds without the drift, which the older variants were run with
+STILL: Changes = [(DRIFT, "BLOCKS", 0)]
 
 
 def _ramp(doubling: int, divisor: float, check: int = 2) -> Changes:
@@ -36,20 +38,34 @@ def _trials(length: int, parts: int, judges: int) -> Changes:
     return [(TRIALS, "LENGTH", length), (TRIALS, "PARTS", parts), (TRIALS, "JUDGES", judges)]
 
 
+def _targets(*values: float) -> Changes:
+    return [(DRIFT, "TARGETS", values), (DRIFT, "ADAPTIVE", values)]
+
+
+EAGER = (0.08, 0.2, 0.33, 0.42, 0.5)
 ALWAYS_TRIALS = [(LOOP.Loop, "adaptive", property(lambda loop: True)), (TRIALS, "CENTRE", 0.04)]
-VARIANTS: dict[str, dict[str, Changes]] = {
+NOW: dict[str, dict[str, Changes]] = {
+    "SGD": {
+        "as it is": [],
+        "never doubled, only raised by the drift": [(POLICY, "WINDOW", -1)],
+        "higher targets of the drift, raised at most 3.2 times": [*_targets(*EAGER), (DRIFT, "RAISE", 1.7)],
+        "higher targets, twice the gain": [*_targets(*EAGER), (DRIFT, "GAIN", 2.0), (DRIFT, "RAISE", 1.5)],
+    },
+    "AdamW": {"as it is": [], "the targets of SGD": _targets(*policies_drift.TARGETS)},
+}  # fmt: skip
+EARLIER: dict[str, dict[str, Changes]] = {
     "SGD": {
         "as it is": [],
         "momentum 0.9": [(POLICY, "MOMENTUM", 0.9)],
         "as before: momentum 0.9, lr doubled in 6 steps, divisor 12": [
-            (POLICY, "MOMENTUM", 0.9), (POLICY, "CEILING", 2.4), *_ramp(6, 12.0, 4),
+            (POLICY, "MOMENTUM", 0.9), (DRIFT, "RAISE", 2.0), *_ramp(6, 12.0, 4),
         ],
         "lr doubled in 4 steps, divisor 8": _ramp(4, 8.0),
         "lr doubled in 2 steps": _ramp(2, 10.0),
         "divisor 14": _ramp(3, 14.0),
-        "never doubled": [(POLICY, "CEILING", math.inf)],
-        "doubled twice at most": [(POLICY, "CEILING", 2.0)],
-        "divisor 14, doubled three times at most": [*_ramp(3, 14.0), (POLICY, "CEILING", 1.7)],
+        "never doubled": [(DRIFT, "RAISE", 0.0)],
+        "doubled twice at most": [(DRIFT, "RAISE", 2.0)],
+        "divisor 14, doubled three times at most": [*_ramp(3, 14.0), (DRIFT, "RAISE", 3.0)],
         "trials of 16 quarter batches in place of the ramp": [*ALWAYS_TRIALS, *_trials(16, 4, 2)],
     },
     "AdamW": {
@@ -69,6 +85,13 @@ VARIANTS: dict[str, dict[str, Changes]] = {
         ],
     },
 }  # fmt: skip
+VARIANTS: dict[str, dict[str, Changes]] = {
+    base: {
+        **{f"{ROUNDS[base]} {name}": changes for name, changes in NOW[base].items()},
+        **{f"{BEFORE[base]} {name}": [*STILL, *changes] for name, changes in EARLIER[base].items()},
+    }
+    for base in NOW
+}
 
 
 @contextlib.contextmanager
@@ -99,7 +122,7 @@ def ablations(base: str) -> list[Entrant]:
     Examples
     --------
     >>> [entrant.config for entrant in ablations("SGD")][:2]
-    ['edge 8 as it is', 'edge 8 momentum 0.9']
+    ['edge 10 as it is', 'edge 10 never doubled, only raised by the drift']
     """
 
     def variant(changes: Changes) -> Callable[[Workload, int], Outcome]:
@@ -109,9 +132,7 @@ def ablations(base: str) -> list[Entrant]:
 
         return run
 
-    return [
-        Entrant(f"ablation {base}", f"{ROUNDS[base]} {name}", variant(each)) for name, each in VARIANTS[base].items()
-    ]
+    return [Entrant(f"ablation {base}", name, variant(each)) for name, each in VARIANTS[base].items()]
 
 
 def run_ablations(runs: Database, work: Workload) -> None:
@@ -154,7 +175,8 @@ def summary_of_ablations(runs: Database, work: Workload, run: str) -> list[Recor
             reference = _mean(theirs or [])
             ratio = _mean(ours) / reference if math.isfinite(reference) else None  # the grid's best may diverge here
             extra = statistics.fmean(line["extra"] / max(line["steps"], 1) for line in ours)
-            name, method = entrant.config.removeprefix(ROUNDS[base]).strip(), f"tuner {entrant.method}"
+            name = entrant.config.removeprefix(ROUNDS[base]).strip().replace(BEFORE[base], "without the drift,")
+            method = f"tuner {entrant.method}"
             records.append(variant_record(method, work.name, name, len(SEEDS), run=run, ratio=ratio, extra=extra))
     return records
 

@@ -24,9 +24,9 @@ from .workloads import Task, Workload, schedule
 # "edge 8" has longer trials with one judge (design workloads), a rescue that finds healthy weights (factors at batch
 # 16 had diverged) and at most one doubling. "edge 9" gave up
 # and repeated trials that show nothing (AdamW), and started SGD lower with up to three doublings and a lr halved at the
-# first loss that is not finite: its SGD was judged no better, so edge 8 stays there (design workloads, and those of
-# `workloads_plateau`)
-ROUNDS = {"SGD": "edge 8", "AdamW": "edge 9"}
+# first loss that is not finite: its SGD was judged no better, so edge 8 stayed there (design workloads, and those of
+# `workloads_plateau`); "edge 10" adds the drift (`policies_drift`) to edge 8 around SGD and to edge 9 around AdamW
+ROUNDS = {"SGD": "edge 10", "AdamW": "edge 10"}
 BASES: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "SGD": lambda parameters, lr=1.0: torch.optim.SGD(parameters, lr=lr),
     "AdamW": lambda parameters, lr=1.0: torch.optim.AdamW(parameters, lr=lr),
@@ -54,7 +54,7 @@ def tuned(
             task = task._replace(loss=lambda out, y: scale * work.loss(out, y))
         tuner = CurvatureTuner(BASES[base](list(task.model.parameters()), lr=lr), policy, **options)
         steps = charged_fit(work, task, tuner, seed, batch)
-        decided = [row for row in tuner.history if row["event"] in ("settled", "rescue", "doubled")]
+        decided = [row for row in tuner.history if row["event"] in ("settled", "rescue", "doubled", "raised")]
         more = {"trace": [f"{row['event']} {row['step']} {row['lr']:.3g}" for row in decided]}
         out = outcome(task, steps, tuner.spent, more)
         return out._replace(val=out.val / scale, train=out.train / scale)
@@ -134,7 +134,7 @@ def of_this_round(lines: list[dict[str, Any]], base: str, suffix: str = "") -> l
     Examples
     --------
     >>> of_this_round([{"c": "edge 3", "seed": 1}, {"c": ROUNDS["SGD"], "seed": 1}], "SGD")
-    [{'c': 'edge 8', 'seed': 1}]
+    [{'c': 'edge 10', 'seed': 1}]
     """
     return [line for line in lines if line["c"] == ROUNDS[base] + suffix]
 

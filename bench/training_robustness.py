@@ -31,7 +31,7 @@ def variants() -> list[Entrant]:
     Examples
     --------
     >>> [entrant.config for entrant in variants()][:2]
-    ['edge 8 lr=1e-06', 'edge 8 lr=0.01']
+    ['edge 10 lr=1e-06', 'edge 10 lr=0.01']
     """
     made = [Entrant("variant", f"{ROUND} lr={lr:g}", tuned("SGD", lr=lr)) for lr in LRS]
     made += [Entrant("variant", f"{ROUND} loss*{scale:g}", tuned("SGD", scale=scale)) for scale in SCALES]

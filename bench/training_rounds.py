@@ -1,4 +1,4 @@
-"""The last two rounds of the tuner, both judged; `training_methods.ROUNDS` says which ships around which base."""
+"""The last three rounds of the tuner, all judged; `training_methods.ROUNDS` says which ships around which base."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .training_records import or_nan, variant_record
 from .training_runs import SCORING, Database, best_of
 from .workloads import Workload
 
-SHOWN = ("edge 8", "edge 9")
+SHOWN = ("edge 8", "edge 9", "edge 10")
 SEEDS = tuple(range(10, 20))
 
 
 def summary_of_rounds(runs: Database, work: Workload, run: str, compare: Callable[..., dict[str, Any]]) -> list[Record]:
-    """Compare both rounds with the grid's best on the scoring seeds, and give the mean loss over all ten.
+    """Compare the rounds with the grid's best on the scoring seeds, and give the mean loss over all ten.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def rounds_table(lines: Sequence[dict]) -> str:
     >>> more = {"ratio": 0.98, "mean": 0.5, "verdict": "within 2 %"}
     >>> line = {"method": "tuner round SGD", "problem": "mlp", "config": "edge 8", "more": more}
     >>> print(rounds_table([line]).splitlines()[-1])
-    | mlp | 0.980 ✓, 0.5 | - | - | - |
+    | mlp | 0.980 ✓, 0.5 | - | - | - | - | - |
     """
     marks = {"within 2 %": "✓", "not worse": "≈", "worse": "✗"}
     found = [line for line in lines if line["method"].startswith("tuner round ")]

@@ -203,5 +203,5 @@ def test_ablations_change_something_that_exists_and_put_it_back(base):
         before = [vars(owner)[key] for owner, key, _ in changes]
         with altered(changes):
             during = [vars(owner)[key] for owner, key, _ in changes]
-        assert name == "as it is" or during != before
+        assert name.endswith("as it is") or during != before
         assert [vars(owner)[key] for owner, key, _ in changes] == before
