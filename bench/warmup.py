@@ -13,7 +13,7 @@ from .console import console, seconds
 
 
 def solve_tiny_systems(weights: str | None = None) -> float:
-    """Solve one tiny system of each kind (2D, 3D; cells, coefficients; periodic); return the seconds it took.
+    """Solve one tiny system of each kind (2D, 3D; cells, coefficients, a matrix; periodic); return the seconds it took.
 
     Examples
     --------
@@ -24,6 +24,7 @@ def solve_tiny_systems(weights: str | None = None) -> float:
     for shape in ((12, 10), (12, 8, 10)):
         for A in (
             Poisson.from_cells(np.ones(shape, dtype=np.int64), boundary={"x": "dirichlet"}),
+            Poisson.from_coefficients(np.ones(shape)),
             Poisson.from_coefficients(np.linspace(1, 2, math.prod(shape)).reshape(shape), boundary={"x": "periodic"}),
         ):
             cg(A, np.ones(A.shape[0]), M=NeuralMultigrid(A, weights=weights))

@@ -206,11 +206,12 @@ def unfixed(cells: Array, dirichlet: Array, periodic: tuple[bool, ...], runs: Ru
     return singular
 
 
-def compile_components() -> None:
-    """Compile for double precision and for bytes, so that no solve has to."""
+def compile_components(in_bytes: bool) -> None:
+    """Compile for voxels or for double precision, so that no solve has to."""
     ones = np.ones((1, 1, 2))
-    runs = label(ones > 0, [ones > 0] * 3, (False,) * 3)
-    unfixed(np.ones((1, 1, 2), np.uint8), np.zeros((3, 2), bool), (False,) * 3, runs)
-    runs = label(ones > 0, [ones] * 3, (False,) * 3)
-    earthed([ones] * 4, 0.0, runs)
+    runs = label(ones > 0, [ones > 0 if in_bytes else ones] * 3, (False,) * 3)
     runs.of_cells()
+    if in_bytes:
+        unfixed(np.ones((1, 1, 2), np.uint8), np.zeros((3, 2), bool), (False,) * 3, runs)
+    else:
+        earthed([ones] * 4, 0.0, runs)

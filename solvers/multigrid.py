@@ -127,17 +127,12 @@ class NeuralMultigrid:
         A = A.detach()  # gradients are the business of `solve`
         self.backend = choice.backend(self._kernels, A.device)
         start = time.perf_counter()
-        if self.backend == "cpu":
-            from .kernels.compilation import compile_kernels
-
-            compile_kernels()  # at once if this process or the disk cache has them
-        self.compile_seconds = time.perf_counter() - start
-        start = time.perf_counter()
         self.A, self.shape, self.dtype = A, A.shape, A.dtype
         self._double: NeuralMultigrid | None = None
         # the cycle is one of A / (mantissa 2^exponent): a power of two, or the one conductance of a cell-type problem,
         # so that SI units and cg(8A, 8b) change no digit
         self._codes = self._find_codes()
+        self.compile_seconds = self._compile()
         self._hierarchy: Hierarchy | None = None
         self.fused: Any = None
         if self.backend == "cpu":
@@ -146,8 +141,17 @@ class NeuralMultigrid:
             self.fused = self._cuda_cycle()
         else:
             self._hierarchy = self.hierarchy
-        self.setup_seconds = time.perf_counter() - start
+        self.setup_seconds = time.perf_counter() - start - self.compile_seconds
         return self
+
+    def _compile(self) -> float:
+        """Compile the kernels for problems of this kind; the seconds are few if the process or the disk cache has them."""
+        start = time.perf_counter()
+        if self.backend == "cpu":
+            from .kernels.compilation import compile_kernels, kind_of
+
+            compile_kernels(kind_of(self.A, self._codes))
+        return time.perf_counter() - start
 
     def _fused_cycle(self) -> FusedCycle:
         """Set up by fused kernels where the rule is the network and the cycle fp32, else from the torch hierarchy."""

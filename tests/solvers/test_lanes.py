@@ -67,7 +67,8 @@ def test_functions_are_those_of_numpy(offset):
 )
 def test_set_up_looks_once_at_the_finest_level(monkeypatch, family, finest):
     """Cells are read once to copy or to mark them, and one kernel does the rest."""
-    compile_kernels()  # which sets up small systems
+    for kind in ("voxels", "medium"):
+        compile_kernels(kind)  # which sets up small systems
     calls, over_strips = [], setup_level.over_strips
 
     def counting(function, tasks, *arguments):
