@@ -13,8 +13,8 @@ than later, diverges. It serves as a cap afterwards, and sets the momentum where
 Afterwards the lr is doubled whenever a line search along the last update finds it far below the edge: five updates in
 one (at the schedule's full height) still lower the loss of a fresh batch. At the best lr of the design workloads two to
 four do, at a ninth of it eight to a hundred. Too high an lr does not show in this way, so the divisor is on the
-cautious side, and noise may say yes too: only in the 200 steps after the ramp, and once. In the first
-hundred the lr is also raised by `policies_drift`, by both together at most to η_x/4.
+cautious side, and noise may say yes too: only in the 200 steps after the ramp, and once. `policies_drift` raises the lr
+as well; both together bring it to η_x/4 at most.
 
 `granziol` is the published learner (Granziol, Zohren, Roberts, arXiv 2006.09092, code of GadamX), defects corrected.
 """

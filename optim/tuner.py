@@ -42,7 +42,8 @@ class CurvatureTuner(Wrapper):
     steps, the last ten of which are made in vain; then looks at the loss and Hessian products within `budget`. A
     blow-up is undone at its price.
     Memory, in host memory: up to a dozen copies of parameters and optimizer state during the ramp, then two; for the
-    trials two, and five batches where they are.
+    trials two, and five batches where they are. In the 120 steps after that three copies of the parameters and one of
+    the gradients, where they are.
 
     Parameters
     ----------

@@ -1,11 +1,14 @@
 """Raise an lr that is too low: in the first hundred steps after the start, by `policies_drift`.
 
-No gradient is taken beside those of the steps, no loss is asked for: three inner products a step, and three more copies
-of the parameters for that time. Not where a step has no gradients, or sparse ones; and no more after a blow-up.
+No gradient is taken beside those of the steps, no loss is asked for: two inner products a step, and for that time three
+copies of the parameters and one of the gradients. Not where a step has no gradients, or sparse ones; no more after a
+blow-up, or after a failure, which is a warning.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,14 +40,28 @@ class Watch:
             loop.anchors = []
             return
         self.owned = [p for p in parameters_of(loop.base) if p.grad is not None]
-        self.gradient = [_real(p.grad).clone() for p in self.owned if p.grad is not None and not p.grad.is_sparse]
-        self.active = 0 < len(self.owned) == len(self.gradient)
-        self.before = [_real(p).clone() for p in self.owned] if self.active else []
+        with self._careful():
+            self.gradient = [_real(p.grad).clone() for p in self.owned if p.grad is not None and not p.grad.is_sparse]
+            self.active = 0 < len(self.owned) == len(self.gradient)
+            self.before = [_real(p).clone() for p in self.owned] if self.active else []
 
     def after(self, group: Any) -> None:
         """Add to the sums what the step has shown; at the end of a block raise the lr, if that is due."""
-        if not self.active:
-            return
+        if self.active:
+            with self._careful():
+                self._add()
+                if self.loop.facts.watched == policy.BLOCK:
+                    self._next(group)
+
+    @contextlib.contextmanager
+    def _careful(self) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+            self.active, self.loop.facts.blocks, self.loop.anchors = False, 0, []
+            self.loop.warn(f"gradients and steps could not be compared ({error}); the lr stays")
+
+    def _add(self) -> None:
         loop, f = self.loop, self.loop.facts
         if not loop.anchors or len(loop.anchors[0]) != len(self.before):
             loop.anchors, f.watched, f.way, f.descent = [self.before], 0, 0.0, 0.0
@@ -52,8 +69,9 @@ class Watch:
             f.way += dot(self.gradient, _less(self.before, loop.anchors[0]))
             f.descent += dot(self.gradient, _less(self.before, [_real(p) for p in self.owned]))
         f.watched += 1
-        if f.watched < policy.BLOCK:
-            return
+
+    def _next(self, group: Any) -> None:
+        loop, f = self.loop, self.loop.facts
         if len(loop.anchors) > 1:
             self._decide(group)
         now = [_real(p).clone() for p in self.owned]

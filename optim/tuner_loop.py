@@ -4,7 +4,8 @@ Idle → ramp at the first observation (`tuner_start.begin`: a line search along
 first lr). Bases that divide by second moments: after a few steps, whose batches are kept, lrs are tried on these
 batches (`gather`), twenty steps later once more where nothing has shown.
 All others: the lr is ramped up until `policies.advance` says so; then back to the weights of three
-times the lr that the policy decides on (`climb`). Then hold (`tuner_hold`): every 20 steps (in the schedule's lower
+times the lr that the policy decides on (`climb`). Then hold: for 120 steps the lr is raised where gradients ask for it
+(`tuner_drift`), and (`tuner_hold`) every 20 steps (in the schedule's lower
 half: as far as the budget reaches) a look at the loss of the batch at hand. When it is out of line, and the weights of
 the last look do better on the same batch: back to them, and half the lr. Within the budget: the sharpness by two
 warm-started products, at intervals that double, and the condition number by Lanczos, once.

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from krylearn.optim import CurvatureTuner, policies_drift
+from krylearn.optim import CurvatureTuner, TunerWarning, policies_drift, tuner_drift
 from krylearn.optim.policies_drift import BLOCK, BLOCKS, RAISE, doublings, drift
 from krylearn.optim.tuner_drift import Watch
 from krylearn.optim.tuner_loop import Loop
@@ -107,6 +107,23 @@ def test_a_gradient_that_is_not_finite_decides_nothing():
         tuner.step()
     assert tuner.facts.blocks == blocks - 1
     assert tuner.facts.scale == scale
+
+
+def test_a_failure_is_a_warning_and_the_base_goes_on(monkeypatch):
+    task = Task()
+    tuner = CurvatureTuner(sgd(task))
+    train(task, tuner, 0, 40)
+    scale = tuner.facts.scale
+
+    def refuse(a, b):
+        raise TypeError("no inner products today")
+
+    monkeypatch.setattr(tuner_drift, "dot", refuse)
+    with pytest.warns(TunerWarning, match="no inner products today"):
+        train(task, tuner, 40, 140)
+    assert tuner.facts.scale == scale
+    assert tuner.facts.blocks == 0
+    assert task.final() < 0.5
 
 
 def test_the_rule():
