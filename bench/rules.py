@@ -44,7 +44,9 @@ def measure(family: str, size: int, *, seed: int = 0, rtol: float = 1e-6, rounds
     times: dict[str, list[float]] = {}
     limit = 500
     for weights in reversed(WEIGHTS):
-        setup, M = timed(partial(set_up, A, None if weights == "learned" else weights), repeats=min(rounds, 3), timer=timer)
+        setup, M = timed(
+            partial(set_up, A, None if weights == "learned" else weights), repeats=min(rounds, 3), timer=timer
+        )
         x, info = cg(A, b, rtol=rtol, maxiter=limit, M=M)
         if weights == "learned":
             limit = PATIENCE * info.iterations

@@ -17,8 +17,8 @@ Array = np.ndarray[Any, Any]
 def label_rows(unknown, x, y, z, nx, ny, wraps, starts, stops, firsts, parent):
     """Find the runs; write their ranges and components, and the first one of every row; return how many.
 
-    unknown, links x, y, z : (rows, cells); a link without an unknown on both of its ends is none, so `unknown` itself may
-        stand for all three where all unknowns side by side are linked
+    unknown, links x, y, z : (rows, cells); a link without an unknown on both of its ends is none, so `unknown` itself
+        may stand for all three where all unknowns side by side are linked
     """
     nz, count = unknown.shape[1], 0
     for row in range(unknown.shape[0]):
@@ -145,6 +145,26 @@ def find_fixed(cells, nx, ny, fixed, wraps, starts, stops, firsts, of_run, singu
                     return
 
 
+def subtract_means(g, starts, stops, firsts, of_run, singular, totals, counts):
+    """Subtract from rows of cells, in place, their mean over each singular component; totals, counts come in as 0."""
+    for row in range(firsts.shape[0] - 1):
+        for s in range(firsts[row], firsts[row + 1]):
+            component = of_run[s]
+            if singular[component]:
+                total = 0.0
+                for k in range(starts[s], stops[s]):
+                    total += g[row, k]
+                totals[component] += total
+                counts[component] += stops[s] - starts[s]
+    for row in range(firsts.shape[0] - 1):
+        for s in range(firsts[row], firsts[row + 1]):
+            component = of_run[s]
+            if singular[component]:
+                mean = totals[component] / counts[component]
+                for k in range(starts[s], stops[s]):
+                    g[row, k] -= mean
+
+
 class Runs(NamedTuple):
     """Ranges of the runs along their rows, the first run of every row, the component of every run, the grid."""
 
@@ -166,10 +186,12 @@ def compiled(function: Any) -> Any:
     """Return one of these functions as machine code, kept on disk where a cache can be written."""
     import numba
 
+    # sums may be taken in another order than they are written in, always in the same
+    options = {"nogil": True, "fastmath": {"reassoc", "nsz", "contract"}}
     try:
-        return numba.njit(cache=True, nogil=True)(function)
+        return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # "cannot cache function: no locator available"
-        return numba.njit(nogil=True)(function)
+        return numba.njit(**options)(function)
 
 
 def label(unknown: Array, links: list[Array], periodic: tuple[bool, ...]) -> Runs:
@@ -206,11 +228,27 @@ def unfixed(cells: Array, dirichlet: Array, periodic: tuple[bool, ...], runs: Ru
     return singular
 
 
+def without_means(g: Array, runs: Runs, singular: Array) -> Array:
+    """Return a grid minus its mean over each singular component; nothing else changes.
+
+    Examples
+    --------
+    >>> runs = label(np.ones((1, 1, 3)) > 0, [np.ones((1, 1, 3))] * 3, (False,) * 3)
+    >>> without_means(np.array([[[1.0, 2.0, 6.0]]]), runs, np.array([True])).tolist()
+    [[[-2.0, -1.0, 3.0]]]
+    """
+    out = np.array(g, order="C")
+    sums = np.zeros(len(singular)), np.zeros(len(singular))
+    compiled(subtract_means)(out.reshape(-1, runs.shape[-1]), *runs[:4], singular, *sums)
+    return out
+
+
 def compile_components(in_bytes: bool) -> None:
     """Compile for voxels or for double precision, so that no solve has to."""
     ones = np.ones((1, 1, 2))
     runs = label(ones > 0, [ones > 0 if in_bytes else ones] * 3, (False,) * 3)
     runs.of_cells()
+    without_means(ones, runs, np.ones(1, bool))
     if in_bytes:
         unfixed(np.ones((1, 1, 2), np.uint8), np.zeros((3, 2), bool), (False,) * 3, runs)
     else:

@@ -93,6 +93,9 @@ class NullSpace:
         """Return g, (..., internal grid), minus its mean over each singular component; nothing else changes."""
         if not self.dimension:
             return g
+        runs = self._found.runs
+        if isinstance(runs, components.Runs) and g.is_cpu and g.dim() == 3 and not g.requires_grad:
+            return torch.from_numpy(components.without_means(g.numpy(), runs, self._found.singular))
         if self.dimension == 1:
             mask = self._slots > 0
             total = torch.where(mask, g, 0).sum((-3, -2, -1), keepdim=True, dtype=torch.float64)

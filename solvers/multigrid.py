@@ -145,7 +145,7 @@ class NeuralMultigrid:
         return self
 
     def _compile(self) -> float:
-        """Compile the kernels for problems of this kind; the seconds are few if the process or the disk cache has them."""
+        """Compile the kernels for problems of this kind; return the seconds, few if they are in the disk cache."""
         start = time.perf_counter()
         if self.backend == "cpu":
             from .kernels.compilation import compile_kernels, kind_of

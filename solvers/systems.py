@@ -93,7 +93,7 @@ class System:
         self.norm_b = self.norm_reachable = self._norm(self.given)
         if self.project:
             self.b = self.project(self.given)
-            reachable = self.project(self.given.to(self.double))
+            reachable = self.b if self.b.dtype == self.double else self.project(self.given.to(self.double))
             self.lost, self.norm_reachable = self._norm(self.given - reachable), self._norm(reachable)
 
     def _norm(self, v: torch.Tensor) -> float:

@@ -55,7 +55,7 @@ def codes_of(A: Any) -> Codes | None:
     3.0
     """
     if "codes" not in A.cache and A.voxels is not None:
-        from .setup_voxels import codes_of_voxels
+        from .voxel_codes import codes_of_voxels
 
         A.cache["codes"] = codes_of_voxels(A.voxels)
     if "codes" not in A.cache:

@@ -92,7 +92,9 @@ def over_strips(function: Any, tasks: int, *arguments: Any) -> None:
         for start, stop in strips:
             function(start, stop, *arguments)
 
-    waiting = [pool().submit(work) for _ in range(threads - 1)]  # this thread works too: waking others is what takes time
+    waiting = [
+        pool().submit(work) for _ in range(threads - 1)
+    ]  # this thread works too: waking others is what takes time
     work()
     for result in waiting:
         result.result()

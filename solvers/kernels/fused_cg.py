@@ -74,7 +74,7 @@ def fused_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tenso
     p, q, s = torch.zeros_like(b), torch.empty_like(b), Step(A.operator, b, bytes_allowed=True)
     kind, x_rows, r_rows, p_rows, q_rows = s.kind, s.rows(x), s.rows(r), s.rows(p), s.rows(q)
     apply_m = preconditioner(M, b)
-    rr, rz = float((r.double() ** 2).sum()), math.inf
+    rr, rz = float(torch.linalg.vector_norm(r.double())) ** 2, math.inf
     apply_m.load(r, rr)
     yield x, r, rr, ()
     while True:

@@ -21,7 +21,7 @@ from .setup import (
     network_space,
     ratio,
 )
-from .setup_patterns import CHANGED, EMPTY, KEPT, ONCE, changed_range
+from .setup_places import CHANGED, EMPTY, KEPT, ONCE, changed_range
 
 LEAST, BOUND, CUT = np.float32(-3), np.float32(3), np.float32(0.01)  # as in `coefficients`
 # rows of what is gathered per axis, of the face above a cell: both coarse links, what their neighbours are, both cells'
@@ -251,7 +251,7 @@ def copy_links(start, stop, spans, n, places, results):
 def coarse_level(start, stop, problem, grid, mode, changed, new, places, factors, nets, results):
     """Write the learned links, ground and shift of rows start..stop of the coarse level.
 
-    grid : size, periodic; mode, changed : which cells to visit, see `setup_patterns`; new, places : spans and places of
+    grid : size, periodic; mode, changed : which cells to visit, see `setup_places`; new, places : spans and places of
         the cells, if once per key; results : as before or zeros
     """
     size, periodic = grid

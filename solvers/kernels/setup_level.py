@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from . import setup_coarse, setup_fine, setup_patterns
+from . import setup_coarse, setup_fine, setup_patterns, setup_places
 from .codes import Codes
 from .cpu_jit import over_strips, threads_for
 from .cycle import STEPS, FusedLevel
 from .setup_grid import Array, Classical, Grid, coarse_size, roomy
-from .setup_patterns import CHANGED, EVERYTHING, ONCE
+from .setup_places import CHANGED, EVERYTHING, ONCE
 from .setup_spans import everywhere, of_cells, size_of, spans_of, spread, whole
 
 Weights = tuple[Array, ...]
@@ -103,7 +103,7 @@ class Level:
         return self.fused
 
     def fine(self, grid: Grid, nets: Nets, source: Any, found: tuple[Array, Array] | None) -> None:
-        """Find damping, prolongation weights, and the classical operators of the next level; found : marks and spans."""
+        """Find damping, prolongation weights, and the classical operators of the next level; found : marks, spans."""
         coarse, blocks, factors = self.classical.grid, self.blocks, self.kind[2]
         problem = (
             grid.w, grid.ground, grid.shift, grid.diag, grid.sizes, np.array(factors), np.array(grid.periodic),
@@ -121,7 +121,7 @@ class Level:
         places, new = np.empty(coarse.diag.size if mode == ONCE else 0, np.int64), np.empty((coarse.rows, 2), np.int64)
         if mode == ONCE:
             here = spans_of(blocks.changed, coarse.size)
-            setup_patterns.find_places(0, coarse.rows, here, coarse.size[2], tracks, places, new)
+            setup_places.find_places(0, coarse.rows, here, coarse.size[2], tracks, places, new)
         if self.in_bytes:
             source.fill(grid, self.cells_around(new))
         task = (problem, coarse.sizes, mode, blocks.changed, new, places, nets)
@@ -183,8 +183,18 @@ class Level:
         results = new.w, new.ground, new.shift
         places, fresh = np.empty(n if mode == ONCE else 0, np.int64), np.empty((old.rows, 2), np.int64)
         if mode == ONCE:
-            setup_patterns.find_places(0, old.rows, found, size[2], tracks, places, fresh)
-        task = (problem, (old.sizes, periodic), mode, cells.changed, fresh, places, np.array(self.kind[2]), nets, results)
+            setup_places.find_places(0, old.rows, found, size[2], tracks, places, fresh)
+        task = (
+            problem,
+            (old.sizes, periodic),
+            mode,
+            cells.changed,
+            fresh,
+            places,
+            np.array(self.kind[2]),
+            nets,
+            results,
+        )
         over_strips(setup_coarse.coarse_level, old.rows, *task)
         if mode == ONCE:
             over_strips(setup_coarse.copy_links, old.rows, found, size[2], places, results)

@@ -113,8 +113,8 @@ def add_row(r, row, problem, space, room, owns, columns):
 def coarse_row(index, problem, coarse, space, room, rows, owns, columns, here, span, results):
     """Write one row of both coarse operators, and `facts`: children; open paths and sum of squared paths per axis.
 
-    here, span : where the blocks in a span find their results, which are written for those that find them at themselves;
-        if `here` is empty, for all
+    here, span : where the blocks in a span find their results: written are those that a block finds at itself; all, if
+        `here` is empty
     """
     size, factors = problem[4], problem[5]
     uniform, path, grounds, shifts, facts = results

@@ -69,6 +69,20 @@ def test_components_of_voxels_are_those_of_their_conductances(seed):
         assert np.array_equal(np.isin(of_cell, list(singular)), np.isin(arrays.labels, arrays.singular))
 
 
+@FEW
+@given(st.integers(0, 2**32), st.sampled_from([np.float32, np.float64]))
+def test_means_are_those_of_the_readable_form(seed, dtype):
+    rng = np.random.default_rng(seed)
+    cells = rng.choice(3, tuple(rng.integers(1, 6, 3)), p=rng.dirichlet([2, 4, 0.2]))
+    cells.flat[0] = 1
+    A = Poisson.from_cells(cells)
+    found = nullspace._large_of_voxels(A.voxels, A.unknown.numpy(), A.periodic)
+    g = A.to_grid(rng.standard_normal(cells.shape).astype(dtype))
+    out = components.without_means(g.numpy(), found.runs, found.singular)
+    assert out.dtype == dtype
+    np.testing.assert_allclose(out, A.nullspace.project(g), atol=1e-6 if dtype == np.float32 else 1e-14)
+
+
 def test_large_grids_take_the_compiled_path(monkeypatch):
     cells = (np.random.default_rng(5).random((12, 13, 14)) < 0.6).astype(int)
     small = Poisson.from_cells(cells).nullspace

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from krylearn.pde import Poisson, scene
 from krylearn.solvers import NeuralMultigrid
-from krylearn.solvers.kernels import setup_grid, setup_level, setup_voxels
+from krylearn.solvers.kernels import setup_grid, setup_level, setup_voxels, voxel_codes
 from krylearn.solvers.kernels.compilation import compile_kernels
 from krylearn.solvers.kernels.cpu_jit import strip_kernel
 from krylearn.solvers.kernels.lanes import (
@@ -75,7 +75,7 @@ def test_set_up_looks_once_at_the_finest_level(monkeypatch, family, finest):
         calls.append((function.py_func.__name__, tasks))
         over_strips(function, tasks, *arguments)
 
-    for module in (setup_level, setup_grid, setup_voxels):
+    for module in (setup_level, setup_grid, setup_voxels, voxel_codes):
         monkeypatch.setattr(module, "over_strips", counting)
     NeuralMultigrid(scene(family, (26, 28, 30), 39_103))
     assert [name for name, tasks in calls if tasks == 26 * 28] == finest

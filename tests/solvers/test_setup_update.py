@@ -141,7 +141,7 @@ def changed(faces):
 
 
 class Recycled:
-    """NumPy, but fresh memory holds what an earlier set-up may have left there: numbers of blocks, and anything else."""
+    """NumPy, but fresh memory holds what an earlier set-up may have left there: numbers of blocks, anything else."""
 
     def __getattr__(self, name):
         return getattr(np, name)
