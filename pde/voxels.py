@@ -21,14 +21,14 @@ class Voxels(NamedTuple):
     """What a cell-type operator was built from.
 
     cells : uint8 codes on the internal grid, a copy of its own; kinds : of the sides, per internal axis
-    unit : the one conductance, a number of `dtype`;  given : what `builders.from_cells` takes
+    unit : the one conductance, a number of `dtype`;  given : cells, spacing and boundary for `builders.from_cells`
     """
 
     cells: Tensor
     kinds: Kinds
     unit: float
     dtype: torch.dtype
-    given: tuple[Any, ...]
+    given: tuple[Tensor, Any, Any]
 
     def to(self, device: Any) -> Voxels:
         """Return the same with its cells on another device."""
@@ -36,7 +36,8 @@ class Voxels(NamedTuple):
 
     def conductances(self) -> dict[str, Any]:
         """Compute all fields of the operator."""
-        return builders.from_cells(*self.given, self.dtype)
+        cells, spacing, boundary = self.given
+        return builders.from_cells(cells, spacing, boundary, None, self.dtype)
 
     def linked_along(self, d: int) -> Any:
         """Say which cells are linked with the next one along an internal axis; array or tensor, as `raw`."""
@@ -99,7 +100,7 @@ def postponed(cells: Any, spacing: Any, boundary: Any, shift: Any, dtype: torch.
         return None
     grid_shape = tuple(codes.shape)
     inside = codes.reshape(internal_shape(grid_shape)).contiguous().clone()  # the caller may reuse the array
-    given = inside.reshape(grid_shape), h, boundary, None
+    given = inside.reshape(grid_shape), h, boundary
     unknown, is_open = (torch.as_tensor(raw(inside) == kind) for kind in (Cell.FLUID, Cell.OPEN))
     return {
         "grid_shape": grid_shape,
