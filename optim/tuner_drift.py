@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import policies_drift as policy
-from .tuner_source import device_of, dot
+from .tuner_source import device_of
 from .tuner_state import parameters_of
 
 if TYPE_CHECKING:
@@ -40,10 +40,11 @@ class Watch:
             loop.anchors = []
             return
         self.owned = [p for p in parameters_of(loop.base) if p.grad is not None]
-        with self._careful():
-            self.gradient = [_real(p.grad).clone() for p in self.owned if p.grad is not None and not p.grad.is_sparse]
-            self.active = 0 < len(self.owned) == len(self.gradient)
-            self.before = [_real(p).clone() for p in self.owned] if self.active else []
+        self.active = bool(self.owned) and not any(p.grad.is_sparse for p in self.owned if p.grad is not None)
+        if self.active:
+            with self._careful():
+                self.gradient = _flat([p.grad for p in self.owned if p.grad is not None]).double()
+                self.before = _flat(self.owned)
 
     def after(self, group: Any) -> None:
         """Add to the sums what the step has shown; at the end of a block raise the lr, if that is due."""
@@ -63,19 +64,22 @@ class Watch:
 
     def _add(self) -> None:
         loop, f = self.loop, self.loop.facts
-        if not loop.anchors or len(loop.anchors[0]) != len(self.before):
+        if not loop.anchors or loop.anchors[0].shape != self.before.shape:
             loop.anchors, f.watched, f.way, f.descent = [self.before], 0, 0.0, 0.0
         if len(loop.anchors) > 1:
-            f.way += dot(self.gradient, _less(self.before, loop.anchors[0]))
-            f.descent += dot(self.gradient, _less(self.before, [_real(p) for p in self.owned]))
+            f.way += self._slope(loop.anchors[0])
+            f.descent += self._slope(_flat(self.owned))
         f.watched += 1
+
+    def _slope(self, other: Tensor) -> float:
+        """Return the inner product of the gradient with the way from there to where the step began."""
+        return float(self.gradient @ (self.before - other.to(self.before.device)).double())
 
     def _next(self, group: Any) -> None:
         loop, f = self.loop, self.loop.facts
         if len(loop.anchors) > 1:
             self._decide(group)
-        now = [_real(p).clone() for p in self.owned]
-        loop.anchors, f.watched, f.way, f.descent = [loop.anchors[-1], now], 0, 0.0, 0.0
+        loop.anchors, f.watched, f.way, f.descent = [loop.anchors[-1], _flat(self.owned)], 0, 0.0, 0.0
 
     def _decide(self, group: Any) -> None:
         loop, f = self.loop, self.loop.facts
@@ -88,13 +92,11 @@ class Watch:
         loop.note("raised" if more > 0 else "drift", q)
 
 
-def _real(p: Tensor) -> Tensor:
-    p = p.detach()
-    return torch.view_as_real(p) if p.is_complex() else p
-
-
-def _less(a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
-    return [x - y for x, y in zip(a, b, strict=True)]
+def _flat(values: list[Tensor]) -> Tensor:
+    """Return copies of all in one vector, on the first one's device: few operations, however many tensors."""
+    device = values[0].device
+    flat = torch.cat([v.reshape(-1) if v.device == device else v.reshape(-1).to(device) for v in values]).detach()
+    return torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
 
 
 def _mean(values: list[float], group: Any) -> list[float]:

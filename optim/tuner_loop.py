@@ -53,7 +53,9 @@ class Loop:
         self.control: Any = None  # the fixed batch of the ramp, or the batches kept for trials
         self.top: list[Tensor] | None = None  # last top eigenvector
         self.before: list[Tensor] | None = None  # parameters ahead of the step that a line search extends
-        self.anchors: list[list[Tensor]] = []  # parameters ahead of the last two blocks of steps (`tuner_drift`)
+        self.anchors: list[
+            Tensor
+        ] = []  # parameters, in one vector, ahead of the last two blocks of steps (`tuner_drift`)
         self.modules: list[torch.nn.Module] = []
         self.history: list[dict[str, Any]] = []
 

@@ -115,10 +115,10 @@ def test_a_failure_is_a_warning_and_the_base_goes_on(monkeypatch):
     train(task, tuner, 0, 40)
     scale = tuner.facts.scale
 
-    def refuse(a, b):
+    def refuse(values):
         raise TypeError("no inner products today")
 
-    monkeypatch.setattr(tuner_drift, "dot", refuse)
+    monkeypatch.setattr(tuner_drift, "_flat", refuse)
     with pytest.warns(TunerWarning, match="no inner products today"):
         train(task, tuner, 40, 140)
     assert tuner.facts.scale == scale
