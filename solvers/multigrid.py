@@ -78,8 +78,8 @@ class NeuralMultigrid:
     network says there costs iterations, never definiteness. Where A is singular, the first part is still a positive
     polynomial in (s/D) A times s/D, since (1 - p(t)²)/t > 0 at t = 0 too; so M is definite there as well.
 
-    Memory of the fused kernels: 4 (links 3, diag 1) + 1 (damping) + 4 (work) words and 3 bytes per cell and level, and
-    3 words for a second visit: 47 B per cell in fp32 with all levels of a box coarsened along every axis.
+    Memory of the fused kernels: 4 (links 3, diag 1) + 1 (damping) + 3 (work) words and 3 bytes per cell and level, and
+    2 words for a second visit: 42 B per cell in fp32 with all levels of a box coarsened along every axis.
 
     Examples
     --------

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .fused_cg import fused_cg_steps, fused_product
+from .fused_cg import FusedProduct, fused_cg_steps
 
 KERNELS = ("auto", "cpu", "reference", "triton")
 
@@ -67,7 +67,7 @@ def product_for(A: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
         from .cuda_cg import cuda_product
 
         return cuda_product(A)
-    return fused_product(A) if device.type == "cpu" else A.apply
+    return FusedProduct(A) if device.type == "cpu" else A.apply
 
 
 def on_triton(device: torch.device, M: Any = None) -> bool:

@@ -49,7 +49,7 @@ def compile_kernels(kind: str) -> float:
     """
     from ..coefficients import CoefficientNetwork
     from .codes import codes_of
-    from .fused_cg import fused_cg_steps, fused_product
+    from .fused_cg import FusedProduct, fused_cg_steps
     from .learned import learned_cycle
 
     start = time.perf_counter()
@@ -57,6 +57,6 @@ def compile_kernels(kind: str) -> float:
     A, b = tiny(kind), torch.ones(6, 6, 6, dtype=torch.float64)
     fused = learned_cycle(A, 0, CoefficientNetwork(0), coarsest=8, codes=codes_of(A))
     M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0, mantissa=1.0))
-    fused_product(A)(b)
+    FusedProduct(A)(b)
     list(islice(fused_cg_steps(SimpleNamespace(operator=A, calls=0), b, torch.zeros_like(b), M), 3))
     return time.perf_counter() - start

@@ -53,7 +53,8 @@ class FusedLevel:
         self.outer = [outer_index(n, p) for n, p in zip(diag.shape, periodic, strict=True)]
         self.sources = [sources(n, p) for n, p in zip(diag.shape, periodic, strict=True)]
         self.periodic_z, self.stays = bool(periodic[2]), max(factors) == 1
-        self.b, self.x, self.y, self.t = (np.zeros(diag.shape, kind) for _ in range(4))
+        self.b, self.x, self.y = (np.zeros(diag.shape, kind) for _ in range(3))
+        self.t = self.y  # the residual is not needed any more when the last steps begin
 
     @classmethod
     def from_level(cls, level: Level, codes: Codes | None = None) -> FusedLevel:

@@ -10,7 +10,7 @@ steps. Reductions do not depend on the number of threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -46,17 +46,25 @@ class Step:
         return float(self.sums.sum())
 
 
-def fused_product(operator: Any) -> Callable[[Tensor], Tensor]:
-    """Return x -> A x for one internal grid of a Poisson operator on the CPU."""
-    from . import cpu
+class FusedProduct:
+    """x -> A x for one internal grid of a Poisson operator on the CPU."""
 
-    def apply(x: Tensor) -> Tensor:
-        s, x, y = Step(operator, x), x.contiguous(), torch.empty_like(x)
+    def __init__(self, operator: Any) -> None:
+        self.operator = operator
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return A x in memory of its own."""
+        from . import cpu
+
+        s, x, y = Step(self.operator, x), x.contiguous(), torch.empty_like(x)
         with cpu.threads_for(x.numel()):
             cpu.apply_dot(s.diag, s.links, x.numpy(), y.numpy(), s.sums)
         return y if s.unit == 1 else y.mul_(s.unit)
 
-    return apply
+    def residual(self, b: Tensor, x: Tensor) -> Tensor:
+        """Return b - A x, with no memory beside the result."""
+        y = self(x)
+        return torch.sub(b, y, out=y)
 
 
 def fused_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tensor, Tensor, float, tuple[Any, ...]]]:

@@ -8,7 +8,7 @@ from krylearn.pde import FAMILIES, scene
 from krylearn.solvers import NeuralMultigrid, storage
 from krylearn.solvers.coefficients import CoefficientNetwork
 from krylearn.solvers.hierarchy import v_cycle
-from krylearn.solvers.kernels import cpu, cpu_jit, fused_product, reference
+from krylearn.solvers.kernels import FusedProduct, cpu, cpu_jit, reference
 from krylearn.solvers.kernels.cpu_jit import kernel
 from krylearn.solvers.kernels.cycle import outer_index, sources
 from krylearn.solvers.kernels.learned import learned_cycle
@@ -42,7 +42,7 @@ def test_four_products_agree(grid, dtype):
     op = reference.Stencil(A.links, A.ground, A.shift, A.periodic)
     y, partial = np.empty(x.shape, x.numpy().dtype), np.empty(x.shape[0] * x.shape[1])
     cpu.apply_dot(A.diag.numpy(), tuple(w.numpy() for w in A.links), x.numpy(), y, partial)
-    for product in (A.apply(x), reference.apply(op, x), fused_product(A)(x), torch.from_numpy(y)):
+    for product in (A.apply(x), reference.apply(op, x), FusedProduct(A)(x), torch.from_numpy(y)):
         agree(product.numpy(), expected)
     np.testing.assert_allclose(partial.sum(), float((x.double() * expected.double()).sum()), rtol=ROUNDING[dtype])
 
@@ -162,7 +162,7 @@ def test_threads_change_no_digit(monkeypatch):
         for threads in (1, 2):
             numba.set_num_threads(threads)
             answers.append(NeuralMultigrid(A, NETWORK).cycle(b))
-            partial.append(fused_product(A)(b.double()))
+            partial.append(FusedProduct(A)(b.double()))
     finally:
         numba.set_num_threads(before)
     assert torch.equal(*answers)
