@@ -77,6 +77,7 @@ def fused_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tenso
     M : None or a map; its `operator` may be a NeuralMultigrid, whose cycle then runs without conversions
     """
     from . import cpu
+    from .pace import PACE
 
     r = b - A(x) if bool(x.any()) else b.clone()
     p, q, s = torch.zeros_like(b), torch.empty_like(b), Step(A.operator, b, bytes_allowed=True)
@@ -85,8 +86,9 @@ def fused_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tenso
     rr, rz = float(torch.linalg.vector_norm(r.double())) ** 2, math.inf
     apply_m.load(r, rr)
     yield x, r, rr, ()
+    with_threads = PACE.step if isinstance(apply_m, Cycle) else cpu.threads_for  # nobody knows how long other maps take
     while True:
-        with cpu.threads_for(b.numel()):
+        with with_threads(b.numel()):
             z_rows, scale = apply_m(r, rr)
             cpu.dot_rows(r_rows, z_rows, s.sums)
             rz, rz_old = scale * s.total(), rz
