@@ -85,9 +85,9 @@ def postponed(cells: Any, spacing: Any, boundary: Any, shift: Any, dtype: torch.
 
     Examples
     --------
-    >>> sorted(postponed(np.ones((3, 4)), 1.0, "neumann", None, torch.float64))
+    >>> sorted(postponed(torch.ones(3, 4), 1.0, "neumann", None, torch.float64))
     ['boundary', 'full', 'grid_shape', 'numbering', 'open', 'spacing', 'unknown', 'voxels']
-    >>> postponed(np.ones((3, 4)), (1.0, 2.0), "neumann", None, torch.float64) is None
+    >>> postponed(torch.ones(3, 4), (1.0, 2.0), "neumann", None, torch.float64) is None
     True
     """
     codes = parse_cells(cells)
