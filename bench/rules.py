@@ -40,13 +40,11 @@ def measure(family: str, size: int, *, seed: int = 0, rtol: float = 1e-6, rounds
     A = scene(family, (size,) * 3, seed)
     b, timer = right_hand_side(A, "white", seed), HostTimer()
     records: dict[str, Record] = {}
-    ready: dict[str, NeuralMultigrid] = {}
     times: dict[str, list[float]] = {}
     limit = 500
+    name_of = {weights: None if weights == "learned" else weights for weights in WEIGHTS}
     for weights in reversed(WEIGHTS):
-        setup, M = timed(
-            partial(set_up, A, None if weights == "learned" else weights), repeats=min(rounds, 3), timer=timer
-        )
+        setup, M = timed(partial(set_up, A, name_of[weights]), repeats=min(rounds, 3), timer=timer)
         x, info = cg(A, b, rtol=rtol, maxiter=limit, M=M)
         if weights == "learned":
             limit = PATIENCE * info.iterations
@@ -57,8 +55,15 @@ def measure(family: str, size: int, *, seed: int = 0, rtol: float = 1e-6, rounds
             true_relres=true_relative_residual(A, x, b), more={"hard": FAMILIES[family].hard},
         )  # fmt: skip
         if info == 0:
-            ready[weights], times[weights] = M, []
-    for k in range(rounds):  # forwards and backwards: what a solve leaves in the caches differs from rule to rule
+            times[weights] = []
+    # where the memory of a cycle lies makes a solve up to a fifth faster or slower, and what a solve leaves in the caches
+    # differs: so everything is set up again every other round, and the rules take turns forwards and backwards
+    ready: dict[str, NeuralMultigrid] = {}
+    for k in range(rounds):
+        if k % 2 == 0:
+            ready = {weights: set_up(A, name_of[weights]) for weights in times}
+            for M in ready.values():
+                cg(A, b, rtol=rtol, M=M)  # memory that nobody has touched is slow
         for weights, M in list(ready.items())[:: -1 if k % 2 else 1]:
             took, _ = timer(partial(cg, A, b, rtol=rtol, M=M))
             times[weights].append(took)
