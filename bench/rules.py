@@ -56,7 +56,7 @@ def measure(family: str, size: int, *, seed: int = 0, rtol: float = 1e-6, rounds
         )  # fmt: skip
         if info == 0:
             times[weights] = []
-    # where the memory of a cycle lies makes a solve up to a fifth faster or slower, and what a solve leaves in the caches
+    # where the memory of a cycle lies makes a solve up to a fifth faster or slower, and what a solve leaves in caches
     # differs: so everything is set up again every other round, and the rules take turns forwards and backwards
     ready: dict[str, NeuralMultigrid] = {}
     for k in range(rounds):
