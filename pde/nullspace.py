@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from . import components
+from .voxels import Voxels, cut
 
 if TYPE_CHECKING:
     from .poisson import Poisson
-    from .voxels import Voxels
 
 EPS = np.finfo(np.float64).eps
 SMALL = 20_000  # cells up to which NumPy is fast enough and numba need not be loaded
@@ -177,12 +177,12 @@ def label(unknown: np.ndarray, links: list[np.ndarray], periodic: tuple[bool, ..
     runs = np.where(unknown, np.cumsum(first, dtype=np.int32).reshape(first.shape) - 1, -1)
     pairs = []
     for d in range(2):
-        lower, upper = _cut(d, None, -1), _cut(d, 1, None)
+        lower, upper = cut(d, None, -1), cut(d, 1, None)
         edge, along = links[d][lower].copy(), links[2][..., :-1]
         edge[..., 1:] &= ~(links[d][lower][..., :-1] & along[lower] & along[upper])
         pairs.append((runs[lower][edge], runs[upper][edge]))
-    wraps = [(d, w[_cut(d, -1, None)]) for d, w in enumerate(links) if periodic[d]]
-    pairs += [(runs[_cut(d, -1, None)][w], runs[_cut(d, 0, 1)][w]) for d, w in wraps]
+    wraps = [(d, w[cut(d, -1, None)]) for d, w in enumerate(links) if periodic[d]]
+    pairs += [(runs[cut(d, -1, None)][w], runs[cut(d, 0, 1)][w]) for d, w in wraps]
     return runs, _connect(int(runs.max(initial=-1)) + 1, pairs)
 
 
@@ -190,7 +190,3 @@ def _connect(count: int, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarr
     rows, columns = (np.concatenate([p[k] for p in pairs]) for k in (0, 1))
     graph = scipy.sparse.coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(count, count))
     return scipy.sparse.csgraph.connected_components(graph, directed=False)[1]
-
-
-def _cut(d: int, start: int | None, stop: int | None) -> tuple[slice, ...]:
-    return tuple(slice(start, stop) if axis == d else slice(None) for axis in range(3))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,20 +40,20 @@ class Voxels(NamedTuple):
         cells, spacing, boundary = self.given
         return builders.from_cells(cells, spacing, boundary, None, self.dtype)
 
-    def linked_along(self, d: int) -> Any:
-        """Say which cells are linked with the next one along an internal axis; array or tensor, as `raw`."""
-        fluid = raw(self.cells) == Cell.FLUID
-        linked = raw(torch.zeros(self.cells.shape, dtype=torch.bool, device=self.cells.device))
+    def linked_along(self, d: int) -> np.ndarray:
+        """Say which cells are linked with the next one along an internal axis; of voxels on the host."""
+        fluid = self.cells.numpy() == Cell.FLUID
+        linked = np.zeros_like(fluid)
         linked[cut(d, 0, -1)] = fluid[cut(d, 0, -1)] & fluid[cut(d, 1, None)]
         if self.kinds[d][0] == "periodic" and fluid.shape[d] > 1:
             linked[cut(d, -1, None)] = fluid[cut(d, -1, None)] & fluid[cut(d, 0, 1)]
         return linked
 
-    def grounded(self) -> Any:
-        """Say which unknowns have a face towards p = 0, next to OPEN or on a Dirichlet side; as `raw`."""
-        cells = raw(self.cells)
+    def grounded(self) -> np.ndarray:
+        """Say which unknowns have a face towards p = 0, next to OPEN or on a Dirichlet side; of voxels on the host."""
+        cells = self.cells.numpy()
         is_open = cells == Cell.OPEN
-        beside = raw(torch.zeros(self.cells.shape, dtype=torch.bool, device=self.cells.device))
+        beside = np.zeros_like(is_open)
         for d, (low, high) in enumerate(self.kinds):
             beside[cut(d, 1, None)] |= is_open[cut(d, 0, -1)]
             beside[cut(d, 0, -1)] |= is_open[cut(d, 1, None)]
@@ -70,7 +71,7 @@ def raw(t: Tensor) -> Any:
     return t.numpy() if t.is_cpu else t
 
 
-def cut(d: int, start: int, stop: int | None) -> tuple[slice, ...]:
+def cut(d: int, start: int | None, stop: int | None) -> tuple[slice, ...]:
     """Index a range along an axis of three."""
     return tuple(slice(start, stop) if axis == d else slice(None) for axis in range(3))
 

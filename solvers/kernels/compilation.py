@@ -13,11 +13,11 @@ import torch
 from krylearn.pde import Poisson
 from krylearn.pde.components import compile_components
 
-KINDS = ("voxels", "codes", "medium")  # given as bytes, as arrays that bytes can stand for, and everything else
-
 
 def kind_of(A: Any, codes: Any) -> str:
-    """Return of which kind an operator is; codes : what `codes_of` says.
+    """Return of which kind an operator is: given as bytes, as arrays that bytes can stand for, or anything else.
+
+    codes : what `codes_of` says
 
     Examples
     --------

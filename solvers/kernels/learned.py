@@ -91,8 +91,7 @@ def learned_cycle(
         the operator has changed. The result is the same, bit for bit.
     """
     damping, weight, link, earth = nets = all_packed(network)
-    as_voxels = codes is not None and A.voxels is not None
-    source: Any = VoxelSource(A, codes) if as_voxels and codes else Source(A, exponent, mantissa, codes)
+    source: Any = Source(A, exponent, mantissa, codes) if codes is None or A.voxels is None else VoxelSource(A, codes)
     old = taken(kept, nets)
     grid = Grid.empty(source.size, source.periodic)
     if codes is None or grid.diag.size <= coarsest:

@@ -101,6 +101,13 @@ def above(c, p, n, t):
 
 
 @row_kernel
+def four_sides(row, nx, ny):
+    """Return the position of a row of cells across rows, and the rows below and above it along both axes."""
+    i, j = row // ny, row % ny
+    return (i, j), (below(row, i, nx, ny), above(row, i, nx, ny), below(row, j, ny, 1), above(row, j, ny, 1))
+
+
+@row_kernel
 def add_pairs(above, below, total):
     """Add the links of a row on both sides of an axis; few arrays at a time, or they are not added by vectors."""
     for k in range(total.shape[0]):

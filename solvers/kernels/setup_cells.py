@@ -12,7 +12,7 @@ import numpy as np
 
 from .cpu_jit import inlined_kernel, over_strips, strip_kernel
 from .cpu_jit import ordered_row_kernel as row_kernel
-from .setup import above, below
+from .setup import four_sides
 from .setup_patterns import FINAL, PRIMES, S32, mixed
 
 NONE = np.uint16(0)
@@ -24,8 +24,7 @@ FILLED_BELOW, FILLED_ABOVE = np.uint16(2048), np.uint16(4096)  # along the row; 
 def neighbours_of(row, size, periodic):
     """Return the rows below and above across rows, and the bits that say that there is an unknown (0: no such row)."""
     nx, ny = size[0], size[1]
-    i, j = row // ny, row % ny
-    rows = below(row, i, nx, ny), above(row, i, nx, ny), below(row, j, ny, 1), above(row, j, ny, 1)
+    (i, j), rows = four_sides(row, nx, ny)
     bits = (
         np.uint16(128) if i > 0 or periodic[0] else NONE,
         np.uint16(256) if i < nx - 1 or periodic[0] else NONE,

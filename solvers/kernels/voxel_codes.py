@@ -12,7 +12,7 @@ import numpy as np
 from .codes import Codes
 from .cpu_jit import inlined_kernel, over_strips, strip_kernel, threads_for
 from .cpu_jit import ordered_row_kernel as row_kernel
-from .setup import above, below
+from .setup import four_sides
 
 Array = np.ndarray[Any, Any]
 SOLID, FLUID, OPEN, WALL, FIXED = (np.uint8(k) for k in range(5))  # codes of `Cell`; beyond a Neumann, a Dirichlet side
@@ -31,8 +31,7 @@ def beyond(n, kind):
 def rows_around(row, size, kinds):
     """Return the rows on four sides, and the code of what lies there if it is no row."""
     nx, ny = size[0], size[1]
-    i, j = row // ny, row % ny
-    rows = below(row, i, nx, ny), above(row, i, nx, ny), below(row, j, ny, 1), above(row, j, ny, 1)
+    (i, j), rows = four_sides(row, nx, ny)
     codes = (
         beyond(nx, kinds[0, 0]) if i == 0 else SOLID,
         beyond(nx, kinds[0, 1]) if i == nx - 1 else SOLID,
