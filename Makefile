@@ -44,11 +44,11 @@ check: $(READY) $(CHECK_READY)  ## lint, format, import arrows, and types of the
 	cd $(WHEEL_SITE) && MYPYPATH=. "$(CURDIR)/$(RUN)" -m mypy --config-file "$(CURDIR)/pyproject.toml" \
 	  --cache-dir "$(CURDIR)/.mypy_cache" --namespace-packages --explicit-package-bases $(PACKAGES:%=-p %)
 
-bench: $(READY)  ## measure again and append to bench/records/ (about an hour); then `make report`
+bench: $(READY)  ## measure again and append to bench/studies/records/ (about an hour); then `make report`
 	$(RUN) -m krylearn.bench.cli bench families $(ARGS)
 	$(RUN) -m krylearn.bench.cli bench headline $(ARGS)
 
-report: $(READY)  ## write the README tables and docs/images again from bench/records/
+report: $(READY)  ## write the README tables and docs/images again from bench/studies/records/
 	$(RUN) -m krylearn.bench.cli report
 
 docs: $(DOCS_READY)  ## build the web pages into build/docs/ (warnings are errors)

@@ -6,7 +6,7 @@ python examples/moving_obstacle.py [cells per axis] [steps]
 import sys
 
 from krylearn.pde import Poisson
-from krylearn.pde.smoke import SmokePlume
+from krylearn.pde.simulations.smoke import SmokePlume
 from krylearn.solvers import NeuralMultigrid, cg
 
 

@@ -7,7 +7,7 @@ The operator is a frozen copy: measuring does not touch the training, its buffer
 
 import torch
 from krylearn.optim import hessian, slq
-from krylearn.optim.plots import draw_spectra
+from krylearn.optim.spectra.plots import draw_spectra
 from torch import nn
 
 

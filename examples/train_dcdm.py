@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import torch
 from krylearn.pde import right_hand_side, scene
 from krylearn.solvers import DCDM, cg, dcdm
-from krylearn.solvers.dcdm_training import train_dcdm
+from krylearn.solvers.published.dcdm_training import train_dcdm
 
 
 def picture(path, titles, fields, solid):

@@ -1,16 +1,16 @@
 """What trains networks: the curvature products, spectra and tuners of krylearn."""
 
-from .curvature import Curvature, empirical_fisher, ggn, hessian, preconditioned
-from .edges import batch_sharpness, critical_sharpness, sharpness
-from .meters import stability
-from .noise import GradientNoise, gradient_noise_scale, hessian_noise
-from .regimes import fit_sharpness
-from .rescaling import ScalingWarning, scale_hyperparameters
-from .scaling import Change, Facts
-from .spectrum import Spectrum, slq
-from .spiked import batch_extremes, deconvolve
-from .tuner import CurvatureTuner
-from .tuner_loop import TunerWarning
+from .batch_noise.noise import GradientNoise, gradient_noise_scale, hessian_noise
+from .batch_noise.random_matrix import batch_extremes, deconvolve
+from .batch_noise.sharpness_laws import fit_sharpness
+from .batch_size.rescaling import ScalingWarning, scale_hyperparameters
+from .batch_size.rule_choice import Change, Facts
+from .curvature.factories import Curvature, empirical_fisher, ggn, hessian, preconditioned
+from .sharpness_meters.edges import batch_sharpness, critical_sharpness, sharpness
+from .sharpness_meters.meters import stability
+from .spectra.quadrature import Spectrum, slq
+from .tuner.loop import TunerWarning
+from .tuner.optimizer import CurvatureTuner
 
 __all__ = [
     "Change", "Curvature", "CurvatureTuner", "Facts", "GradientNoise", "ScalingWarning", "Spectrum", "TunerWarning",

@@ -1,12 +1,12 @@
 """The systems people solve: Poisson operators on grids, exact solves on boxes, seeded scenes, simulators."""
 
-from .grid import Cell
-from .liquid import DamBreak, liquid_sequence
-from .poisson import Poisson
-from .scenes import FAMILIES, Family, scene
-from .smoke import SmokePlume, smoke_sequence
-from .sources import right_hand_side
-from .stacking import stack
+from .poisson.grid import Cell
+from .poisson.operator import Poisson
+from .poisson.stacking import stack
+from .scenes.families import FAMILIES, Family, scene
+from .scenes.right_hand_sides import right_hand_side
+from .simulations.liquid import DamBreak, liquid_sequence
+from .simulations.smoke import SmokePlume, smoke_sequence
 from .transforms import is_box, solve_box
 
 __all__ = [

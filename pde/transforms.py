@@ -26,7 +26,7 @@ import scipy.fft
 import torch
 from torch import Tensor
 
-from .poisson import Poisson
+from .poisson.operator import Poisson
 
 TYPES = {"NN": ("dct", 2), "DD": ("dst", 2), "ND": ("dct", 4), "DN": ("dst", 4)}
 FIRST_ANGLE = {"NN": 0.0, "DD": 1.0, "ND": 0.5, "DN": 0.5}

@@ -1,15 +1,15 @@
 """What solves the systems: Krylov methods with one honest stopping rule, and the preconditioners that drive them."""
 
-from .adjoint import solve
-from .conjugate_directions import dcdm
-from .conjugate_gradients import cg
-from .dcdm_directions import DCDM
-from .dcdm_network import DCDMNetwork
-from .krylov import ConvergenceError, Reason, SolveInfo
+from .krylov.conjugate_directions import dcdm
+from .krylov.conjugate_gradients import cg
+from .krylov.driver import ConvergenceError, Reason, SolveInfo
+from .krylov.implicit_gradients import solve
 from .lanczos import ritz_pairs, tridiagonalize
-from .multigrid import NeuralMultigrid
-from .npsdo_directions import NPSDO
-from .npsdo_network import NPSDONetwork
+from .multigrid.preconditioner import NeuralMultigrid
+from .published.dcdm_method import DCDM
+from .published.dcdm_network import DCDMNetwork
+from .published.npsdo_method import NPSDO
+from .published.npsdo_network import NPSDONetwork
 
 __all__ = [
     "DCDM", "NPSDO", "ConvergenceError", "DCDMNetwork", "NPSDONetwork", "NeuralMultigrid", "Reason", "SolveInfo", "cg",

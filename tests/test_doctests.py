@@ -4,7 +4,8 @@ import doctest
 import importlib
 
 import pytest
-from test_imports import FILES, module_name
+
+from tests.test_imports import FILES, module_name
 
 MODULES = [module_name(file) for files in FILES.values() for file in files]
 

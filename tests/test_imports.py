@@ -18,7 +18,12 @@ ALLOWED = {
 }
 FILES = {package: sorted((ROOT / package).rglob("*.py")) for package in PACKAGES}
 # modules that are made of a heavy package; others import them inside functions, as the tests of fresh interpreters show
-MADE_OF = {"solvers/kernels": {"numba", "triton"}, "solvers/training": {"lightning"}}
+MADE_OF = {
+    "solvers/kernels": {"numba", "triton"},
+    "solvers/multigrid/setup_cpu": {"numba"},
+    "solvers/multigrid/setup_cuda": {"triton"},
+    "solvers/training": {"lightning"},
+}
 EXTRAS = ("lightning", "pyamg", "matplotlib", "PIL", "pytest_benchmark", "triton", "cupy", "petsc4py")
 
 

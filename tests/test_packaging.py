@@ -15,16 +15,16 @@ TOP = ("pde", "solvers", "optim", "bench")
 
 
 def test_the_package_list_equals_the_tree():
-    folders = {init.parent for top in TOP for init in (ROOT / top).rglob("__init__.py")}
-    in_tree = {"krylearn." + ".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    folders = {init.parent.relative_to(ROOT) for top in TOP for init in (ROOT / top).rglob("__init__.py")}
+    in_tree = {"krylearn." + ".".join(folder.parts) for folder in folders if "studies" not in folder.parts}
     assert set(SETUPTOOLS["packages"]) == in_tree
-    assert SETUPTOOLS["package-dir"] == {name: name.removeprefix("krylearn.").replace(".", "/") for name in in_tree}
+    assert SETUPTOOLS["package-dir"] == {f"krylearn.{top}": top for top in TOP}
 
 
-@pytest.mark.parametrize("package", SETUPTOOLS["packages"])
+@pytest.mark.parametrize("package", TOP)  # their sub-packages are typed by the same marker (PEP 561)
 def test_every_package_is_typed(package):
-    assert (ROOT / SETUPTOOLS["package-dir"][package] / "py.typed").exists()
-    assert "py.typed" in SETUPTOOLS["package-data"][package]
+    assert (ROOT / package / "py.typed").exists()
+    assert "py.typed" in SETUPTOOLS["package-data"][f"krylearn.{package}"]
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,9 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_all_modules_and_nothing_outside_our_name(wheel):
     names = set(wheel.namelist())
-    modules = {f"krylearn/{path.relative_to(ROOT)}" for top in TOP for path in (ROOT / top).rglob("*.py")}
-    assert modules <= names
+    tree = [path.relative_to(ROOT) for top in TOP for path in (ROOT / top).rglob("*.py")]
+    modules = {f"krylearn/{path}" for path in tree if "studies" not in path.parts}
+    assert modules == {name for name in names if name.endswith(".py")}
     assert {name.split("/")[0].split("-")[0] for name in names} == {"krylearn"}
 
 
@@ -61,6 +62,11 @@ def test_the_wheel_holds_weights_cards_and_markers(wheel):
     assert any("2d" in name for name in weights)
     assert any("3d" in name for name in weights)
     assert {name.replace(".safetensors", ".json") for name in weights} <= set(names)
+
+
+def test_the_wheel_holds_no_study_no_record_and_no_data_of_one(wheel):
+    names = wheel.namelist()
+    assert not [name for name in names if "studies" in name or name.endswith((".jsonl", ".gz"))]
 
 
 def test_the_wheel_states_licence_entry_point_and_extras(wheel):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from krylearn.bench.cli import parser
-from krylearn.bench.report import all_records, pages, rendered
+from krylearn.bench.report.readme import all_records, pages, rendered
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -60,7 +60,9 @@ def test_links_of_the_pages_lead_somewhere(page, link):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_tables_of_a_page_are_those_of_the_records(page):
-    assert rendered(text(page), all_records()) == text(page), f"{page} differs from bench/records: run `make report`"
+    assert rendered(text(page), all_records()) == text(page), (
+        f"{page} differs from bench/studies/records: run `make report`"
+    )
 
 
 def test_pictures_of_the_pages_are_small():

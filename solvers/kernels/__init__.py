@@ -4,6 +4,6 @@
 """
 
 from .choice import backend, product_for, steps_for
-from .fused_cg import FusedProduct, fused_cg_steps
+from .cpu.conjugate_gradients import FusedProduct, fused_cg_steps
 
 __all__ = ["FusedProduct", "backend", "fused_cg_steps", "product_for", "steps_for"]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .fused_cg import FusedProduct, fused_cg_steps
+from .cpu.conjugate_gradients import FusedProduct, fused_cg_steps
 
 KERNELS = ("auto", "cpu", "reference", "triton")
 
@@ -55,7 +55,7 @@ def steps_for(b: Tensor, M: Any) -> Any:
     M : None or a map; its `operator` may be a NeuralMultigrid, whose kernels then decide
     """
     if on_triton(b.device, M):
-        from .cuda_cg import cuda_cg_steps
+        from .cuda.conjugate_gradients import cuda_cg_steps
 
         return cuda_cg_steps
     return fused_cg_steps if b.is_cpu else None
@@ -64,7 +64,7 @@ def steps_for(b: Tensor, M: Any) -> Any:
 def product_for(A: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Return x -> A x for one internal grid of a Poisson operator."""
     if on_triton(device):
-        from .cuda_cg import cuda_product
+        from .cuda.conjugate_gradients import cuda_product
 
         return cuda_product(A)
     return FusedProduct(A) if device.type == "cpu" else A.apply

@@ -3,8 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from krylearn.pde import Poisson
 from krylearn.pde.transforms import _solve_dense, is_box, solve_box
 from naive_poisson import SHAPES, boundaries

@@ -3,8 +3,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from krylearn.solvers import ritz_pairs, tridiagonalize
 
 

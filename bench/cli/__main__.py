@@ -1,0 +1,7 @@
+"""`python -m krylearn.bench.cli`."""
+
+import sys
+
+from . import main
+
+sys.exit(main())

@@ -1,0 +1,120 @@
+"""The command line of training: `krylearn train [multigrid | dcdm | npsdo]`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..measure.console import UsageError
+
+METHODS = ("multigrid", "dcdm", "npsdo")
+COMMON = ("dimension", "steps", "seed", "output", "resume", "device")
+OWN = {
+    "multigrid": ("families", "sizes", "architecture", "start"),
+    "dcdm": (
+        "sizes", "size", "ritz_vectors", "theta", "right_hand_sides", "batch", "lr", "schedule", "precision",
+        "start",
+    ),
+    "npsdo": (
+        "families", "sizes", "levels", "symmetric", "scenes", "ritz_vectors", "right_hand_sides", "passes", "batch",
+        "lr", "schedule",
+    ),
+}  # fmt: skip
+FLAGS = {"sizes": "--grid", "dimension": "--dim"}
+
+
+def add_train(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Describe the command; `command` makes it.
+
+    Examples
+    --------
+    >>> add_train(argparse.ArgumentParser().add_subparsers(), lambda group, name, run, text: group.add_parser(name))
+    """
+    text = "train weights: NeuralMultigrid's, or a published method's; needs krylearn[train]"
+    made = command(commands, "train", train, text)
+    made.add_argument("method", nargs="?", choices=METHODS, default="multigrid", help="what to train")
+    add = made.add_argument_group("every method").add_argument
+    add("--dim", dest="dimension", type=int, choices=(2, 3), help="dimension of the grids (default: 3)")
+    add(
+        "--grid", dest="sizes", type=int, nargs="+", metavar="N",
+        help="cells per axis of the training grids: one, for multigrid one or more",
+    )  # fmt: skip
+    add("--steps", type=int, help="optimiser steps")
+    add("--seed", type=int, help="of initialisation and of the stream of systems or right-hand sides")
+    add("--output", type=Path, default=Path("checkpoints"), help="folder for checkpoints, weights and their card")
+    add("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
+    add("--device", default="cpu", help="torch device")
+    add = made.add_argument_group("multigrid and npsdo").add_argument
+    add("--families", nargs="+", metavar="FAMILY", help="scene families (default: all; npsdo: three of fluids)")
+    add = made.add_argument_group("multigrid and dcdm").add_argument
+    add("--start", type=Path, help="weights to continue from (.safetensors), with a new schedule")
+    add = made.add_argument_group("multigrid").add_argument
+    add("--architecture", choices=("network", "constants"), help="a network (default), or the best constants")
+    add = made.add_argument_group("dcdm and npsdo").add_argument
+    add("--ritz-vectors", type=int, metavar="M", help="steps of Lanczos per operator")
+    add("--right-hand-sides", type=int, metavar="COUNT", help="of an epoch (dcdm: 20,000), or per scene (npsdo)")
+    add("--batch", type=int, help="right-hand sides per step")
+    add("--lr", type=float, help="learning rate of Adam, the peak of one cycle")
+    add("--schedule", choices=("one-cycle", "constant"), help="of the learning rate; constant is the published one")
+    add = made.add_argument_group("dcdm").add_argument
+    add("--size", type=int, choices=(64, 128), help="which of the published networks (default: 64)")
+    add("--theta", type=int, help="the lowest M/2 + THETA Ritz vectors weigh nine times as much (default: M/20)")
+    add("--precision", choices=("float32", "bfloat16"), help="of a training step")
+    add = made.add_argument_group("npsdo").add_argument
+    add("--levels", type=int, help="how often the grid is halved (default: 4)")
+    add("--symmetric", action="store_true", default=None, help="the variant that cg may use")
+    add("--scenes", type=int, help="scenes per family")
+    add("--passes", type=int, help="epochs over the right-hand sides of a scene before the next (default: 5)")
+
+
+def arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the method's training function gets; refuse options of another method.
+
+    Examples
+    --------
+    >>> facts = dict.fromkeys({name for names in OWN.values() for name in names} | set(COMMON))
+    >>> arguments(argparse.Namespace(**facts | {"method": "dcdm", "sizes": [64], "batch": 10}))
+    {'batch': 10, 'grid': 64}
+    """
+    known = (*COMMON, *OWN[options.method])
+    every = dict.fromkeys(name for names in OWN.values() for name in names)
+    given = {name: getattr(options, name) for name in (*COMMON, *every) if getattr(options, name) is not None}
+    foreign = [FLAGS.get(name, "--" + name.replace("_", "-")) for name in given if name not in known]
+    if foreign:
+        raise UsageError(f"got {', '.join(foreign)} for {options.method}; see `krylearn train --help`")
+    if options.method != "multigrid" and "sizes" in given:
+        sizes = given.pop("sizes")
+        if len(sizes) != 1:
+            raise UsageError(f"got --grid {' '.join(map(str, sizes))} for {options.method}; expected one size")
+        given["grid"] = sizes[0]
+    return given
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train; Ctrl-C is exit code 130 and names the checkpoint to continue from."""
+    given = arguments(options)
+    try:
+        path = _function(options.method)(**given)
+    except (ValueError, FileNotFoundError) as error:
+        raise UsageError(str(error)) from error
+    except KeyboardInterrupt as stopped:  # the message names the checkpoint to continue from
+        print(stopped)
+        return 130
+    print(f"weights: {path}")
+    return 0
+
+
+def _function(method: str) -> Callable[..., Path]:
+    if method == "dcdm":
+        from krylearn.solvers.published.dcdm_training import train_dcdm
+
+        return train_dcdm
+    if method == "npsdo":
+        from krylearn.solvers.published.npsdo_training import train_npsdo
+
+        return train_npsdo
+    from krylearn.solvers.training.coefficients import train as train_multigrid
+
+    return train_multigrid

@@ -1,0 +1,1 @@
+"""Clocks, machines, records and the console: what every measurement needs."""

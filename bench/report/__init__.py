@@ -1,0 +1,1 @@
+"""README, pages and the HTML report, written from records."""

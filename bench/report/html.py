@@ -1,0 +1,184 @@
+"""`krylearn report --html`: one self-contained page from a file of records; every picture is inside it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..measure.console import UsageError, console, seconds
+from ..measure.record import latest, read
+from ..show import comparison, figures
+from ..solvers import contest
+
+Lines = Sequence[dict[str, Any]]
+TEMPLATE = Path(__file__).parent / "templates" / "report.html"
+
+
+def write_page(output: Path, records: Path, *, before: Path | None = None, pictures: Path | None = None) -> None:
+    """Write the page of the last run of a record file.
+
+    Parameters
+    ----------
+    output : .html file
+    records : file of `krylearn bench solvers` or `krylearn bench kernels`
+    before : an older file of records, to say what changed
+    pictures : folder that gets the figures as PNG files too
+
+    Raises
+    ------
+    UsageError
+        If there are no records, or none that the page is about.
+
+    Examples
+    --------
+    >>> write_page(Path("report.html"), Path("krylearn-records/solvers.jsonl"))         # doctest: +SKIP
+    """
+    lines = latest(read(records))
+    if not lines:
+        raise UsageError(f"{records} holds no records; expected a file of `krylearn bench solvers` or `bench kernels`")
+    drawn = sections(lines)
+    if before:
+        older = latest(read(before))
+        drawn.append(_compared(older, lines, before))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(rendered(lines, drawn), encoding="utf-8")
+    if pictures:
+        pictures.mkdir(parents=True, exist_ok=True)
+        for section in drawn:
+            if section.get("png"):
+                (pictures / f"{section['id']}.png").write_bytes(section["png"])
+    console.print(f"page: {output}")
+
+
+def rendered(lines: Lines, drawn: Sequence[dict[str, Any]]) -> str:
+    """Fill the template; all text is escaped."""
+    from .readme import provenance
+
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ImportError('the page needs jinja2: pip install "krylearn[bench]"') from error
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    empty = {"text": "", "picture": "", "alt": "", "tables": []}
+    filled = [empty | section for section in drawn]
+    for section in filled:
+        if section.get("png"):
+            section["picture"] = "data:image/png;base64," + base64.b64encode(section["png"]).decode()
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title=f"krylearn bench: {lines[0].get('experiment', 'records')}",
+        provenance=provenance(lines),
+        ceilings=lines[0]["more"].get("ceilings"),
+        sections=filled,
+    )
+
+
+def sections(lines: Lines) -> list[dict[str, Any]]:
+    """Make the sections that the records have data for, in the order of the page."""
+    parts = ("file", "tolerance", "sizes", "families")
+    of = {part: [x for x in lines if x["more"].get("part") == part] for part in parts}
+    contests, found = of["file"] + of["tolerance"], []
+    if contests:
+        found += _contest_sections(contests)
+    if of["sizes"] and figures.timed_lines(of["sizes"]):
+        text = (
+            "Flat is scalable. The roofline: what the bytes of krylearn's own iterations would take at a copy's speed."
+        )
+        found.append(_section("sizes", "Time per unknown against size", figures.nanoseconds, of["sizes"], text))
+    if of["families"]:
+        text = "Iterations to the tolerance, the fewest of a row in bold; they do not cost the same."
+        found.append(_section("families", "Iterations over all families", figures.heat_map, of["families"], text))
+    kernels = [x for x in lines if x.get("experiment") == "kernels"]
+    if kernels:
+        from ..solvers.kernel_speed import HEADER, rows
+
+        tables = [{"caption": "", "header": HEADER, "rows": rows(kernels)}]
+        found.append({"id": "kernels", "title": "Kernels", "tables": tables})
+    missing = [x for x in contests if x["status"] in ("ABSENT", "UNSUITED", "FAILED")]
+    reasons = sorted({(x["method"], x["status"].lower(), _why(x)) for x in missing})
+    everybody = sorted({(x["method"], x.get("version", ""), x.get("config", "")) for x in contests if x not in missing})
+    if everybody:
+        tables = [{"caption": "", "header": ("method", "version", "configuration"), "rows": everybody}]
+        if reasons:
+            tables.append({"caption": "Not measured", "header": ("method", "status", "why"), "rows": reasons})
+        found.append({"id": "methods", "title": "Methods", "tables": tables})
+    return found
+
+
+def _contest_sections(lines: Lines) -> list[dict[str, Any]]:
+    tables = []
+    for problem in figures.names(lines, "problem"):
+        found = [x for x in lines if x["problem"] == problem and x["status"] not in ("ABSENT", "UNSUITED")]
+        if found:
+            tables.append({"caption": contest.title(found), "header": contest.HEADER, "rows": contest.summary(found)})
+    timed = figures.timed_lines(lines)
+    if not timed:
+        return [{"id": "tolerance", "title": "Time to tolerance", "tables": tables}]
+    made = [_section("tolerance", "Time to tolerance", figures.time_to_tolerance, lines) | {"tables": tables}]
+    if any(len(x["more"].get("residuals", ())) > 1 for x in timed):
+        made.append(
+            _section("convergence", "Convergence", figures.convergence, lines, "Direct solves have no history.")
+        )
+    if any(x["setup_s"] for x in timed):
+        text = (
+            "Below the dotted line a solve is cheaper than its set-up. The table: for how many solves with one matrix "
+            "a rival's total, set-up included, is below krylearn's."
+        )
+        section = _section("setup", "Set-up against solve", figures.setup_against_solve, lines, text)
+        made.append(section | {"tables": break_even(timed)})
+    if any(x.get("peak_bytes") for x in timed):
+        text = "Peak of set-up and solve beyond the system, per unknown: the resident memory of the process, to a page."
+        made.append(_section("memory", "Memory", figures.memory, lines, text))
+    return made
+
+
+def break_even(lines: Lines) -> list[dict[str, Any]]:
+    """From how many solves with one matrix on is a rival cheaper than ours, set-up included.
+
+    Examples
+    --------
+    >>> facts = {"problem": "box", "shape": [2, 2], "unknowns": 4, "tolerance": 1e-6}
+    >>> ours = facts | {"method": "krylearn", "setup_s": 1.0, "solve_s": 2.0}
+    >>> fast = facts | {"method": "cholesky", "setup_s": 9.0, "solve_s": 1.0}
+    >>> break_even([ours, fast])[0]["rows"]
+    [('cholesky', '9 s', '1 s', 'from 9 solves on')]
+    """
+    tables = []
+    for problem in figures.names(lines, "problem"):
+        found = {x["method"]: x for x in lines if x["problem"] == problem}
+        own = found.pop("krylearn", None)
+        if own:
+            rows = [
+                (name, seconds(x["setup_s"]), seconds(x["solve_s"]), _crossing(own, x))
+                for name, x in found.items() if not name.startswith("krylearn")
+            ]  # fmt: skip
+            header = ("method", "set-up", "solve", "cheaper than krylearn")
+            tables.append({"caption": contest.title([own]), "header": header, "rows": rows})
+    return tables
+
+
+def _crossing(own: dict[str, Any], other: dict[str, Any]) -> str:
+    more = (other["setup_s"] or 0.0) - (own["setup_s"] or 0.0)
+    gain = own["solve_s"] - other["solve_s"]
+    if gain <= 0:
+        first = more + other["solve_s"] < own["solve_s"]
+        return "never" if not first else f"for up to {int(more / gain)} solve(s)" if gain < 0 else "always"
+    return "always" if more < 0 else f"from {int(more / gain) + 1} solves on"
+
+
+def _section(name: str, title: str, draw: Callable[[Lines], bytes], lines: Lines, text: str = "") -> dict[str, Any]:
+    alt = " ".join((draw.__doc__ or "").split("\n\n")[0].split())
+    return {"id": name, "title": title, "png": draw(lines), "alt": alt, "text": text}
+
+
+def _why(line: dict[str, Any]) -> str:
+    return line["more"].get("reason") or line.get("config", "")
+
+
+def _compared(older: Lines, lines: Lines, path: Path) -> dict[str, Any]:
+    rows = comparison.changes(older, lines)
+    verdict = "what changed beyond the noise." if rows else "no change beyond the noise."
+    text = f"Against {path.name}, {len(older)} lines: {verdict}"
+    table = {"caption": "", "header": comparison.HEADER, "rows": rows}
+    return {"id": "changes", "title": "What changed", "text": text, "tables": [table] if rows else []}

@@ -1,0 +1,1 @@
+"""The rivals: what people install today, each configured as its manual advises."""

@@ -1,0 +1,229 @@
+"""`krylearn bench solvers`: which solver for which system on this machine; everybody, timed alike.
+
+Three parts. "tolerance": a few systems, every method, solves in pairs with ours, memory. "sizes": one family on growing
+grids. "families": iterations of every family. Or, with a matrix out of a file, every method on that one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from krylearn.pde import FAMILIES, Poisson, right_hand_side, scene
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+
+from ..measure.console import console, count, progress, seconds, table
+from ..measure.record import Record, append, new_run
+from ..measure.timers import Ceilings, ceilings
+from ..rivals.table import PEERS, System
+from .contest import HEADER, compressed, ours, rival, summary, title
+
+OWN = {"krylearn": None, "krylearn tuned": "tuned", "krylearn resistor": "resistor", "krylearn geometric": "geometric"}
+BOX = "plain box"  # the transforms' own ground
+EVERYBODY = (*OWN, *PEERS)
+FEW = ("krylearn", "pyamg-sa", "pyamg-rs", "scipy-cg-jacobi", "petsc-boomeramg")
+# of one iteration per cell: fused CG in fp64 (15 words, and 3 of the cycle) and the fp32 cycle (cpu/cycle_bytes.py)
+BYTES_PER_ITERATION = 15 * 8 + 3 * 4 + 188
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A system of a contest; `A` is None for a matrix outside our class, and `absence` says why."""
+
+    name: str
+    system: System
+    b: np.ndarray  # over the rows of the matrix
+    shape: tuple[int, ...] = ()
+    seed: int | None = None
+    ours: np.ndarray | None = None  # the right-hand side as A wants it
+    absence: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Some methods on one scene, each with so many seconds for the first solve, and for all pairs."""
+
+    part: str
+    family: str
+    size: int
+    methods: tuple[str, ...]
+    pairs: int
+    time_limit: float = 15.0
+
+
+def jobs(quick: bool) -> list[Job]:
+    """List what is measured.
+
+    Examples
+    --------
+    >>> sorted({job.part for job in jobs(quick=True)})
+    ['families', 'sizes', 'tolerance']
+    """
+    families = (BOX, "free_surface", "lognormal", *(() if quick else ("mazes",)))
+    sizes = (12, 16, 24, 32, 40) if quick else (16, 32, 48, 64, 96, 128)
+    iterations = (*OWN, "pyamg-sa", "pyamg-rs", "scipy-cg")
+    limit = 10.0 if quick else 15.0  # seconds: the full run takes a quarter of an hour
+    contests = [Job("tolerance", f, 32 if quick else 96, EVERYBODY, 2 if quick else 3, limit) for f in families]
+    if not quick:  # where factorisations can take part
+        contests.append(Job("tolerance", "obstacles", 48, EVERYBODY, 3, limit))
+    growth = [Job("sizes", "free_surface", size, FEW, 2, limit) for size in sizes]
+    every = [Job("families", family, 16 if quick else 48, iterations, 1, 5.0) for family in FAMILIES]
+    return contests + growth + every
+
+
+def scene_problem(family: str, size: int, seed: int = 0) -> Problem:
+    """Make the problem of a scene of the test stream, white right-hand side; BOX is a plain box with Dirichlet sides.
+
+    Examples
+    --------
+    >>> scene_problem(BOX, 6).system.matrix.shape
+    (216, 216)
+    """
+    shape = (size,) * 3
+    A = Poisson.from_coefficients(np.ones(shape)) if family == BOX else scene(family, shape, seed)
+    b = right_hand_side(A, "white", seed).numpy()
+    matrix, rhs, _ = compressed(A, b)
+    return Problem(family, System(matrix, A), rhs, A.grid_shape, seed, b)
+
+
+def measure(
+    problem: Problem,
+    methods: Sequence[str],
+    *,
+    rtol: float,
+    pairs: int,
+    device: str = "cpu",
+    memory: bool = False,
+    time_limit: float = 30.0,
+) -> Iterator[Record]:
+    """Yield one record per method; ours comes first, and rivals are timed in pairs with it.
+
+    Examples
+    --------
+    >>> found = measure(scene_problem(BOX, 6), ["krylearn geometric", "transforms"], rtol=1e-6, pairs=1)
+    >>> [record.status for record in found]
+    ['CONVERGED', 'CONVERGED']
+    """
+    solve, A = None, problem.system.A
+    options: dict[str, Any]
+    facts: dict[str, Any] = {"problem": problem.name, "seed": problem.seed, "experiment": "solvers"}
+    for name in methods:
+        if name not in OWN:
+            options = {"rtol": rtol, "pairs": pairs, "shape": problem.shape, "time_limit": time_limit}
+            yield rival(PEERS[name], problem.system, problem.b, solve, **options, **facts)
+        elif A is None:
+            yield Record(
+                name, unknowns=problem.system.matrix.shape[0], tolerance=rtol, status="UNSUITED", shape=problem.shape,
+                more={"reason": problem.absence}, **facts,
+            )  # fmt: skip
+        else:
+            options = {"weights": OWN[name], "device": device, "memory": memory}
+            record, own = ours(A, problem.ours, rtol=rtol, repeats=max(pairs, 2), **options, **facts)
+            record.method = name
+            if name == "krylearn" and device == "cpu":
+                solve = own
+            yield record
+
+
+def finished(record: Record, part: str, run: str, limits: Ceilings, A: Poisson | None) -> Record:
+    """Add what belongs to the run; for our solves also the bytes moved, and so the fraction of the roofline."""
+    record.more |= {"part": part, "run": run, "ceilings": limits.facts()}
+    if record.method in OWN and record.solve_s and record.iterations and A is not None:
+        moved = BYTES_PER_ITERATION * (record.products or 0) * A.unknown.numel()
+        record.more |= {"bytes": int(moved), "roofline": float(f"{limits.fraction(moved, record.solve_s):.3g}")}
+    return record
+
+
+def live_table(title: str) -> Table:
+    """Start the table that grows while the benchmark runs."""
+    return table(title, ("part", "system", "method", "set-up", "solve", "iterations", "status"), [])
+
+
+def live_row(record: Record) -> list[str]:
+    """Write one record as a row of the growing table.
+
+    Examples
+    --------
+    >>> live_row(Record("cg", "box", 8, 1e-6, "ABSENT", shape=(2, 2, 2), more={"part": "sizes"}))
+    ['sizes', 'box 2 x 2 x 2', 'cg', '-', '-', '-', 'absent']
+    """
+    where = f"{record.problem} {' x '.join(map(str, record.shape))}"
+    times = [seconds(record.setup_s), seconds(record.solve_s), count(record.iterations)]
+    return [record.more["part"], where, record.method, *times, record.status.lower()]
+
+
+def run_solvers(
+    *,
+    quick: bool = False,
+    device: str = "cpu",
+    rtol: float = 1e-6,
+    problem: Problem | None = None,
+    output: Path,
+) -> list[Record]:
+    """Measure, show a live table, append the records, print the tables of the contests.
+
+    Parameters
+    ----------
+    quick : small grids: a few minutes on two cores
+    device : of our solves; rivals run where they can
+    rtol : tolerance on the true relative residual
+    problem : the one system to measure, instead of scenes
+    output : file of records
+
+    Examples
+    --------
+    >>> run_solvers(quick=True, output=Path("solvers.jsonl"))           # doctest: +SKIP
+    """
+    todo = [Job("file", problem.name, 0, EVERYBODY, 3, 120.0)] if problem else jobs(quick)
+    records: list[Record] = []
+    run, limits, grown = new_run(), ceilings(device), live_table("everybody, as measured")
+    bar = progress()
+    task = bar.add_task("solvers", total=sum(len(job.methods) for job in todo), note="")
+    with Live(Group(grown, bar), console=console, refresh_per_second=2, vertical_overflow="visible"):
+        for job in todo:
+            one = problem or scene_problem(job.family, job.size)
+            memory = job.part in ("tolerance", "file")
+            facts: dict[str, Any] = {"pairs": job.pairs, "device": device, "time_limit": job.time_limit}
+            done = len(records)
+            for record in measure(one, job.methods, rtol=rtol, memory=memory, **facts):
+                records.append(finished(record, job.part, run, limits, one.system.A))
+                if job.part != "families":
+                    grown.add_row(*live_row(record))
+                bar.update(task, advance=1, note=f"{job.family} {job.size}: {record.method}")
+            append(output, records[done:])  # what is measured is kept, whatever happens later
+    show(records)
+    console.print(f"copy {limits.copy_gbs:.1f} GB/s, launch {limits.launch_us:.1f} us; records: {output}")
+    return records
+
+
+def show(records: Sequence[Record]) -> None:
+    """Print one table per contest, and why who is missing."""
+    lines = [record.line() for record in records if record.more["part"] in ("tolerance", "file")]
+    for problem in dict.fromkeys(line["problem"] for line in lines):
+        found = [line for line in lines if line["problem"] == problem]
+        console.print(table(title(found), HEADER, summary(found)))
+    for reason, methods in missing(records).items():
+        console.print(f"{', '.join(methods)}: {reason}", markup=False)
+
+
+def missing(records: Sequence[Record]) -> dict[str, list[str]]:
+    """Group the methods that were not measured by the reason, so that each is said once.
+
+    Examples
+    --------
+    >>> off = [Record(m, "box", 8, 1e-6, "UNSUITED", more={"reason": "no grid"}) for m in ("krylearn", "transforms")]
+    >>> missing(off)
+    {'no grid': ['krylearn', 'transforms']}
+    """
+    found: dict[str, list[str]] = {}
+    for r in records:
+        if r.status in ("ABSENT", "UNSUITED", "FAILED"):
+            reason = r.config.removeprefix(f"{r.method} is ") if r.status == "ABSENT" else str(r.more.get("reason"))
+            methods = found.setdefault(reason, [])
+            methods += [r.method] * (r.method not in methods)
+    return found

@@ -1,0 +1,80 @@
+"""What the pages show of a full `krylearn bench solvers` run: tables of its contests, and three pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..report import html as page
+from ..show import figures
+from ..show.markdown import markdown
+from . import contest
+
+Lines = Sequence[dict[str, Any]]
+SHOWN = 3  # systems side by side in a picture
+
+
+def contests(lines: Lines) -> dict[str, list[dict[str, Any]]]:
+    """Return the lines of each system on which everybody was measured.
+
+    Examples
+    --------
+    >>> contests([{"problem": "box", "more": {"part": "tolerance"}}, {"problem": "box", "more": {"part": "sizes"}}])
+    {'box': [{'problem': 'box', 'more': {'part': 'tolerance'}}]}
+    """
+    found = [x for x in lines if x["more"].get("part") == "tolerance"]
+    return {problem: [x for x in found if x["problem"] == problem] for problem in figures.names(found, "problem")}
+
+
+def contest_tables(lines: Lines) -> str:
+    """Write one table per system, and below them who is missing and why."""
+    parts: list[str] = []
+    missing: dict[str, str] = {}
+    for found in contests(lines).values():
+        there = [x for x in found if x["status"] not in ("ABSENT", "UNSUITED", "FAILED")]
+        missing |= {x["method"]: x["more"].get("reason") or x["config"] for x in found if x not in there}
+        if there:
+            parts.append(f"**{contest.title(there)}**\n\n{markdown(contest.HEADER, contest.summary(there))}")
+    if missing:
+        listed = "\n".join(f"* {method}: {why}" for method, why in missing.items())
+        parts.append(f"Not measured, or not on every system:\n\n{listed}")
+    return "\n\n".join(parts)
+
+
+def break_even_tables(lines: Lines) -> str:
+    """Write from how many solves with one matrix on a rival is cheaper, one table per system."""
+    timed = figures.timed_lines([x for found in contests(lines).values() for x in found])
+    return "\n\n".join(
+        f"**{table['caption']}**\n\n{markdown(table['header'], table['rows'])}" for table in page.break_even(timed)
+    )
+
+
+def pictures(lines: Lines) -> str:
+    """Show in a page of docs/ what `draw` leaves in docs/images.
+
+    Examples
+    --------
+    >>> pictures([])
+    ''
+    """
+    shown = ((name, text) for name, text, _, found in _drawings(lines) if figures.timed_lines(found))
+    return "\n\n".join(f"![{text}](images/{name}.png)" for name, text in shown)
+
+
+def draw(lines: Lines, images: Path) -> None:
+    """Draw time to tolerance, growth with size, and the heat map of iterations into a folder."""
+    for name, _, drawing, found in _drawings(lines):
+        if figures.timed_lines(found):
+            (images / f"{name}.png").write_bytes(drawing(found))
+
+
+def _drawings(lines: Lines) -> list[tuple[str, str, Callable[[Lines], bytes], Lines]]:
+    """Name, what it shows, how it is drawn, and of what."""
+    shown = [x for found in list(contests(lines).values())[:SHOWN] for x in found]
+    sizes, families = ([x for x in lines if x["more"].get("part") == part] for part in ("sizes", "families"))
+    return [
+        ("solvers-time", "Set-up and solve of every method on three systems", figures.time_to_tolerance, shown),
+        ("solvers-sizes", "Nanoseconds per unknown against size, with the roofline", figures.nanoseconds, sizes),
+        ("solvers-families", "Iterations of every method on every family", figures.heat_map, families),
+    ]

@@ -1,0 +1,1 @@
+"""Curvature estimates against other libraries, at equal error."""

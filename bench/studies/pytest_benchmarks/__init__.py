@@ -1,0 +1,1 @@
+"""Modules for pytest-benchmark: `pytest bench --benchmark-only`."""

@@ -1,0 +1,1 @@
+"""Studies of the solver: rules against the network, ablations, sequences, warm starts, published methods."""

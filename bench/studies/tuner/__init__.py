@@ -1,0 +1,1 @@
+"""The tuner against grids and learning-rate-free rivals on small workloads."""

@@ -1,0 +1,1 @@
+"""Stochastic Lanczos quadrature: spectra with residual bounds, intervals, densities and pictures."""

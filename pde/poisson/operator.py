@@ -1,0 +1,407 @@
+"""`Poisson`: cell-centred finite volumes for -div(kappa grad p) + shift p = f on a Cartesian grid.
+
+    (A p)_i = diag_i p_i - sum_j w_ij p_j,    diag_i = sum_j w_ij + ground_i + shift_i,    b_i = f_i x volume
+
+Rows are integrated over the cell. With h = cell size along the face's normal and area = volume / h:
+
+    face between                           conductance w
+    -------------------------------------  ---------------------------------------------------------------
+    FLUID i and FLUID j                    2 kappa_i kappa_j / (kappa_i + kappa_j) x area / h
+    FLUID i and a Dirichlet side           kappa_i x area / (h / 2)    p is fixed on the face
+    FLUID i and OPEN                       kappa_i x area / h          p is fixed at the centre of the OPEN cell
+    FLUID and SOLID, or a Neumann side     0
+    last and first cell, periodic axis     as between two FLUID cells; with 2 cells both faces count, with 1 none
+    the cell itself (shift)                shift x volume, on the diagonal
+
+Symmetric, and positive semidefinite since every w, ground and shift is >= 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from . import assembly, boundary_values, conductances as builders, nullspace, recognise, vectors as layout
+from .cells import Voxels, postponed
+from .grid import Kinds, internal_axes, torch_dtype
+
+Triple = tuple[Tensor, Tensor, Tensor]
+POSTPONED = ("links", "ground", "shift", "sides", "diag")  # of an operator that has `voxels`, until they are asked for
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Poisson:
+    """A grid-structured symmetric positive (semi)definite operator; build it with a `from_...` class method.
+
+    Vectors are flat `(..., n)` or grid-shaped `(..., *grid_shape)`, NumPy or torch, batches first; an answer has the
+    shape, type, dtype and device of what came in. n counts all cells (after `from_matrix`: the matrix's own rows);
+    entries of cells without an unknown are ignored on input and zero on output.
+    Tensors that require gradients keep their history: `krylearn.solvers.solve` differentiates with respect to them.
+
+    Attributes
+    ----------
+    links : three tensors on the internal grid (2D: (nx, 1, ny)); links[d][i] couples cell i with the next one along
+        internal axis d, the last entry is the wrap of a periodic axis; positive only between two unknowns
+    ground : three tensors: conductance from a cell to p = 0 through its faces normal to d (OPEN cells, Dirichlet sides)
+    shift : tensor: what else adds to the diagonal
+    unknown : bool tensor; diag : tensor, zero where there is no unknown
+    sides : per axis the part of `ground` that belongs to the low and to the high side of the box
+    open : bool tensor of OPEN cells, or None;  numbering : internal cell of each row, or None for C order
+    voxels : what a cell-type operator was built from, or None: then its conductances are computed at first use. None of
+        these tensors is to be changed in place: diag, null space and solvers would not know.
+    cache : dict for results that solvers derive from the operator; neither copied by `.to` nor pickled
+
+    Examples
+    --------
+    >>> A = Poisson.from_coefficients(np.ones((4, 5)))
+    >>> A
+    Poisson(grid_shape=(4, 5), unknowns=20, dtype=float64, device=cpu, nullspace=0)
+    >>> float((A @ np.ones(20)).sum())                # what leaks through 18 Dirichlet faces of conductance 2
+    36.0
+    """
+
+    grid_shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    boundary: Kinds
+    links: Triple
+    ground: Triple
+    shift: Tensor
+    unknown: Tensor
+    sides: tuple[tuple[Tensor, Tensor], ...]
+    open: Tensor | None = None
+    numbering: Tensor | None = None
+    voxels: Voxels | None = field(init=False, default=None)
+    diag: Tensor = field(init=False)
+    full: bool = field(init=False)
+    cache: dict[Any, Any] = field(init=False, default_factory=dict)
+    facts: dict[str, Any] = field(
+        init=False, default_factory=dict
+    )  # counts, components: found lazily, go along with .to
+
+    def __post_init__(self) -> None:
+        diag = self.shift.clone()
+        for d, (w, ground) in enumerate(zip(self.links, self.ground, strict=True)):
+            last = w.shape[d] - 1
+            diag += ground
+            diag += w
+            diag.narrow(d, 1, last).add_(w.narrow(d, 0, last))
+            diag.narrow(d, 0, 1).add_(w.narrow(d, last, 1))  # 0 unless the axis wraps
+        if not bool(torch.isfinite(diag.max())):
+            raise ValueError(f"got conductances that overflow {self.dtype}; expected finite sums: rescale kappa")
+        object.__setattr__(self, "diag", diag)
+        object.__setattr__(self, "full", bool(self.unknown.all()))
+
+    @classmethod
+    def _of_voxels(cls, known: dict[str, Any]) -> Poisson:
+        """Make an operator whose conductances nobody has computed yet."""
+        A = object.__new__(cls)
+        A.__dict__.update(known, cache={}, facts={})
+        return A
+
+    def __getattr__(self, name: str) -> Any:
+        """Compute the conductances when one of them is asked for; called only for what is not there."""
+        if name not in POSTPONED or self.__dict__.get("voxels") is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        made = Poisson(**self.__dict__["voxels"].conductances())
+        self.__dict__.update({each: getattr(made, each) for each in POSTPONED})
+        return self.__dict__[name]
+
+    # --- builders ---------------------------------------------------------------------------------------------------
+    @classmethod
+    def from_cells(
+        cls, cells: Any, spacing: Any = 1.0, boundary: Any = "neumann", shift: Any = None, *, dtype: Any = np.float64
+    ) -> Poisson:
+        """Build the pressure operator of a fluid (kappa = 1) around obstacles and below a free surface.
+
+        Parameters
+        ----------
+        cells : (nx, ny) or (nx, ny, nz) array of `Cell` codes, or booleans (True = FLUID)
+        spacing : cell size, one number or one per axis
+        boundary : "neumann", "dirichlet", "periodic", or a dict such as {"x": "periodic", "z+": "dirichlet"};
+            sides that a dict does not name are Neumann
+        shift : None, number or array of numbers >= 0 per unit volume
+        dtype : float64 or float32
+
+        Raises
+        ------
+        ValueError
+            for unknown codes, an array without FLUID, bad spacing, boundary or shift
+
+        Examples
+        --------
+        >>> A = Poisson.from_cells(np.array([[1, 1, 2], [1, 0, 1]]))    # an obstacle in the middle, OPEN in a corner
+        >>> A.unknowns, A.nullspace.dimension, A.matrix().diagonal().tolist()
+        (4, 0, [2.0, 2.0, 0.0, 1.0, 0.0, 1.0])
+        """
+        known = postponed(cells, spacing, boundary, shift, torch_dtype(dtype))
+        if known is not None:
+            return cls._of_voxels(known)
+        return cls(**builders.from_cells(cells, spacing, boundary, shift, torch_dtype(dtype)))
+
+    @classmethod
+    def from_coefficients(
+        cls,
+        kappa: Any,
+        spacing: Any = 1.0,
+        boundary: Any = "dirichlet",
+        shift: Any = None,
+        *,
+        cells: Any = None,
+        dtype: Any = np.float64,
+    ) -> Poisson:
+        """Build -div(kappa grad) + shift from one coefficient per cell.
+
+        Parameters
+        ----------
+        kappa : (nx, ny) or (nx, ny, nz) array of numbers >= 0
+        spacing, boundary, shift, dtype : as in `from_cells`, but sides that a dict does not name are Dirichlet
+        cells : optional `Cell` codes for obstacles and free surfaces inside the medium. Without it every cell is
+            FLUID, except that a cell with kappa = 0 and no shift holds no unknown.
+
+        Examples
+        --------
+        >>> A = Poisson.from_coefficients([[1.0, 3.0]], spacing=(1.0, 0.5), boundary="neumann", shift=2.0)
+        >>> A.matrix().toarray().tolist()             # 1.5 = harmonic mean, area / distance = 2, volume = 0.5
+        [[4.0, -3.0], [-3.0, 4.0]]
+        """
+        return cls(**builders.from_coefficients(kappa, spacing, boundary, shift, cells, torch_dtype(dtype)))
+
+    @classmethod
+    def from_faces(
+        cls,
+        faces: Sequence[Any],
+        extra: Any = None,
+        boundary: Any = "neumann",
+        *,
+        spacing: Any = 1.0,
+        dtype: Any = np.float64,
+    ) -> Poisson:
+        """Build the operator from conductances, e.g. cut-cell areas / distances (nothing is multiplied in here).
+
+        Parameters
+        ----------
+        faces : one array per axis with n + 1 entries along it. An end entry couples to p = 0 outside; along a periodic
+            axis both ends are the one wrapping face and must be equal. A cell without any positive conductance or
+            extra holds no unknown.
+        extra : None, number or array >= 0 that adds to the diagonal
+        boundary : only "periodic" has a meaning here; what a side is, its end entries say (0 = no flux)
+        spacing : used by `rhs` alone
+        dtype : float64 or float32
+
+        Examples
+        --------
+        >>> A = Poisson.from_faces([np.zeros((2, 3)), [[1.0, 2.0, 0.0, 0.0]]])     # one row of three cells
+        >>> A.unknowns, A.matrix().toarray().tolist()
+        (2, [[3.0, -2.0, 0.0], [-2.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
+        """
+        return cls(**builders.from_faces(faces, extra, spacing, boundary, torch_dtype(dtype)))
+
+    @classmethod
+    def from_matrix(cls, matrix: Any, shape: Any, cells: Any = None, order: str = "C") -> Poisson:
+        """Recognise the 5-point or 7-point matrix of existing simulation code; see `recognise.from_matrix`.
+
+        Parameters
+        ----------
+        matrix : SciPy sparse matrix or array (any format), real, n by n; its rows are the n of the operator
+        shape : (nx, ny) or (nx, ny, nz)
+        cells : optional `Cell` codes or booleans on the grid. If n is the number of FLUID cells, rows are numbered
+            over these alone, in `order`; if n is the number of cells, over all of them.
+        order : "C" (last axis fastest) or "F" (x fastest)
+
+        Returns
+        -------
+        Poisson
+            A @ x equals matrix @ x to 64 rounding errors. Empty rows and identity rows of a full box (SOLID cells in
+            many codes) hold no unknown: there x is ignored and the answer is 0.
+
+        Raises
+        ------
+        ValueError
+            if the matrix is not such a stencil; the message names the row, the expectation and the remedy
+
+        Examples
+        --------
+        >>> csr = Poisson.from_cells(np.ones((3, 4)), boundary="dirichlet").matrix()
+        >>> A = Poisson.from_matrix(csr, shape=(3, 4))
+        >>> float(abs(A.matrix() - csr).max())
+        0.0
+        """
+        return cls(**recognise.from_matrix(matrix, shape, cells, order))
+
+    # --- facts ------------------------------------------------------------------------------------------------------
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, n)."""
+        n = self.unknown.numel() if self.numbering is None else self.numbering.numel()
+        return (n, n)
+
+    @property
+    def unknowns(self) -> int:
+        """Number of cells that hold an unknown."""
+        if "unknowns" not in self.facts:
+            self.facts["unknowns"] = int(self.unknown.sum())
+        return self.facts["unknowns"]
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The torch dtype of the conductances."""
+        return self.shift.dtype if self.voxels is None else self.voxels.dtype
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The NumPy dtype of the conductances (SciPy asks for it)."""
+        return np.dtype(np.float32) if self.torch_dtype == torch.float32 else np.dtype(np.float64)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the conductances are."""
+        return self.unknown.device
+
+    @property
+    def periodic(self) -> tuple[bool, bool, bool]:
+        """Whether each internal axis wraps."""
+        wraps = [False, False, False]
+        for d, (low, _) in zip(internal_axes(len(self.grid_shape)), self.boundary, strict=True):
+            wraps[d] = low == "periodic"
+        return (wraps[0], wraps[1], wraps[2])
+
+    @property
+    def nullspace(self) -> nullspace.NullSpace:
+        """The constants on every component without ground; found at first use."""
+        if "nullspace" not in self.cache:
+            self.cache["nullspace"] = nullspace.NullSpace(self)
+        return self.cache["nullspace"]
+
+    def component_labels(self) -> Tensor:
+        """Return the connected component (by positive links) of every cell of the internal grid, -1 without unknown."""
+        return self.nullspace.labels
+
+    # --- products ---------------------------------------------------------------------------------------------------
+    def apply(self, x: Tensor) -> Tensor:
+        """Return A x for x on the internal grid, masked, with leading batch dimensions; differentiable in x."""
+        y = self.diag * x
+        for d, w in enumerate(self.links):
+            axis, n = d - 3, w.shape[d]
+            if n > 1:
+                w_inner = w.narrow(d, 0, n - 1)
+                y.narrow(axis, 0, n - 1).sub_(w_inner * x.narrow(axis, 1, n - 1))
+                y.narrow(axis, 1, n - 1).sub_(w_inner * x.narrow(axis, 0, n - 1))
+            if n > 1 and self.periodic[d]:
+                wrap = w.narrow(d, n - 1, 1)
+                y.narrow(axis, n - 1, 1).sub_(wrap * x.narrow(axis, 0, 1))
+                y.narrow(axis, 0, 1).sub_(wrap * x.narrow(axis, n - 1, 1))
+        return y
+
+    def matvec(self, x: Any) -> Any:
+        """Return A x in the shape, type, dtype and device of x.
+
+        >>> Poisson.from_cells(np.ones((2, 2))).matvec(np.array([1.0, 0.0, 0.0, 0.0])).tolist()
+        [2.0, -1.0, -1.0, 0.0]
+        """
+        return self.from_grid(self.apply(self.to_grid(x)), x)
+
+    rmatvec = matvec
+    __matmul__ = matvec
+    __call__ = matvec
+
+    def matmat(self, X: Any) -> Any:
+        """Return A X for X of shape (n, k), one vector per column (SciPy's layout; ours has batches first)."""
+        columns = X if isinstance(X, Tensor) else np.asarray(X)
+        return self.matvec(columns.T).T
+
+    rmatmat = matmat
+
+    # --- conversions ------------------------------------------------------------------------------------------------
+    def to_grid(self, v: Any) -> Tensor:
+        """Return v, flat or grid-shaped, as a masked tensor on the internal grid; batches first."""
+        return layout.to_grid(self, v)
+
+    def from_grid(self, g: Tensor, like: Any) -> Any:
+        """Return an internal grid in the shape, array type and dtype of `like`."""
+        return layout.from_grid(self, g, like)
+
+    def matrix(self, unknowns: bool = False) -> scipy.sparse.csr_array:
+        """Return the assembled CSR, n by n with empty rows where there is no unknown, or over the unknowns alone.
+
+        >>> Poisson.from_cells([[1, 1], [0, 1]]).matrix(unknowns=True).toarray().tolist()
+        [[1.0, -1.0, 0.0], [-1.0, 2.0, -1.0], [0.0, -1.0, 1.0]]
+        """
+        return assembly.matrix(self, unknowns)
+
+    def rhs(self, f: Any = 0.0, dirichlet: Any = None, flux: Any = None) -> Any:
+        """Return b for the source f per unit volume and the values on the boundary; see `boundary_values.rhs`.
+
+        Parameters
+        ----------
+        f : number, flat or grid-shaped array; b has its shape and type (a number gives a grid-shaped tensor)
+        dirichlet : values of p where it is fixed (0 where not given): a number for all of them, or a dict of numbers or
+            arrays. Keys are sides ("x-", or "x" for both; array: the grid without that axis) and "open" (array: the
+            grid, read at OPEN cells).
+        flux : dict of inward fluxes kappa dp/dn per unit area (n outward) through Neumann sides, keys as above
+
+        Examples
+        --------
+        >>> A = Poisson.from_coefficients(np.ones((1, 4)), boundary={"x": "neumann"}, spacing=0.25)
+        >>> A.rhs(np.zeros((1, 4)), dirichlet={"y+": 3.0}).tolist()     # kappa x area / (h / 2) = 2
+        [[0.0, 0.0, 0.0, 6.0]]
+        """
+        return boundary_values.rhs(self, f, dirichlet, flux)
+
+    def to(self, device: Any = None, dtype: Any = None) -> Poisson:
+        """Return the operator on another device or in another precision (float64, float32); self if nothing changes.
+
+        >>> Poisson.from_cells(np.ones((2, 2))).to(dtype=torch.float32).dtype
+        dtype('float32')
+        """
+        device = self.device if device is None else torch.device(device)
+        dtype = self.torch_dtype if dtype is None else torch_dtype(dtype)
+        if device == self.device and dtype == self.torch_dtype:
+            return self
+
+        def move(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(move(v) for v in value)
+            if isinstance(value, Tensor):
+                return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+            return value
+
+        moved = Poisson(**{f.name: move(getattr(self, f.name)) for f in fields(self) if f.init})
+        object.__setattr__(moved, "facts", dict(self.facts))
+        return moved
+
+    def detach(self) -> Poisson:
+        """Return the same operator without a history for gradients; self if there is none.
+
+        >>> A = Poisson.from_coefficients(torch.ones(2, 2, dtype=torch.float64, requires_grad=True))
+        >>> A.diag.requires_grad, A.detach().diag.requires_grad, A.detach().detach() is A.detach()
+        (True, False, True)
+        """
+        if self.voxels is not None or not self.diag.requires_grad:
+            return self
+        if "detached" not in self.cache:
+
+            def plain(value: Any) -> Any:
+                if isinstance(value, tuple):
+                    return tuple(plain(v) for v in value)
+                return value.detach() if isinstance(value, Tensor) else value
+
+            made = Poisson(**{f.name: plain(getattr(self, f.name)) for f in fields(self) if f.init})
+            object.__setattr__(made, "facts", self.facts)
+            self.cache["detached"] = made
+        return self.cache["detached"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "cache": {}}
+
+    def __repr__(self) -> str:
+        known = f", nullspace={self.nullspace.dimension}" if self.unknowns <= 10**5 else ""
+        return (
+            f"Poisson(grid_shape={self.grid_shape}, unknowns={self.unknowns}, dtype={self.dtype}, "
+            f"device={self.device}{known})"
+        )

@@ -1,0 +1,1 @@
+"""Smoke and liquid on staggered grids: where sequences of pressure systems come from."""

@@ -1,0 +1,1 @@
+"""The kernels on the CPU: numba, fused, parallel, vectors in registers."""

@@ -1,0 +1,151 @@
+"""The V-cycle over the fused CPU kernels: the grids of all levels are allocated once, at set-up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..reference import OMEGA
+from . import cycle_bytes as cpu
+
+if TYPE_CHECKING:
+    from ...multigrid.hierarchy import Hierarchy, Level
+    from .cell_bytes import Codes
+
+Array = np.ndarray[Any, Any]
+
+
+def outer_index(n: int, periodic: bool) -> Array:
+    """Return the outer neighbour of every index along a coarsened axis, -1 where there is none."""
+    k = np.arange(n)
+    index = np.where(k % 2 == 0, k - 1, k + 1)
+    if periodic:
+        return index % n
+    index[index >= n] = -1
+    return index
+
+
+def sources(n: int, periodic: bool) -> Array:
+    """Return the (at most two) indices whose outer neighbour an index is, -1 where there is none."""
+    table = np.full((n, 2), -1)
+    for k, target in enumerate(outer_index(n, periodic)):
+        if target >= 0 and target != k:
+            table[target, 0 if table[target, 0] < 0 else 1] = k
+    return table
+
+
+STEPS = 65535.0  # damping over the diagonal of a cell-type level is a multiple of 1/65535, rounded down: s stays <= 1
+
+
+class FusedLevel:
+    """Contiguous arrays of one level and its work space.
+
+    Of a cell-type level w and diag are bytes (see `codes`), sd is 16 bits: the same kernels, compiled for these types.
+    """
+
+    def __init__(self, factors: Any, periodic: Any, w: tuple[Array, ...], diag: Array, sd: Array, a: Array) -> None:
+        self.factors, self.w, self.diag, self.sd, self.a = np.array(factors), w, diag, sd, a
+        kind: Any = np.float32 if sd.dtype == np.uint16 else sd.dtype.type
+        unit = 1 / STEPS if sd.dtype == np.uint16 else 1.0
+        self.omega = kind(OMEGA[0] * unit), kind(OMEGA[1] * unit)
+        self.outer = [outer_index(n, p) for n, p in zip(diag.shape, periodic, strict=True)]
+        self.sources = [sources(n, p) for n, p in zip(diag.shape, periodic, strict=True)]
+        self.periodic_z, self.stays = bool(periodic[2]), max(factors) == 1
+        self.b, self.x, self.y = (np.zeros(diag.shape, kind) for _ in range(3))
+        self.t = self.y  # the residual is not needed any more when the last steps begin
+
+    @classmethod
+    def from_level(cls, level: Level, codes: Codes | None = None) -> FusedLevel:
+        """Take over a level whose damping and weights are multiples of 1/255; `codes`: its operator in bytes."""
+        op, t = level.op, level.transfer
+        a = np.zeros((3, *op.size), np.uint8)
+        for d, weight in enumerate(t.weights):
+            if weight is not None:
+                a[d] = torch.round(weight * 255).to(torch.uint8).numpy()
+        w = tuple(w.contiguous().numpy() for w in op.links)
+        sd = (level.s * op.inv).contiguous().numpy()
+        if codes is not None:
+            return cls(t.factors, op.periodic, codes.links, codes.diag, (sd * np.float32(STEPS)).astype(np.uint16), a)
+        return cls(t.factors, op.periodic, w, op.diag.contiguous().numpy(), sd, a)
+
+    def stay(self) -> FusedLevel:
+        """Share the arrays, with the identity as transfer and work space of its own: see `hierarchy.Level.stay`."""
+        periodic = False, False, self.periodic_z  # not read along axes that are not coarsened
+        level = FusedLevel((1, 1, 1), periodic, self.w, self.diag, self.sd, self.a)
+        self.b = level.t  # whose residual is the right-hand side of the next visit
+        return level
+
+    def visited(self, times: int) -> list[FusedLevel]:
+        """Return this level after times - 1 that stay on it."""
+        levels = [self]
+        while len(levels) < times:
+            levels.insert(0, levels[0].stay())
+        return levels
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Cells per axis."""
+        return tuple(self.diag.shape)
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """All memory of this level; what levels share is in several."""
+        return (*self.w, self.diag, self.sd, self.a, self.b, self.x, self.y, self.t)
+
+
+class FusedCycle:
+    """The map b -> M b over all levels; the result lives in work space and is overwritten by the next call."""
+
+    def __init__(self, levels: list[FusedLevel], bottom: tuple[int, ...], inverse: torch.Tensor) -> None:
+        self.levels, self.inverse = levels, inverse.contiguous().numpy()
+        self.bottom_b = np.zeros(bottom, self.inverse.dtype)
+
+    @classmethod
+    def from_hierarchy(cls, h: Hierarchy, codes: Codes | None = None) -> FusedCycle:
+        """Take over a quantised hierarchy of torch tensors; `codes`: the finest operator in bytes."""
+        levels: list[FusedLevel] = []
+        for level in reversed(h.levels):
+            if level.transfer.stays:
+                levels.append(levels[-1].stay())
+            else:
+                levels.append(FusedLevel.from_level(level, codes if level is h.levels[0] else None))
+        return cls(levels[::-1], h.bottom.size, h.inverse)
+
+    @property
+    def input(self) -> Array:
+        """Where a caller may write b of the finest level to save a copy."""
+        return self.levels[0].b if self.levels else self.bottom_b
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept for all levels."""
+        own = (v for level in self.levels for v in level.arrays)
+        return sum({v.ctypes.data: v.nbytes for v in (*own, self.inverse, self.bottom_b)}.values())
+
+    def __call__(self, b: Array, l: int = 0) -> Array:
+        """Apply the cycle from level l on, small grids on one thread."""
+        with cpu.threads_for(b.size):
+            return self.descend(b, l)
+
+    def apply(self, b: torch.Tensor) -> torch.Tensor:
+        """Return M b as a tensor of its own."""
+        return torch.from_numpy(self(b.contiguous().numpy()).copy())
+
+    def descend(self, b: Array, l: int) -> Array:
+        """Apply the cycle from level l on, with the threads there are."""
+        if l == len(self.levels):
+            return (self.inverse @ b.ravel()).reshape(b.shape)
+        v = self.levels[l]
+        coarse = self.levels[l + 1].b if l + 1 < len(self.levels) else self.bottom_b
+        first, second = v.omega
+        cpu.smooth_from_zero(v.diag, v.w, v.sd, b, v.x, first, second)
+        cpu.residual_rows(v.diag, v.w, v.x, b, v.a, v.factors, v.periodic_z, v.t)
+        if not v.stays:
+            cpu.restrict_rows(v.t, v.a, v.factors, v.sources[0], v.sources[1], coarse)
+        correction = self(coarse, l + 1)
+        cpu.prolong_add(correction, v.a, v.sd, v.factors, v.outer[0], v.outer[1], v.periodic_z, v.x)
+        cpu.smooth(v.diag, v.w, v.sd, v.x, b, v.y, second)
+        cpu.smooth(v.diag, v.w, v.sd, v.y, b, v.x, first)
+        return v.x

@@ -1,0 +1,129 @@
+"""Problems given as voxels, in the bytes that the cycle reads: links and diagonal from one code per cell.
+
+Everything in the row of a cell follows from its own code and those of its six neighbours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...multigrid.setup_cpu.perceptron import four_sides
+from .cell_bytes import Codes
+from .compile import inlined_kernel, ordered_row_kernel as row_kernel, over_strips, strip_kernel, threads_for
+
+Array = np.ndarray[Any, Any]
+SOLID, FLUID, OPEN, WALL, FIXED = (np.uint8(k) for k in range(5))  # codes of `Cell`; beyond a Neumann, a Dirichlet side
+PER_CELL = 100  # times cheaper is it to look at a cell here than what `threads_for` reckons with
+
+
+@row_kernel
+def beyond(n, kind):
+    """Return the code of what lies beyond an end of an axis of n cells; 0: the cell at the other end."""
+    if kind == 2:
+        return SOLID if n > 1 else WALL
+    return FIXED if kind == 1 else WALL
+
+
+@inlined_kernel
+def rows_around(row, size, kinds):
+    """Return the rows on four sides, and the code of what lies there if it is no row."""
+    nx, ny = size[0], size[1]
+    (i, j), rows = four_sides(row, nx, ny)
+    codes = (
+        beyond(nx, kinds[0, 0]) if i == 0 else SOLID,
+        beyond(nx, kinds[0, 1]) if i == nx - 1 else SOLID,
+        beyond(ny, kinds[1, 0]) if j == 0 else SOLID,
+        beyond(ny, kinds[1, 1]) if j == ny - 1 else SOLID,
+    )
+    return rows, codes
+
+
+@inlined_kernel
+def ends_of(row, nz, kinds):
+    """Return the codes before the first and after the last cell of a row."""
+    low, high = beyond(nz, kinds[2, 0]), beyond(nz, kinds[2, 1])
+    return low if low != 0 else row[nz - 1], high if high != 0 else row[0]
+
+
+@row_kernel
+def faces(code):
+    """Count the conductances between an unknown and a neighbour of this code."""
+    return np.uint8(0) if code == SOLID or code == WALL else np.uint8(2) if code == FIXED else np.uint8(1)
+
+
+@row_kernel
+def add_faces(neighbours, count):
+    """Count one conductance for each neighbour that is not solid."""
+    for k in range(count.shape[0]):
+        count[k] += np.uint8(1) if neighbours[k] != SOLID else np.uint8(0)
+
+
+@row_kernel
+def add_number(number, count):
+    """Add the same number everywhere."""
+    for k in range(count.shape[0]):
+        count[k] += number
+
+
+@row_kernel
+def join(own, neighbours, link):
+    """Write 1 where two unknowns lie side by side."""
+    for k in range(own.shape[0]):
+        link[k] = np.uint8(1) if (own[k] == FLUID) & (neighbours[k] == FLUID) else np.uint8(0)
+
+
+@row_kernel
+def only_unknowns(own, count):
+    """Set to 0 where there is no unknown."""
+    for k in range(own.shape[0]):
+        count[k] = count[k] if own[k] == FLUID else np.uint8(0)
+
+
+@strip_kernel
+def encode_voxels(start, stop, cells, size, kinds, links, diag):
+    """Write the links and the diagonal of rows start..stop in bytes."""
+    nz = size[2]
+    for row in range(start, stop):
+        rows, codes = rows_around(row, size, kinds)
+        own, count = cells[row], diag[row]
+        low, high = ends_of(own, nz, kinds)
+        for side in range(4):
+            if codes[side] == SOLID:
+                add_faces(cells[rows[side]], count)
+            else:
+                add_number(faces(codes[side]), count)
+            if side % 2 == 1 and codes[side] == SOLID:
+                join(own, cells[rows[side]], links[side // 2, row])
+        add_faces(own[: nz - 1], count[1:])
+        add_faces(own[1:], count[: nz - 1])
+        count[0] += faces(low)
+        count[nz - 1] += faces(high)
+        join(own[: nz - 1], own[1:], links[2, row, : nz - 1])
+        links[2, row, nz - 1] = 1 if own[nz - 1] == FLUID and high == FLUID else 0
+        only_unknowns(own, count)
+
+
+KINDS = {"neumann": 0, "dirichlet": 1, "periodic": 2}
+
+
+def codes_of_voxels(voxels: Any) -> Codes:
+    """Return the operator in bytes."""
+    shape = tuple(voxels.cells.shape)
+    rows = (shape[0] * shape[1], shape[2])
+    links, diag = np.zeros((3, *rows), np.uint8), np.zeros(rows, np.uint8)
+    with threads_for(diag.size // PER_CELL):
+        over_strips(encode_voxels, rows[0], *problem_of(voxels), links, diag)
+    x, y, z = links.reshape(3, *shape)
+    return Codes(voxels.unit, (x, y, z), diag.reshape(shape))
+
+
+def problem_of(voxels: Any) -> tuple[Array, Array, Array]:
+    """Return what all kernels here take: codes by rows, the size, and the kinds of the sides as numbers."""
+    size = np.array(voxels.cells.shape)
+    return (
+        voxels.cells.numpy().reshape(-1, size[2]),
+        size,
+        np.array([[KINDS[k] for k in pair] for pair in voxels.kinds]),
+    )

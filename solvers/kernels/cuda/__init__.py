@@ -1,0 +1,1 @@
+"""The kernels on CUDA devices: Triton, fused, no scalar on the host."""

@@ -1,0 +1,183 @@
+"""`cg_steps` over the CUDA kernels: the same states, and no scalar of the recurrence visits the host.
+
+    z = M r with b.z | p = scale z + beta p | q = A p with p.q | r -= alpha q, r.r, the cycle's b | x += alpha p
+
+Scalars stay on the device (`cuda_vectors`). All but the update of x is captured in a CUDA graph the second time it
+runs; graph and vectors are kept on the operator, so that a further solve captures nothing. One system is solved at a
+time: two solves with the same operator that take turns need two operators.
+
+Per unknown and step 14 words of the outer dtype and 2 of the cycle's, A included with four words (a quarter of a word
+for cell-type operators).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import smoothing as cuda
+from .cycle import CudaCycle
+from .formats import couplings_of
+from .vectors import PAP, RR, RZ, Vectors
+
+
+def cuda_product(operator: Any) -> Product:
+    """Return the map x -> A x for one internal grid of a Poisson operator."""
+    return Product(operator)
+
+
+class Product:
+    """The map x -> A x for one internal grid of a Poisson operator."""
+
+    def __init__(self, operator: Any) -> None:
+        self.operator = operator
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return A x."""
+        return self.write(x, torch.empty_like(x, memory_format=torch.contiguous_format))
+
+    def write(self, x: Tensor, y: Tensor) -> Tensor:
+        """Write A x to y."""
+        with torch.cuda.device_of(x):
+            sums, go = cuda.new_sums(x.shape, x.device), cuda.never(x.device)
+            cuda.apply_dot(couplings_of(self.operator, x.dtype), x.contiguous(), y, sums, go)
+        return y
+
+    def residual(self, b: Tensor, x: Tensor) -> Tensor:
+        """Return b - A x, between steps of a solve in the memory of its A p."""
+        known = self.operator.cache.get("cuda cg")
+        if known is None or known.q.shape != b.shape or not known.q.dtype == b.dtype == x.dtype:
+            return b - self(x)
+        return torch.sub(b, self.write(x, known.q), out=known.q)
+
+
+def cuda_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tensor, Tensor, Tensor, tuple[Any, ...]]]:
+    """Yield the states of `cg_steps` for a Poisson operator, scalars as tensors of no dimension on the device.
+
+    Parameters
+    ----------
+    A : counted map whose `operator` is the Poisson operator
+    b, x : contiguous internal grids; x is updated in place
+    M : None or a map; its `operator` may be a NeuralMultigrid, whose cycle then runs without conversions
+    """
+    w = workspace(A.operator, b, M)
+    w.start(b - A(x) if bool(x.any()) else b, A.goal)
+    yield x, w.r, w.facts()[RR], ()
+    while True:
+        with torch.cuda.device_of(b):
+            w.step()
+            w.vectors.advance(x, w.p)
+        A.calls += 1
+        facts = w.facts()
+        yield x, w.r, facts[RR], (facts[RZ], facts[PAP])
+
+
+def workspace(operator: Any, b: Tensor, M: Any) -> Workspace:
+    """Return vectors and graph for a solve: those of the last one if they fit."""
+    owner: Any = getattr(M, "operator", None)
+    cycle = getattr(owner, "fused", None)
+    if not isinstance(cycle, CudaCycle) or owner.A.diag.shape != b.shape:
+        cycle = None
+    known = operator.cache.get("cuda cg")
+    if known is not None and known.r.dtype == b.dtype and known.cycle is cycle and (cycle or M is None):
+        return known
+    try:
+        made = Workspace(operator, b, cycle, owner.exponent if cycle else 0)
+    except torch.cuda.OutOfMemoryError as error:
+        from ...multigrid.setup_cuda.build import out_of_memory
+
+        raise out_of_memory(operator, getattr(owner, "_rule", None), getattr(owner, "_storage", b.dtype)) from error
+    if cycle or M is None:
+        operator.cache["cuda cg"] = made
+    else:
+        made.foreign = M
+    return made
+
+
+class Workspace:
+    """Vectors of one solve, its kernels in their order, and the graph of them once there is one."""
+
+    def __init__(self, operator: Any, b: Tensor, cycle: CudaCycle | None, exponent: int) -> None:
+        self.op, self.cycle = couplings_of(operator, b.dtype), cycle
+        self.foreign: Callable[[Tensor], Tensor] | None = None
+        self.r, self.p = torch.zeros_like(b), torch.zeros_like(b)
+        lent = None if cycle is None else cycle.lent(b)  # A p and what the cycle works on are never alive together
+        self.q = torch.zeros_like(b) if lent is None else lent
+        most = max(cuda.programs(b.shape), cycle.sums_written() if cycle else 0)
+        self.vectors = Vectors(b, most, exponent)
+        self.graph: Any = None
+        self.runs = 0
+
+    @property
+    def input(self) -> Tensor | None:
+        """The right-hand side of the cycle."""
+        return None if self.cycle is None else self.cycle.input
+
+    def start(self, r: Tensor, limit: float = 0.0) -> None:
+        """Begin with a residual; steps after the one that brings its norm to `limit` change nothing."""
+        self.r.copy_(r)
+        self.p.zero_()  # it may hold NaN from a solve that failed
+        with torch.cuda.device_of(r):
+            self.vectors.start(self.r, self.input, limit)
+
+    def facts(self) -> Tensor:
+        """Copy the scalars of this step: the next one overwrites them before the host looks."""
+        return self.vectors.scalars.clone()
+
+    def step(self) -> None:
+        """Take one step, but for the update of x."""
+        self.runs += 1
+        if self.graph is None and self.runs == 2 and self.r.is_cuda and self.foreign is None:
+            self.graph = capture(self.run)  # the first run has compiled everything
+        if self.graph is None:
+            self.run()
+        else:
+            self.graph.replay()
+
+    def run(self) -> None:
+        """Launch the kernels of one step."""
+        v, count = self.vectors, cuda.programs(self.r.shape)
+        z, written = self.precondition()
+        v.finish_rz(written)
+        v.direction(self.p, z)
+        cuda.apply_dot(self.op, self.p, self.q, v.sums, v.stop)
+        v.finish_pap(count, scaled=self.cycle is not None)
+        v.update_residual(self.r, self.q, self.input)
+        v.finish_rr()
+
+    def precondition(self) -> tuple[Tensor, int]:
+        """Return z, and how many partial sums of its dot product were written (0: z is r)."""
+        v = self.vectors
+        if self.cycle is not None:
+            written = self.cycle.sums_written()
+            z = self.cycle(self.cycle.input, v.sums if written else None, v.stop)
+            if not written:  # a grid so small that the dense inverse is all
+                v.dot(self.cycle.input, z)
+            return z, written or v.programs
+        if self.foreign is None:
+            return self.r, 0
+        z = self.foreign(self.r).contiguous()
+        v.dot(self.r, z)
+        return z, v.programs
+
+
+def capture(run: Callable[[], None]) -> Any:
+    """Capture what `run` launches in a CUDA graph; None, with a warning, where that fails."""
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    try:
+        with torch.cuda.stream(stream):
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                run()
+            finally:
+                graph.capture_end()
+    except RuntimeError as error:
+        warnings.warn(f"no CUDA graph, kernels are launched one by one: {error}", RuntimeWarning, stacklevel=2)
+        return None
+    torch.cuda.current_stream().wait_stream(stream)
+    return graph

@@ -1,0 +1,271 @@
+"""The kernels of `reference` for a GPU (Triton): the product with its dot product, and the smoother in residual form.
+
+Arrays are C-contiguous internal grids (nx, ny, nz). A program handles a tile of rows along z: integer divisions happen
+once per row, loads are contiguous, and what neighbouring tiles share comes from the cache. As in `cpu`, links wrap
+around every axis (the wrap link is 0 where an axis is not periodic), so no size and no boundary is special.
+Conductances come in four forms (`cuda_couplings`); arithmetic has the dtype of the vectors.
+
+With S = s/diag, ω₁ and ω₂ = 0.57 and 1.4 and c = B Pᵀ r₂ from the coarse level, one level of the cycle is
+
+    relax    r₁ = b - ω₁ A S b,   r₂ = r₁ - ω₂ A S r₁          residual after each of the two steps from x = 0
+    restrict Pᵀ r₂                                             `cuda_transfer`
+    prolong  e = P c
+    correct  g = r₂ - A e                                      in place of r₂
+    finish   z = ω₁ S b + ω₂ S r₁ + e + ω₂ S g + ω₁ S (g - ω₂ A S g)      in place of r₁; with z·b on request
+
+which is the reference's two steps, correction and two steps in reverse order: no iterate is stored, only residuals.
+`finish` computes e again from c, since reading the coarse grid is cheaper. Bytes per cell of one level, neighbours in
+cache; the last column is what all levels of an isotropic 3D grid move together (cell-type: coarser levels stored):
+
+    form            relax  relax  restrict  prolong  correct  finish   sum    all levels
+    stored, fp32       28     28       7.5      7.5       28    39.5   138.5     179
+    stored, bf16       18     18       7.5      7.5       20    29.5   100.5     131
+    patterns           10     10       6.5      6.5       14    18.5    65.5      87 (fp32 below), 81 (bf16 below)
+
+A level that is visited twice is two levels with the identity between them: no restriction, no prolongation.
+
+Dot products are partial sums of one program each, added up in a fixed order by the kernel that needs the scalar. Every
+kernel reads `stop` first, a number on the device, and does nothing if it is not 0: what `cuda_vectors` sets once the
+tolerance is met.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError as error:  # pragma: no cover
+    raise ImportError("the CUDA kernels need Triton; expected: pip install 'krylearn[cuda]' (Linux)") from error
+
+if TYPE_CHECKING:
+    from .formats import Couplings
+
+TILE = 1024  # cells per program: 8 per thread of 4 warps
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # read by Triton too when it is imported
+LAUNCHES = [0]  # kernels launched by this process, for tests
+_STORED, _CODES, _LEVEL, _TABLE = (tl.constexpr(form) for form in range(4))  # as in cuda_couplings
+
+
+def blocks(size: Any, cells: int = TILE) -> tuple[int, int]:
+    """Return rows and cells along z of a tile of so many cells; the interpreter takes a whole grid at once."""
+    columns = min(triton.next_power_of_2(size[2]), 128, cells)
+    if INTERPRETED and cells >= 128:  # tests of several programs ask for fewer
+        return min(triton.next_power_of_2(size[0] * size[1]), (1 << 14) // columns), columns
+    return max(cells // columns, 1), columns
+
+
+def programs(size: Any, cells: int = TILE) -> int:
+    """Count the tiles of a grid: the number of partial sums of a dot product."""
+    rows, columns = blocks(size, cells)
+    return triton.cdiv(size[0] * size[1], rows) * triton.cdiv(size[2], columns)
+
+
+def launch(kernel: Any, size: Any, *arguments: Any, cells: int = TILE, **constants: Any) -> None:
+    """Run a kernel over all tiles of a grid, whose lengths are its last arguments."""
+    rows, columns = blocks(size, cells)
+    run(kernel, programs(size, cells), *arguments, *size, R=rows, Z=columns, **constants)
+
+
+def run(kernel: Any, count: int, *arguments: Any, **constants: Any) -> None:
+    """Launch so many programs of a kernel."""
+    LAUNCHES[0] += 1
+    kernel[(count,)](*arguments, **constants)
+
+
+# --- inside a kernel --------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def tile(nx, ny, nz, R: tl.constexpr, Z: tl.constexpr):
+    """Return i, j (rows, 1), k (1, columns) of this program's cells, and which of them exist."""
+    strips = tl.cdiv(nz, Z)
+    row = (tl.program_id(0) // strips) * R + tl.arange(0, R)[:, None]
+    k = (tl.program_id(0) % strips) * Z + tl.arange(0, Z)[None, :]
+    return row // ny, row % ny, k, (row < nx * ny) & (k < nz)
+
+
+@triton.jit
+def up(i, n):
+    """Return the next index, wrapped."""
+    return tl.where(i + 1 < n, i + 1, 0)
+
+
+@triton.jit
+def down(i, n):
+    """Return the index before, wrapped."""
+    return tl.where(i > 0, i - 1, n - 1)
+
+
+@triton.jit
+def around(i, j, k, nx, ny, nz):
+    """Return the flat index of a cell and of its six neighbours: x+, x-, y+, y-, z+, z-."""
+    return (
+        (i * ny + j) * nz + k,
+        (up(i, nx) * ny + j) * nz + k,
+        (down(i, nx) * ny + j) * nz + k,
+        (i * ny + up(j, ny)) * nz + k,
+        (i * ny + down(j, ny)) * nz + k,
+        (i * ny + j) * nz + up(k, nz),
+        (i * ny + j) * nz + down(k, nz),
+    )
+
+
+@triton.jit
+def name_of(w0, o, live):
+    """Return code or pattern id at flat index o; unsigned."""
+    return tl.load(w0 + o, mask=live, other=0).to(tl.int32)
+
+
+@triton.jit
+def link_at(w, o, live, dtype: tl.constexpr):
+    """Return a stored number at flat index o."""
+    return tl.load(w + o, mask=live, other=0).to(dtype)
+
+
+@triton.jit
+def product_from(w0, w1, w2, e, name, o, xm, ym, zm, live, v, vxp, vxm, vyp, vym, vzp, vzm, FORM: tl.constexpr):
+    """Return A v at flat index o from the values there and at the six neighbours; `name` is the code or id there."""
+    if FORM == _CODES or FORM == _TABLE:
+        code = name
+        if FORM == _TABLE:
+            code = tl.load(w2 + name, mask=live, other=0)
+        cx, cy, cz = tl.load(w1), tl.load(w1 + 1), tl.load(w1 + 2)
+        n = code >> 6  # how many conductances of each axis add up, in base 5
+        x = (n % 5).to(v.dtype) * v - tl.where(code & 1 != 0, vxp, 0) - tl.where(code & 2 != 0, vxm, 0)
+        y = (n // 5 % 5).to(v.dtype) * v - tl.where(code & 4 != 0, vyp, 0) - tl.where(code & 8 != 0, vym, 0)
+        z = (n // 25).to(v.dtype) * v - tl.where(code & 16 != 0, vzp, 0) - tl.where(code & 32 != 0, vzm, 0)
+        return cx * x + cy * y + cz * z
+    else:
+        if FORM == _LEVEL:  # differences: a constant is in the null space exactly, whatever links were rounded to
+            vxp, vxm, vyp, vym, vzp, vzm = vxp - v, vxm - v, vyp - v, vym - v, vzp - v, vzm - v
+        x = link_at(w0, o, live, v.dtype) * vxp + link_at(w0, xm, live, v.dtype) * vxm
+        y = link_at(w1, o, live, v.dtype) * vyp + link_at(w1, ym, live, v.dtype) * vym
+        z = link_at(w2, o, live, v.dtype) * vzp + link_at(w2, zm, live, v.dtype) * vzm
+        return link_at(e, o, live, v.dtype) * v - (x + y + z)
+
+
+@triton.jit
+def named(w0, o, live, FORM: tl.constexpr):
+    """Return code or pattern id at flat index o where there is one, else the index."""
+    if FORM == _CODES or FORM == _TABLE:
+        return name_of(w0, o, live)
+    else:
+        return o
+
+
+@triton.jit
+def scaled(w0, sd, r, o, live, FORM: tl.constexpr):
+    """Return S r at flat index o."""
+    v = tl.load(r + o, mask=live, other=0)
+    return tl.load(sd + named(w0, o, live, FORM), mask=live, other=0).to(v.dtype) * v
+
+
+@triton.jit
+def smoothed_product(w0, w1, w2, e, sd, r, i, j, k, nx, ny, nz, live, FORM: tl.constexpr):
+    """Return flat index, r, S and A S r at the cells (i, j, k)."""
+    o, xp, xm, yp, ym, zp, zm = around(i, j, k, nx, ny, nz)
+    name, value = named(w0, o, live, FORM), tl.load(r + o, mask=live, other=0)
+    s = tl.load(sd + name, mask=live, other=0).to(value.dtype)
+    vxp, vxm = scaled(w0, sd, r, xp, live, FORM), scaled(w0, sd, r, xm, live, FORM)
+    vyp, vym = scaled(w0, sd, r, yp, live, FORM), scaled(w0, sd, r, ym, live, FORM)
+    vzp, vzm = scaled(w0, sd, r, zp, live, FORM), scaled(w0, sd, r, zm, live, FORM)
+    v = s * value
+    return o, value, s, product_from(
+        w0, w1, w2, e, name, o, xm, ym, zm, live, v, vxp, vxm, vyp, vym, vzp, vzm, FORM
+    )  # fmt: skip
+
+
+@triton.jit
+def product_at(w0, w1, w2, e, x, i, j, k, nx, ny, nz, live, FORM: tl.constexpr):
+    """Return flat index, x and A x at the cells (i, j, k)."""
+    o, xp, xm, yp, ym, zp, zm = around(i, j, k, nx, ny, nz)
+    v = tl.load(x + o, mask=live, other=0)
+    vxp, vxm = tl.load(x + xp, mask=live, other=0), tl.load(x + xm, mask=live, other=0)
+    vyp, vym = tl.load(x + yp, mask=live, other=0), tl.load(x + ym, mask=live, other=0)
+    vzp, vzm = tl.load(x + zp, mask=live, other=0), tl.load(x + zm, mask=live, other=0)
+    name = named(w0, o, live, FORM)
+    return o, v, product_from(w0, w1, w2, e, name, o, xm, ym, zm, live, v, vxp, vxm, vyp, vym, vzp, vzm, FORM)
+
+
+# --- kernels: what a tile does, then the kernel of it -----------------------------------------------------------------
+
+
+@triton.jit
+def _apply_dot(
+    w0, w1, w2, e, sd, x, y, sums, stop, nx, ny, nz, R: tl.constexpr, Z: tl.constexpr, FORM: tl.constexpr
+):  # fmt: skip
+    if tl.load(stop) == 0:
+        i, j, k, live = tile(nx, ny, nz, R, Z)
+        o, v, product = product_at(w0, w1, w2, e, x, i, j, k, nx, ny, nz, live, FORM)
+        tl.store(y + o, product, mask=live)
+        part = tl.where(live, v.to(tl.float64) * product.to(tl.float64), 0)
+        tl.store(sums + tl.program_id(0), tl.sum(part))
+
+
+@triton.jit
+def relax_tile(
+    w0, w1, w2, e, sd, r, out, nx, ny, nz,
+    R: tl.constexpr, Z: tl.constexpr, FORM: tl.constexpr, OMEGA: tl.constexpr,
+):  # fmt: skip
+    """Write out = r - omega A S r where there is an unknown, else 0."""
+    i, j, k, live = tile(nx, ny, nz, R, Z)
+    o, value, s, product = smoothed_product(w0, w1, w2, e, sd, r, i, j, k, nx, ny, nz, live, FORM)
+    # cells without an unknown may hold a coarse-grid b: it must not come back to the finer level
+    tl.store(out + o, tl.where(s > 0, value - OMEGA * product, 0), mask=live)
+
+
+@triton.jit
+def _relax(
+    w0, w1, w2, e, sd, r, out, stop, nx, ny, nz,
+    R: tl.constexpr, Z: tl.constexpr, FORM: tl.constexpr, OMEGA: tl.constexpr,
+):  # fmt: skip
+    if tl.load(stop) == 0:
+        relax_tile(w0, w1, w2, e, sd, r, out, nx, ny, nz, R, Z, FORM, OMEGA)
+
+
+@triton.jit
+def correct_tile(w0, w1, w2, e, x, r, nx, ny, nz, R: tl.constexpr, Z: tl.constexpr, FORM: tl.constexpr):
+    """Subtract A x from r."""
+    i, j, k, live = tile(nx, ny, nz, R, Z)
+    o, _, product = product_at(w0, w1, w2, e, x, i, j, k, nx, ny, nz, live, FORM)
+    tl.store(r + o, tl.load(r + o, mask=live, other=0) - product, mask=live)
+
+
+@triton.jit
+def _correct(w0, w1, w2, e, sd, x, r, stop, nx, ny, nz, R: tl.constexpr, Z: tl.constexpr, FORM: tl.constexpr):
+    if tl.load(stop) == 0:
+        correct_tile(w0, w1, w2, e, x, r, nx, ny, nz, R, Z, FORM)
+
+
+# --- what the host calls ----------------------------------------------------------------------------------------------
+
+
+def apply_dot(op: Couplings, x: Tensor, y: Tensor, sums: Tensor, stop: Tensor) -> None:
+    """Compute y = A x; sums = x.y, one partial sum per program, in fp64."""
+    launch(_apply_dot, op.size, *op.arrays, x, y, sums, stop, FORM=op.form)
+
+
+def relax(op: Couplings, r: Tensor, out: Tensor, omega: float, stop: Tensor) -> None:
+    """Compute out = r - omega A S r where there is an unknown, else 0: the residual after a step from x = 0."""
+    launch(_relax, op.size, *op.arrays, r, out, stop, FORM=op.form, OMEGA=omega)
+
+
+def correct(op: Couplings, e: Tensor, r: Tensor, stop: Tensor) -> None:
+    """Subtract A e from r."""
+    launch(_correct, op.size, *op.arrays, e, r, stop, FORM=op.form)
+
+
+def new_sums(size: Any, device: torch.device) -> Tensor:
+    """Room for one partial sum per program."""
+    return torch.zeros(programs(size), dtype=torch.float64, device=device)
+
+
+def never(device: torch.device) -> Tensor:
+    """Return a `stop` that lets kernels run."""
+    return torch.zeros(1, dtype=torch.float64, device=device)

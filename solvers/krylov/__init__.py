@@ -1,0 +1,1 @@
+"""Krylov methods and the one stopping rule: recurrences yield states, the driver decides."""

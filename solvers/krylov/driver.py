@@ -1,0 +1,330 @@
+"""The driver of all Krylov methods here: the only place that decides "converged".
+
+A method is a generator of states ``(x, r, rr, curvatures)``: the iterate, the residual that its recurrence carries, the
+squared norm of that residual, and ``(r·Mr, p·Ap)`` of the step just made; ``()`` at the start. A method for which r·Mr
+may have any sign says ``(None, p·Ap, p·r)``: there p·r = 0 means that no descent was proposed. A method holds no
+tolerance, no history and no clock. The driver holds those, and this rule:
+
+    converged  <=>  ‖b - A x‖ <= max(rtol ‖b‖, atol)          with b - A x computed, in float64 wherever A allows it
+
+A recurrence may pass while b - A x does not: rounding separates the two. Then the method restarts from the true
+residual, until either passes or restarts stop helping, which is the precision limit.
+
+The states come from ``steps(A, b, x, M)``; x is updated in place, so x of every state is the same tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+
+from .outcome import ConvergenceError, Reason, SolveInfo
+
+if TYPE_CHECKING:
+    from .system import System
+
+__all__ = ["Attempt", "ConvergenceError", "Reason", "SolveInfo", "State", "Steps", "dot", "drive", "move", "start"]
+
+PATIENCE = 1000
+"""Steps without a smaller residual after which directions from any map are given up."""
+
+State = tuple[torch.Tensor, torch.Tensor, Any, tuple[Any, ...]]
+Steps = Callable[[Any, torch.Tensor, torch.Tensor, Any], Iterator[State]]
+
+
+def dot(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Real part of uᴴv as a 0-dimensional tensor, left on the device."""
+    return torch.vdot(u.reshape(-1), v.reshape(-1)).real
+
+
+def start(A: Callable, b: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return b - A x; the product is saved when x is zero."""
+    return b - A(x) if bool(x.any()) else b.clone()
+
+
+def move(x: torch.Tensor, alpha: torch.Tensor, p: torch.Tensor) -> None:
+    """Do x += alpha p in place; leave x alone if alpha is not finite, so that it is the last finite iterate."""
+    if not x.is_cpu:
+        x += torch.where(torch.isfinite(alpha), alpha * p, torch.zeros_like(p))
+    elif math.isfinite(alpha):
+        x.addcmul_(p, alpha.to(x.dtype))
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """A preconditioner that knows when CG's theory seems not to hold for it (`symmetry_watch`)."""
+
+    def suspicious(self) -> bool:
+        """Whether something spoke against symmetry since the last question."""
+
+    def reset(self) -> None:
+        """Forget the last step."""
+
+
+class Attempt(NamedTuple):
+    """A recurrence and its preconditioner; the driver takes the next one when M turns out not to suit."""
+
+    steps: Steps
+    M: Callable | None
+    note: str = ""
+
+
+@dataclass
+class _Run:
+    """What the driver knows about one solve while it runs."""
+
+    system: System
+    tolerance: float
+    limit: float  # the tolerance for the part of b that A can reach
+    floor: float  # rounding of b
+    residuals: list[float] = field(default_factory=list)
+    iterations: int = 0
+    true: float = math.nan
+    last_reachable: float = math.inf
+    best: float = math.inf
+    best_at: int = 0
+    next_probe: int = 30  # plateaus are normal for CG: only after one this long are two applications of M spent
+    checked_at: int = -1
+    a_sign: float = 0.0
+    m_sign: float = 0.0
+    any_map: bool = False  # the recurrence asks nothing of M: r·Mr has no meaning, symmetry is not expected
+    notes: list[str] = field(default_factory=list)
+
+    def read(self, pending: list[tuple[Any, tuple[Any, ...]]]) -> Reason | None:
+        """Bring ‖r‖² and the curvatures of the last steps to the host, all at one synchronisation."""
+        verdict, last = None, None
+        for state in _on_host(pending):
+            rr, curvatures = float(state[0]), state[1]
+            if last == state and math.sqrt(rr) <= self.system.A.goal:  # a recurrence on a GPU stands still at the goal
+                self.iterations -= 1
+                self.system.A.calls -= 1
+                continue
+            last = state
+            self.residuals.append(math.sqrt(rr) if rr >= 0 else math.nan)
+            if curvatures and verdict is None:
+                values: list[Any] = [None if c is None else float(c) for c in curvatures]
+                verdict = self.curvature(*values)
+        return verdict
+
+    def check(self, x: torch.Tensor) -> Reason | None:
+        """Judge x by b - A x. None: not there, but a restart from here is still worth while."""
+        self.system.gauge(x)
+        self.true, reachable = self.system.residual(x)
+        self.residuals[-1], self.checked_at = reachable, self.iterations
+        if self.true <= self.tolerance:
+            return Reason.CONVERGED
+        if not math.isfinite(self.true):
+            return Reason.NON_FINITE
+        if reachable <= self.limit:
+            if self.incompatible:
+                return Reason.INCOMPATIBLE_RHS
+            self.limit /= 2  # the two norms differ by rounding only: aim lower
+        if reachable <= self.floor or reachable > 0.8 * self.last_reachable:
+            return Reason.STAGNATED
+        self.last_reachable = reachable
+        return None
+
+    @property
+    def incompatible(self) -> bool:
+        """Whether b lies outside the range of A by more than tolerance and rounding."""
+        return self.system.lost > max(self.tolerance, 64 * self.floor)
+
+    def curvature(self, rz: float | None, pAp: float, descent: float | None = None) -> Reason | None:
+        """Free checks of a step: finite, and of constant sign (SPD: both positive; both negative converge as well)."""
+        if any(c is not None and not math.isfinite(c) for c in (rz, pAp, descent)):
+            return Reason.NON_FINITE
+        if descent == 0:
+            return Reason.STAGNATED
+        if rz is not None:
+            self.m_sign = self.m_sign or math.copysign(1.0, rz)
+            if rz * self.m_sign <= 0:
+                return Reason.INDEFINITE_M
+        self.any_map = rz is None
+        self.a_sign = self.a_sign or math.copysign(1.0, pAp)
+        return Reason.INDEFINITE_A if pAp * self.a_sign <= 0 else None
+
+    def watch(self, value: float, r: torch.Tensor, M: Callable | None) -> Reason | None:
+        """Look for a residual that no longer falls, frozen or held up, and for an M that is not symmetric."""
+        if not math.isfinite(value):
+            return Reason.NON_FINITE
+        if value < self.best:
+            self.best, self.best_at = value, self.iterations
+        waited = self.iterations - self.best_at
+        if waited >= 4 and len(set(self.residuals[-4:])) == 1:
+            return Reason.STAGNATED
+        if M is None or self.any_map:
+            return Reason.STAGNATED if self.any_map and waited >= PATIENCE else None
+        suspicious = isinstance(M, Watch) and M.suspicious()
+        if waited >= self.next_probe or suspicious:
+            self.next_probe *= 1 if suspicious else 2
+            if not _is_symmetric(M, r, self.system.b):
+                return Reason.INDEFINITE_M
+            if isinstance(M, Watch):
+                M.reset()  # what the probe applied M to were no steps
+        return None
+
+
+def _on_host(pending: list[tuple[Any, tuple[Any, ...]]]) -> list[tuple[Any, tuple[Any, ...]]]:
+    """Fetch what lies on a CUDA device in one transfer: every transfer is a synchronisation."""
+    scalars = [c for rr, curvatures in pending for c in (rr, *curvatures) if isinstance(c, torch.Tensor) and c.is_cuda]
+    if not scalars:
+        return pending
+    values = iter(torch.stack(scalars).tolist())
+
+    def fetched(c: Any) -> Any:
+        return next(values) if isinstance(c, torch.Tensor) and c.is_cuda else c
+
+    return [(fetched(rr), tuple(fetched(c) for c in curvatures)) for rr, curvatures in pending]
+
+
+def _is_symmetric(M: Callable, u: torch.Tensor, v: torch.Tensor) -> bool:
+    """Tell whether u·Mv = v·Mu up to what a single-precision M may show."""
+    norm = torch.linalg.vector_norm
+    mu, mv = M(u).clone(), M(v)
+    return bool(abs(dot(u, mv) - dot(v, mu)) <= 1e-4 * (norm(mu) * norm(v) + norm(mv) * norm(u)))
+
+
+def drive(
+    attempts: list[Attempt],
+    system: System,
+    *,
+    rtol: float = 1e-5,
+    atol: float = 0.0,
+    maxiter: int | None = None,
+    callback: Callable | None = None,
+    check_every: int = 1,
+    strict: bool = False,
+    setup: tuple[float, float] = (0.0, 0.0),
+) -> tuple[Any, SolveInfo]:
+    """Run a method until the true residual decides, and say what happened.
+
+    Parameters
+    ----------
+    attempts : list of Attempt; the method, then what replaces it if M turns out not to suit it
+    system : System; A, b, x0 in torch terms, and the way back to the caller's arrays
+    rtol, atol, maxiter, callback : as in ``scipy.sparse.linalg.cg``
+    check_every : int; steps between two looks at the residual (a look costs a synchronisation on a GPU)
+    strict : bool; raise ConvergenceError instead of returning a failure
+    setup : seconds of set-up and of compilation, recorded in info
+
+    Returns
+    -------
+    x, info : the caller's array type; SolveInfo
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from krylearn.solvers.krylov.conjugate_gradients import cg_steps
+    >>> from krylearn.solvers.krylov.system import matrix_system
+    >>> x, info = drive([Attempt(cg_steps, None)], matrix_system(np.diag([1.0, 4.0]), np.ones(2)))
+    >>> info == 0, info.iterations
+    (True, 2)
+    """
+    maxiter = _validated(rtol, atol, maxiter, check_every, system)
+    run = _open_run(system, rtol, atol / system.scale)
+    if system.norm_b == 0.0:
+        system.x.zero_()
+        run.residuals.append(0.0)
+        run.true, reason = 0.0, Reason.CONVERGED
+    elif not (math.isfinite(system.norm_b) and bool(torch.isfinite(system.x).all())):
+        run.residuals.append(math.nan)
+        reason = Reason.NON_FINITE
+    else:
+        reason = _iterate(run, attempts, maxiter, system.watcher(callback), check_every)
+    info = _conclude(run, reason, maxiter, setup)
+    x = system.finish(system.x)
+    if strict and info:
+        raise ConvergenceError(info, x)
+    return x, info
+
+
+def _open_run(system: System, rtol: float, atol: float) -> _Run:
+    """Set the tolerances: for b as given, and for its part in the range of A, ‖b - Ax‖² = ‖Pb - Ax‖² + ‖b - Pb‖²."""
+    norm_b, lost = system.norm_b, system.lost
+    tolerance = limit = max(rtol * norm_b, atol) if norm_b else atol
+    if lost >= tolerance:
+        limit = max(rtol * system.norm_reachable, atol) if system.norm_reachable else atol
+    elif lost:
+        limit = math.sqrt(tolerance - lost) * math.sqrt(tolerance + lost)
+    return _Run(system, tolerance, limit, floor=torch.finfo(system.b.dtype).eps * norm_b)
+
+
+def _iterate(run: _Run, attempts: list[Attempt], maxiter: int, watcher: Callable | None, check_every: int) -> Reason:
+    """Run the attempts one after the other, each restarted while restarts from the true residual help."""
+    queue = list(attempts)
+    while True:
+        reason = _round(run, queue[0], maxiter, watcher, check_every)
+        if reason is None:
+            continue
+        if reason is Reason.INDEFINITE_M and len(queue) > 1 and run.iterations < maxiter:
+            queue.pop(0)
+            run.m_sign, run.best_at = 0.0, run.iterations
+            run.notes.append(queue[0].note)
+            continue
+        if reason is not Reason.NON_FINITE and run.checked_at != run.iterations:
+            if run.check(run.system.x) is Reason.CONVERGED:  # the failure came too late to matter
+                return Reason.CONVERGED
+        return reason
+
+
+def _round(run: _Run, attempt: Attempt, maxiter: int, watcher: Callable | None, check_every: int) -> Reason | None:
+    """Follow one uninterrupted recurrence. None: it asks for a restart from the true residual."""
+    system, pending = run.system, []
+    system.A.goal = max(run.limit, run.floor)
+    for step, (x, r, rr, curvatures) in enumerate(attempt.steps(system.A, system.b, system.x, attempt.M)):
+        run.iterations += step > 0
+        if step and watcher:
+            watcher(x)
+        if step or not run.residuals:
+            pending.append((rr, curvatures))
+        if step and run.iterations % check_every and run.iterations < maxiter:
+            continue
+        verdict = run.read(pending)
+        pending = []
+        value = run.residuals[-1]
+        if value <= max(run.limit, run.floor):
+            return run.check(x)
+        verdict = verdict or run.watch(value, r, attempt.M)
+        if verdict or run.iterations >= maxiter:
+            return verdict or Reason.MAXITER
+    raise AssertionError("a method must not end by itself")
+
+
+def _validated(rtol: float, atol: float, maxiter: int | None, check_every: int, system: System) -> int:
+    """Return maxiter after refusing what makes no sense."""
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not isinstance(value, int | float) and not hasattr(value, "__float__"):
+            raise ValueError(f"invalid `{name}`={value!r}: expected a real, non-negative number")
+        if not float(value) >= 0:
+            raise ValueError(f"invalid `{name}`={value!r}: expected a real, non-negative number")
+    if check_every < 1:
+        raise ValueError(f"check_every is {check_every}; expected an integer >= 1")
+    limit = 10 * system.unknowns if maxiter is None else maxiter
+    if int(limit) != limit or limit < 0:
+        raise ValueError(f"maxiter is {maxiter!r}; expected a non-negative integer, or None for 10 N")
+    return int(limit)
+
+
+def _conclude(run: _Run, reason: Reason, maxiter: int, setup: tuple[float, float]) -> SolveInfo:
+    """Assemble the facts."""
+    system, scale = run.system, run.system.scale
+    notes = [note for note in run.notes if note]
+    notes += ["A is negative definite"] if run.a_sign < 0 else []
+    notes += ["M is negative definite"] if run.m_sign < 0 else []
+    notes += [f"part of b in the null space: {scale * system.lost:.3g}"] if run.incompatible else []
+    return SolveInfo(
+        0 if reason is Reason.CONVERGED else max(maxiter, 1),
+        reason=reason,
+        iterations=run.iterations,
+        matvecs=system.A.calls,
+        residuals=tuple(scale * value for value in run.residuals),
+        true_residual=scale * run.true,
+        setup_seconds=setup[0],
+        compile_seconds=setup[1],
+        nullspace=system.nullspace,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,226 @@
+"""`solve`: x = A⁻¹ b as one differentiable function, which raises where it cannot keep its word.
+
+A is symmetric, so the adjoint of the solve is a solve: with the gradient g of a loss with respect to x,
+
+    A λ = g,   gradient with respect to b = λ,   with respect to the conductances: see `sensitivities`
+
+(g without its part in the null space, if A has one). Backward is written in operations that are differentiable again,
+so derivatives of any order, forward mode and `torch.func` come out of the same few lines. The preconditioner runs
+without gradients: it changes the path to the solution, not the solution; it is set up once for all of these solves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from krylearn.pde import Poisson
+from krylearn.pde.transforms import is_box, solve_box
+from torch import Tensor
+
+from .arrays import from_torch, library_of, to_torch
+from .batches import block_diagonal, is_systems, solve_blocks
+from .conjugate_gradients import cg
+from .sensitivities import Conductances, gradients, product
+
+
+def solve(
+    A: Any, b: Any, *, rtol: float | None = None, atol: float = 0.0, maxiter: int | None = None, M: Any = None
+) -> Any:
+    """Solve A x = b, differentiably in b and in what A was built from; raise instead of returning a bad x.
+
+    Full boxes with constant coefficients are solved by fast transforms (their answer is checked, too), everything else
+    by `cg` in double precision. Backward: one more solve, with the same preconditioner. Works under `torch.func`
+    (`grad`, `jvp`, `jacrev`, `jacfwd`, `hessian`; `vmap` over b) and in forward mode.
+
+    Parameters
+    ----------
+    A : Poisson, or anything Hermitian positive definite that `cg` takes. Gradients flow into the tensors that a Poisson
+        operator was built from (kappa, faces, shift, extra); into other operators there are none. Or k Poisson
+        operators on grids of one shape: many small systems in one loop
+    b : (..., n), for Poisson also (..., *grid); batches lead; NumPy, CuPy or torch. For k operators (k, n), (k, *grid)
+    rtol, atol : float; ‖b - A x‖ <= max(rtol ‖b‖, atol) for each vector, before x is rounded to b's dtype.
+        rtol=None: 1e-10, in single precision 1e-6; the backward solve uses the same rtol, and no atol
+    maxiter, M : as in `cg`
+
+    Returns
+    -------
+    x : shape, array type, dtype and device of b; on a singular A the solution of zero mean per component
+
+    Raises
+    ------
+    ConvergenceError (a RuntimeError, with ``.info``) : a tolerance that was not met, or a b outside the range of A
+    TypeError : a torch matrix that requires gradients, which it would not get
+
+    Examples
+    --------
+    >>> kappa = torch.ones(6, 6, dtype=torch.float64, requires_grad=True)
+    >>> b = torch.ones(6, 6, dtype=torch.float64, requires_grad=True)
+    >>> x = solve(Poisson.from_coefficients(kappa), b)
+    >>> x.sum().backward()                                    # A is symmetric and b is all ones: the gradient is x
+    >>> bool(torch.allclose(b.grad, x)), bool((kappa.grad < 0).all())     # what conducts better holds less
+    (True, True)
+    """
+    library = library_of(b)
+    v = b if isinstance(b, Tensor) else to_torch(b)
+    if not (v.is_floating_point() or v.is_complex()):
+        v = v.double()
+    if rtol is None:
+        rtol = 1e-10 if torch.finfo(v.dtype).eps < 1e-10 else 1e-6
+    solver = _Solver(A, rtol, atol, maxiter, M)
+    if is_systems(A):
+        x = _solve_systems(A, v, solver)
+    elif isinstance(A, Poisson):
+        grid = A.to_grid(v)
+        x = A.from_grid(_apply(A, grid, solver), v)
+    elif isinstance(A, Tensor) and A.requires_grad:
+        raise TypeError("got a torch matrix that requires gradients; expected one that does not, or a Poisson operator")
+    else:
+        x = _Solve.apply(v, solver)
+    return from_torch(x, library)
+
+
+def _apply(A: Poisson, grid: Tensor, solver: _Solver) -> Tensor:
+    return _Solve.apply(grid, solver, *(Conductances.of(A) if _has_history(A) else ()))
+
+
+def _solve_systems(operators: Sequence[Poisson], v: Tensor, solver: _Solver) -> Tensor:
+    A = block_diagonal(operators)
+    expected = [(len(operators), A.shape[0] // len(operators)), (len(operators), *operators[0].grid_shape)]
+    if tuple(v.shape) not in expected:
+        raise ValueError(
+            f"got b of shape {tuple(v.shape)}; expected {expected[0]} or {expected[1]}, a row per operator"
+        )
+    flat = v.reshape(-1)
+    return A.from_grid(_apply(A, A.to_grid(flat), replace(solver, A=A, blocks=len(operators))), flat).reshape(v.shape)
+
+
+def _has_history(A: Poisson) -> bool:
+    """Tell whether the conductances depend on something that is being differentiated, in whichever way."""
+    return any(
+        t.requires_grad
+        or torch.autograd.forward_ad.unpack_dual(t).tangent is not None
+        or torch._C._functorch.is_functorch_wrapped_tensor(t)
+        for t in Conductances.of(A)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Solver:
+    """b -> A⁻¹ b for batches, without gradients; on the internal grid for a Poisson operator."""
+
+    A: Any
+    rtol: float
+    atol: float
+    maxiter: int | None
+    M: Any
+    project: bool = False  # take the part of b outside the range of A out first: what an adjoint solve wants
+    blocks: int = 1  # of a block-diagonal A: each has a tolerance of its own
+
+    def adjoint(self) -> _Solver:
+        """Return the solver of adjoint systems, whose right-hand sides have another unit."""
+        return replace(self, project=True, atol=0.0)
+
+    def __call__(self, b: Tensor, conductances: tuple[Tensor, ...]) -> Tensor:
+        v = b.detach().to(torch.promote_types(b.dtype, torch.float64))
+        if not isinstance(self.A, Poisson):
+            return self._flat(v).to(b.dtype)
+        A = self._numbers(conductances) if conductances else self.A
+        if self.project and A.nullspace:
+            v = A.nullspace.project(v)
+        batch = v.reshape(-1, *v.shape[-3:])
+        box = self.M is None and self.blocks == 1 and is_box(A)
+        guess = self._transforms(A, batch) if box else None
+        rows = [self._one(A, g, None if guess is None else guess[k]) for k, g in enumerate(batch)]
+        return (torch.stack(rows).reshape(v.shape) if rows else v).to(b.dtype)
+
+    def _numbers(self, conductances: tuple[Tensor, ...]) -> Poisson:
+        """Return A as numbers alone; kept, so that all solves with this A share one set-up."""
+        A, cache = self.A, self.A.cache
+        if "numbers" not in cache:
+            c = Conductances(*(t.detach() for t in conductances))
+            cache["numbers"] = Poisson(
+                A.grid_shape, A.spacing, A.boundary, c.links, c.ground, c.shift, c.unknown, sides=(),
+                numbering=A.numbering,
+            )  # fmt: skip
+        return cache["numbers"]
+
+    def _one(self, A: Poisson, g: Tensor, guess: Tensor | None) -> Tensor:
+        """Solve for one vector on the internal grid; the driver judges the guess like any other iterate."""
+        M = "none" if guess is not None and self._good(A, g, guess) else self.M
+        like = g.new_empty(A.shape[0])
+        b, x0 = A.from_grid(g, like), None if guess is None else A.from_grid(guess, like)
+        limits: dict[str, Any] = {"rtol": self.rtol, "atol": self.atol, "strict": True}
+        if self.blocks > 1:
+            joint = partial(cg, M=M, maxiter=self.maxiter, rtol=0.0)
+            x, _ = solve_blocks(joint, A, b.reshape(self.blocks, -1), **limits)
+            return A.to_grid(x.reshape(-1))
+        x, _ = cg(A, b, x0, M=M, maxiter=self.maxiter, **limits)
+        return A.to_grid(x)
+
+    def _transforms(self, A: Poisson, batch: Tensor) -> Tensor:
+        shaped = batch.reshape(-1, *A.grid_shape)
+        return solve_box(A, shaped).reshape(batch.shape)
+
+    def _good(self, A: Poisson, g: Tensor, x: Tensor) -> bool:
+        """Tell whether x will pass as it is, so that no preconditioner has to be set up."""
+        norm = torch.linalg.vector_norm
+        return bool(norm(g - A.apply(x)) <= max(self.rtol * float(norm(g)), self.atol))
+
+    def _flat(self, v: Tensor) -> Tensor:
+        batch = v.reshape(-1, v.shape[-1]) if v.dim() else v.reshape(1, 1)
+        options = {"M": self.M, "rtol": self.rtol, "atol": self.atol, "maxiter": self.maxiter, "strict": True}
+        rows = [cg(self.A, row, **options)[0] for row in batch]
+        return torch.stack(rows).reshape(v.shape) if rows else v
+
+
+class _Solve(torch.autograd.Function):
+    """Autograd's view of x(b, conductances): its own adjoint in b, and differentiable as often as one likes."""
+
+    @staticmethod
+    def forward(b: Tensor, solver: _Solver, *conductances: Tensor) -> Tensor:
+        return solver(b, conductances)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.solver, *conductances = inputs
+        if conductances:
+            ctx.save_for_backward(output, *conductances)
+            ctx.save_for_forward(output, *conductances)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        saved: Any = ctx.saved_tensors or (None,)
+        x, *conductances = saved
+        adjoint = _Solve.apply(grads[0], ctx.solver.adjoint(), *conductances)
+        if not conductances:
+            return adjoint, None
+        c, wanted = Conductances(*conductances), ctx.needs_input_grad[2:]
+        found = gradients(c, _batch(x), _batch(adjoint), wanted)
+        return adjoint, None, *(g if g is None else g.to(t.dtype) for g, t in zip(found, c, strict=True))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        saved: Any = ctx.saved_tensors or (None,)
+        x, *conductances = saved
+        change, _, *changes = tangents
+        if any(t is not None for t in changes):
+            pairs = zip(changes[:7], conductances[:7], strict=True)
+            zero: Any = [torch.zeros_like(t) if d is None else d for d, t in pairs]
+            lost = product(Conductances(*[*zero, conductances[7]]), x)
+            change = -lost if change is None else change - lost
+        return _Solve.apply(change, ctx.solver.adjoint(), *conductances)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], b: Tensor, solver: _Solver, *conductances: Tensor) -> Any:
+        if any(d is not None for d in in_dims[2:]):
+            raise NotImplementedError("got a vmap over operators; expected one over b: loop over the operators")
+        return _Solve.apply(b.movedim(in_dims[0] or 0, 0), solver, *conductances), 0
+
+
+def _batch(v: Tensor) -> Tensor:
+    """Give v one leading batch dimension."""
+    return v.reshape(-1, *v.shape[-3:])

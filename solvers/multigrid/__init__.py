@@ -1,0 +1,5 @@
+"""`NeuralMultigrid`: levels, the network that reads their conductances, and its set-up on either device."""
+
+from .preconditioner import NeuralMultigrid, default_preconditioner
+
+__all__ = ["NeuralMultigrid", "default_preconditioner"]

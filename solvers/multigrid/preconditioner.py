@@ -1,0 +1,316 @@
+"""`NeuralMultigrid`: a symmetric V-cycle whose every weight is a learned function of the local conductances.
+
+Set-up evaluates a rule level by level (`hierarchy.build`), rounds damping and prolongation weights to eight bits, and
+keeps the result as plain arrays for the kernels. Applying it is linear in r: scale by a power of two, run one cycle,
+scale back.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from krylearn.pde import Poisson
+from torch import Tensor, nn
+
+from ..kernels import choice
+from ..kernels.reference import Stencil, Transfer
+from . import weight_files as storage
+from .hierarchy import COARSEST, Hierarchy, Level, Rule, build, generalised_inverse, geometric, resistor, v_cycle
+from .network import CoefficientNetwork
+
+if TYPE_CHECKING:
+    from ..kernels.cpu.cell_bytes import Codes
+    from ..kernels.cpu.cycle import FusedCycle
+    from ..kernels.cuda.cycle import CudaCycle
+
+CLASSICAL: dict[str, Rule] = {"geometric": geometric, "resistor": resistor}
+BITS = 255.0  # damping and prolongation weights are multiples of 1/255
+
+
+class NeuralMultigrid:
+    """A learned multigrid preconditioner for `Poisson` operators: symmetric positive definite, no training per problem.
+
+    Use it as ``M`` of our `cg`, of SciPy's, CuPy's or PyAMG's Krylov methods, or apply it: ``M @ r``.
+
+    Parameters
+    ----------
+    A : Poisson
+        2D or 3D, any boundary, any size; singular components are allowed.
+    weights : None, str, path or torch.nn.Module
+        None: the shipped network of this dimension. ``"tuned"``: the best constants, ``"geometric"`` and
+        ``"resistor"``: the classical rules, all in the same kernels. A path: a safetensors file of `krylearn train`.
+        A module: a rule.
+    dtype : None, torch.float32, torch.float64 or torch.bfloat16
+        Of the cycle, whatever the dtype of r; fp32 inside an fp64 CG costs no iterations and half the bytes.
+        torch.bfloat16 (CUDA): vectors and arithmetic in fp32, stored conductances of the levels in 16 bits. None: that
+        on CUDA, else float32.
+    kernels : "auto", "cpu", "triton" or "reference"
+        ``"auto"`` takes the fused numba kernels on a CPU, the Triton kernels on a CUDA device, plain torch elsewhere.
+
+    Attributes
+    ----------
+    shape, dtype : what SciPy asks for
+    setup_seconds, compile_seconds : float, wall time of the last set-up, and of compiling the kernels before it
+    levels : one line per level: its size and by which factors it is coarsened
+
+    Raises
+    ------
+    TypeError, ValueError
+        for an operator that is no `Poisson`, unknown names, and files that are pickles, truncated, altered or foreign
+
+    Notes
+    -----
+    Small levels are smoothed more than once: levels whose transfer is the identity, then the same level again.
+
+    **Linear** in r, since no coefficient depends on r. **Symmetric**: the steps after the coarse correction repeat
+    those before it in reverse order with the same diagonal matrices, restriction is the transpose of prolongation with
+    the same eight-bit weights, and the coarsest inverse is symmetric. **Positive definite**, for *any* network weights:
+    with D = diag and 0 < s <= 1 the spectrum of (s/D) A lies in (0, 2] (Gershgorin after a similarity), where
+    |(1 - 0.57 t)(1 - 1.4 t)| < 1. So the smoother's error operator E = (I - 1.4 (s/D) A)(I - 0.57 (s/D) A) is a
+    contraction in the energy norm, and M = (I - E* E) A⁻¹ + E* P B Pᵀ (E*)ᵀ, with E* the energy adjoint and B the
+    coarse level's cycle: the first part is SPD, the second a congruence of B, which is positive by induction (the
+    coarsest inverse is semidefinite). Nothing is asked of P, or of how well the coarse operator fits: whatever the
+    network says there costs iterations, never definiteness. Where A is singular, the first part is still a positive
+    polynomial in (s/D) A times s/D, since (1 - p(t)²)/t > 0 at t = 0 too; so M is definite there as well.
+
+    Memory of the fused kernels: 4 (links 3, diag 1) + 1 (damping) + 3 (work) words and 3 bytes per cell and level, and
+    2 words for a second visit: 42 B per cell in fp32 with all levels of a box coarsened along every axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> A = Poisson.from_coefficients(np.ones((20, 20)))
+    >>> M = NeuralMultigrid(A, weights="geometric")
+    >>> r = np.ones(400)
+    >>> z = M @ r
+    >>> float(r @ z) > 0
+    True
+    """
+
+    def __init__(
+        self,
+        A: Poisson,
+        weights: str | Path | nn.Module | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        kernels: str = "auto",
+    ) -> None:
+        if not isinstance(A, Poisson):
+            raise TypeError(f"got A of type {type(A).__name__}; expected krylearn.pde.Poisson; see Poisson.from_matrix")
+        if dtype not in (None, torch.float32, torch.float64, torch.bfloat16):
+            raise ValueError(f"got dtype={dtype}; expected torch.float32 or torch.float64 for the cycle")
+        serves = choice.backend(kernels, A.device)  # refuses what cannot be
+        if dtype == torch.bfloat16 and serves != "triton":
+            raise ValueError("got dtype=torch.bfloat16; expected torch.float32 or torch.float64 but on CUDA")
+        self.weights, self._kernels = weights, kernels
+        self.cycle_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        self._storage = dtype or torch.bfloat16  # of the conductances that Triton kernels read
+        self._dimension = len(A.grid_shape)
+        self._rule = find_rule(weights, self._dimension)
+        self._kept: list[Any] = []  # what a set-up leaves for the next
+        self.update(A)
+
+    def update(self, A: Poisson) -> NeuralMultigrid:
+        """Set up again for another operator of the same dimension (moved obstacle, new coefficients); returns self.
+
+        In place, bit for bit what a new `NeuralMultigrid` would be; on a CPU only what has changed is evaluated.
+        """
+        if len(A.grid_shape) != self._dimension:
+            raise ValueError(
+                f"got a grid of {len(A.grid_shape)} dimensions; expected {self._dimension}: make a new NeuralMultigrid"
+            )
+        A = A.detach()  # gradients are the business of `solve`
+        self.backend = choice.backend(self._kernels, A.device)
+        start = time.perf_counter()
+        self.A, self.shape, self.dtype = A, A.shape, A.dtype
+        self._double: NeuralMultigrid | None = None
+        # the cycle is one of A / (mantissa 2^exponent): a power of two, or the one conductance of a cell-type problem,
+        # so that SI units and cg(8A, 8b) change no digit
+        self._codes = self._find_codes()
+        self.compile_seconds = self._compile()
+        self._hierarchy: Hierarchy | None = None
+        self.fused: Any = None
+        if self.backend == "cpu":
+            self.fused = self._fused_cycle()
+        elif self.backend == "triton":
+            self.fused = self._cuda_cycle()
+        else:
+            self._hierarchy = self.hierarchy
+        self.setup_seconds = time.perf_counter() - start - self.compile_seconds
+        return self
+
+    def _compile(self) -> float:
+        """Compile the kernels for problems of this kind; return the seconds, few if they are in the disk cache."""
+        start = time.perf_counter()
+        if self.backend == "cpu":
+            from .warmup import compile_kernels, kind_of
+
+            compile_kernels(kind_of(self.A, self._codes))
+        return time.perf_counter() - start
+
+    def _fused_cycle(self) -> FusedCycle:
+        """Set up by fused kernels where the rule is the network and the cycle fp32, else from the torch hierarchy."""
+        if isinstance(self._rule, CoefficientNetwork) and self.cycle_dtype == torch.float32:
+            from .setup_cpu.build import learned_cycle
+
+            return learned_cycle(self.A, self.exponent, self._rule, COARSEST, self.mantissa, self._codes, self._kept)
+        from ..kernels.cpu.cycle import FusedCycle
+
+        return FusedCycle.from_hierarchy(self.hierarchy, self._codes)
+
+    def _find_codes(self) -> Codes | None:
+        """Return the bytes of a cell-type problem for the CPU kernels; scale by its conductance, else by 2^exponent."""
+        codes = None
+        if self.backend == "cpu" and self.cycle_dtype == torch.float32:
+            from ..kernels.cpu.cell_bytes import codes_of
+
+            codes = codes_of(self.A)
+        self.exponent, self.mantissa = power_of_two(codes.unit if codes else float(self.A.diag.max())), 1.0
+        if codes is not None:
+            self.mantissa = math.ldexp(codes.unit, -self.exponent)
+        return codes
+
+    def _cuda_cycle(self) -> CudaCycle:
+        """Set up on the device by the torch rule, keep what the kernels read; say what a set-up needs if it fails."""
+        from .setup_cuda.build import device_cycle
+
+        cycle = device_cycle(self.A, self.exponent, lambda: self.hierarchy, self._rule, self._storage)
+        self._hierarchy = None
+        return cycle
+
+    @property
+    def hierarchy(self) -> Hierarchy:
+        """The levels as torch tensors, built on demand where the fused kernels did without."""
+        if self._hierarchy is None:
+            with torch.no_grad():
+                levels = build(stencil_of(self.A, self.exponent, self.mantissa), rule_on(self.A.device, self._rule))
+                self._hierarchy = quantise(levels, self.cycle_dtype)
+        return self._hierarchy
+
+    # --- application --------------------------------------------------------------------------------------------------
+    def cycle(self, b: Tensor) -> Tensor:
+        """Run one V-cycle on an internal grid of the cycle's dtype, scaled to about 1; leading axes are batches."""
+        if self.fused is None:
+            return v_cycle(self.hierarchy, b)
+        if b.dim() == 3:
+            return self.fused.apply(b)
+        return torch.stack([self.cycle(v) for v in b.flatten(0, -4)]).view(b.shape)
+
+    def apply(self, r: Tensor) -> Tensor:
+        """M r on the internal grid, in the dtype of r."""
+        if self.backend == "triton":
+            return self.fused.scaled_apply(r, self.exponent)
+        largest = float(r.abs().max()) if r.numel() else 0.0
+        if not math.isfinite(largest) or largest == 0:
+            return r * self.A.unknown.to(r.dtype)
+        e = power_of_two(largest)
+        with torch.no_grad():
+            z = self.cycle(torch.ldexp(r, torch.tensor(-e)).to(self.cycle_dtype)).to(r.dtype)
+        return torch.ldexp(z / self.mantissa, torch.tensor(e - self.exponent))
+
+    def matvec(self, r: Any) -> Any:
+        """M r in the shape, array type, dtype and device of r: flat or grid-shaped, NumPy or torch, batches first."""
+        return self.A.from_grid(self.apply(self.A.to_grid(r)), r)
+
+    rmatvec = matvec
+    __matmul__ = matvec
+    __call__ = matvec
+
+    def matmat(self, R: Any) -> Any:
+        """M applied to the columns of R (SciPy's layout)."""
+        return self.matvec(R.T).T
+
+    rmatmat = matmat
+
+    def exact(self, r: Tensor) -> Tensor:
+        """Apply the same cycle in fp64 to an internal grid: asked for when rounding in fp32 made r.z <= 0."""
+        if self.cycle_dtype == torch.float64:
+            return self.apply(r)
+        if self._double is None:
+            self._double = NeuralMultigrid(self.A, self.weights, dtype=torch.float64, kernels=self._kernels)
+        return self._double.apply(r)
+
+    @property
+    def levels(self) -> list[str]:
+        """One line per level, fine to coarse."""
+        if self.fused is not None:
+            parts = [(v.size, tuple(map(int, v.factors))) for v in self.fused.levels]
+            bottom = tuple(self.fused.bottom_b.shape)
+        else:
+            parts = [(v.op.size, v.transfer.factors) for v in self.hierarchy.levels]
+            bottom = self.hierarchy.bottom.size
+        lines = [f"{' x '.join(map(str, size))}, coarsened by {factors}" for size, factors in parts]
+        return [*lines, f"{' x '.join(map(str, bottom))}, inverted"]
+
+    def __repr__(self) -> str:
+        name = self.weights if isinstance(self.weights, str | Path) else "shipped" if self.weights is None else "module"
+        facts = f"weights={name!s}, levels={len(self.levels)}, setup={self.setup_seconds:.3g} s"
+        return f"NeuralMultigrid({self.A!r}, {facts})"
+
+
+def power_of_two(value: float) -> int:
+    """Return e with 2^(e-1) <= value < 2^e for a positive finite value; 0 for anything else."""
+    return math.frexp(value)[1] if math.isfinite(value) and value > 0 else 0
+
+
+def find_rule(weights: str | Path | nn.Module | None, dimension: int) -> Rule:
+    """Return the rule that a `weights` argument means."""
+    if weights is None:
+        return storage.shipped(storage.DEFAULT[dimension])
+    if isinstance(weights, nn.Module):
+        return weights.eval()
+    if isinstance(weights, str) and weights in CLASSICAL:
+        return CLASSICAL[weights]
+    if weights == "tuned":
+        return storage.shipped(storage.TUNED[dimension])
+    if isinstance(weights, str | Path):
+        if Path(weights).suffix or Path(weights).exists():
+            return storage.load_weights(weights)
+        known = ", ".join(map(repr, (*CLASSICAL, "tuned")))
+        raise ValueError(f"got weights={weights!r}; expected None, {known}, a .safetensors file or a module")
+    raise TypeError(f"got weights of type {type(weights).__name__}; expected None, a name, a path or a torch.nn.Module")
+
+
+def rule_on(device: torch.device, rule: Rule) -> Rule:
+    """Return the rule for stencils on a device: a network is copied there, since others may share it."""
+    if not isinstance(rule, nn.Module) or all(p.device == device for p in rule.parameters()):
+        return rule
+    return copy.deepcopy(rule).to(device)
+
+
+def stencil_of(A: Poisson, exponent: int, mantissa: float = 1.0) -> Stencil:
+    """Return the operator in fp32, divided by mantissa 2^exponent."""
+
+    def scaled(t: Tensor) -> Tensor:
+        return (torch.ldexp(t, torch.tensor(-exponent)) / mantissa).float()
+
+    return Stencil([scaled(w) for w in A.links], [scaled(g) for g in A.ground], scaled(A.shift), A.periodic)
+
+
+def quantise(h: Hierarchy, dtype: torch.dtype) -> Hierarchy:
+    """Round damping (to at least 1/255) and prolongation weights to multiples of 1/255; set the dtype of the cycle."""
+
+    def rounded(t: Tensor) -> Tensor:
+        return torch.round(t.to(dtype) * BITS) / BITS
+
+    levels = []
+    for level in h.levels:
+        op, t = level.op.to(dtype), level.transfer
+        s = torch.where(op.mask > 0, rounded(level.s).clamp_min(1 / BITS), 0)
+        weights = [None if a is None else rounded(a) for a in t.weights]
+        levels.append(Level(op, s, Transfer(weights, t.factors, op.mask, t.periodic)))
+    return Hierarchy(levels, h.bottom.to(dtype), generalised_inverse(h.bottom).to(dtype))
+
+
+def default_preconditioner(A: Poisson, weights: Any = None) -> NeuralMultigrid:
+    """Return the preconditioner that `cg` uses for A, cached on A by weights: a second set-up is free."""
+    name = weights if isinstance(weights, str | Path | None) else id(weights)
+    key = ("NeuralMultigrid", name, A.device, torch.float32)
+    if key not in A.cache:
+        A.cache[key] = NeuralMultigrid(A, weights)
+    return A.cache[key]

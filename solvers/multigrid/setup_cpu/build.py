@@ -1,0 +1,126 @@
+"""From a `Poisson` operator and a `CoefficientNetwork` to the arrays of the fused cycle, level by level, on the CPU."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from ...kernels.cpu.cell_bytes import Codes
+from ...kernels.cpu.compile import threads_for
+from ...kernels.cpu.cycle import FusedCycle, FusedLevel
+from ..coarsening import balanced_factors
+from ..hierarchy import generalised_inverse, varies, visits
+from ..network import Perceptron
+from .dirty_ranges import everywhere
+from .grid import Array, Grid, Source, link_means
+from .level import Level, Weights
+from .voxels import VoxelSource
+
+# in which order the set-up kernels write the features: those last that are 0 in most cells, which are then skipped
+DAMPING_ORDER, WEIGHT_ORDER = (2, 3, 4, 5, 6, 7, 8, 0, 1), (0, 1, 2, 3, 4, 5, 6, 10, 11, 15, 7, 8, 9, 12, 13, 14)
+LINK_ORDER, GROUND_ORDER = (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 14, 15, 9, 10, 11), tuple(range(9))
+
+
+KNOWN: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+def packed(perceptron: Perceptron, order: tuple[int, ...]) -> Weights:
+    """Return w (features, units) and b of both hidden layers and of the outputs (outputs, units), units in eights.
+
+    A constant one becomes a perceptron that answers its bias.
+    """
+    bias = perceptron.bias.detach().float().cpu().numpy().copy()
+    if perceptron.last is None:
+        none = np.zeros(8, np.float32)
+        return (
+            np.zeros((len(order), 8), np.float32),
+            none,
+            np.zeros((8, 8), np.float32),
+            none,
+            np.outer(bias, none),
+            bias,
+        )
+    layers: Any = perceptron.layers
+    (w1, b1), (w2, b2) = ((v.weight.T, v.bias) for v in layers)
+    parts = (v.detach().float().cpu().numpy() for v in (w1, b1, w2, b2, perceptron.last.weight))
+    first, *others, last = parts
+    return (
+        padded(first[list(order)], rows=False),
+        *(padded(v) for v in others),
+        padded(last, rows=False),
+        bias,
+    )
+
+
+def all_packed(network: Any) -> tuple[Weights, ...]:
+    """Return all four perceptrons: the same arrays as long as nobody trains the network."""
+    parameters, known = list(network.parameters()), KNOWN.get(network)
+    if known is None or not all(map(torch.equal, parameters, known[0])):
+        perceptrons = network.damping, network.weight, network.link, network.ground
+        orders = DAMPING_ORDER, WEIGHT_ORDER, LINK_ORDER, GROUND_ORDER
+        seen = [p.detach().clone() for p in parameters]
+        known = KNOWN[network] = seen, tuple(map(packed, perceptrons, orders))
+    return known[1]
+
+
+def padded(v: Array, rows: bool = True) -> Array:
+    """Copy an array, with zeros appended so that the last axis, or every axis, is a multiple of eight long."""
+    shape = [n + -n % 8 if rows or axis == v.ndim - 1 else n for axis, n in enumerate(v.shape)]
+    wide = np.zeros(shape, np.float32)
+    wide[tuple(slice(n) for n in v.shape)] = v
+    return wide
+
+
+def learned_cycle(
+    A: Any,
+    exponent: int,
+    network: Any,
+    coarsest: int,
+    mantissa: float = 1.0,
+    codes: Codes | None = None,
+    kept: list[Any] | None = None,
+) -> FusedCycle:
+    """Set up the fused cycle of a Poisson operator divided by mantissa 2^exponent.
+
+    codes : the same in bytes
+    kept : an empty list, and from then on what the last set-up left in it: arrays that this one changes in place where
+        the operator has changed. The result is the same, bit for bit.
+    """
+    damping, weight, link, earth = nets = all_packed(network)
+    source: Any = Source(A, exponent, mantissa, codes) if codes is None or A.voxels is None else VoxelSource(A, codes)
+    old = taken(kept, nets)
+    grid = Grid.empty(source.size, source.periodic)
+    if codes is None or grid.diag.size <= coarsest:
+        with threads_for(grid.diag.size):
+            source.fill(grid, everywhere(grid.size))
+    tracked, levels, fused = codes is not None or bool(old), list[Level](), list[FusedLevel]()
+    varying, reduction, spans = codes is None and varies(grid.links()), 1, None
+    while grid.diag.size > coarsest:
+        with threads_for(grid.diag.size):
+            means = link_means(grid) if levels or codes is None else [float(w.any()) for w in codes.links]
+            factors = balanced_factors(means, grid.size)
+            kind = grid.size, grid.periodic, factors, codes and codes.unit, not levels, type(source)
+            level = old.pop(0) if old and old[0].fits(*kind) else Level(grid, factors, *kind[3:])
+            rules = (damping, weight), (link, earth)
+            fused += level.refresh(grid, rules, codes, source, spans, tracked, visits(reduction, varying))
+            levels.append(level)
+            reduction *= math.prod(factors)
+            grid, spans = level.below, level.changed
+    if kept is not None:
+        kept[:] = [nets, *levels]
+    return FusedCycle(fused, grid.size, generalised_inverse(grid.stencil()).float())
+
+
+def taken(kept: list[Any] | None, nets: tuple[Weights, ...]) -> list[Level]:
+    """Take the levels out of what a set-up has kept, so that one which does not come to its end leaves nothing.
+
+    A network that has been trained since has other results.
+    """
+    if not kept:
+        return []
+    (before, *levels), kept[:] = list(kept), []
+    return levels if before is nets else []

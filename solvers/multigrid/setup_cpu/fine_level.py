@@ -1,0 +1,186 @@
+"""Set-up of one fine level, a row of blocks at a time: damping, weights in eight bits, both classical coarse operators.
+
+Columns of what the network reads are filled for the (up to four) rows of cells in a row of blocks. Where surroundings
+repeat themselves, as in cell-type problems, they are hashed and only new ones evaluated.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...kernels.cpu.compile import inlined_kernel, ordered_row_kernel as row_kernel, strip_kernel
+from ...kernels.cpu.lanes import WIDTH, any_positive, load
+from .classical_sums import coarse_row, sum_space
+from .deduplicate import CHANGED, EMPTY, KEPT, ONCE, changed_range
+from .fine_weights import evaluate
+from .perceptron import CHUNK, ZERO, network_space
+from .row_features import COLUMNS, column_space, fill_block_row
+
+
+@row_kernel
+def put_damping(c, value, damping):
+    """Write sd of a cell, as a number or as a multiple of 1/unit rounded down."""
+    sd, steps, unit = damping
+    if steps.shape[0]:
+        steps[c] = np.uint16(np.float64(value) * unit)
+    else:
+        sd[c] = value
+
+
+@inlined_kernel
+def put_row(first, low, high, factors, value, results):
+    """Write the results of cells low..high of a row."""
+    damping, a = results
+    for k in range(low, high):
+        put_damping(first + k, value[3, k], damping)
+    for d in range(3):
+        if factors[d] == 2:
+            for k in range(low, high):
+                a[d, first + k] = np.uint8(value[d, k])
+
+
+@row_kernel
+def put_cell(c, m, value, results):
+    """Write the results in column m to cell c."""
+    damping, a = results
+    put_damping(c, value[3, m], damping)
+    a[0, c], a[1, c], a[2, c] = np.uint8(value[0, m]), np.uint8(value[1, m]), np.uint8(value[2, m])
+
+
+@row_kernel
+def copy_cell(c, s, results):
+    """Copy the results of cell s to cell c; none if s < 0."""
+    (sd, steps, _), a = results
+    if steps.shape[0]:
+        steps[c] = steps[s] if s >= 0 else np.uint16(0)
+    else:
+        sd[c] = sd[s] if s >= 0 else ZERO
+    for d in range(3):
+        a[d, c] = a[d, s] if s >= 0 else np.uint8(0)
+
+
+@inlined_kernel
+def enlist(block, nz, rows, factors, owns, columns, count, batch):
+    """Append the cells of a block to a batch, those without an unknown too: they may have had one."""
+    cells, own, axes = batch
+    for r in range(4):
+        for k in range(block * factors[2], min((block + 1) * factors[2], nz)):
+            if rows[r] >= 0:
+                cells[count] = rows[r] * nz + k
+                own[0, count], own[1, count] = owns[r, 0, k], owns[r, 1, k]
+                for d in range(3):
+                    for f in range(COLUMNS):
+                        axes[d, f, count] = columns[r, d, f, k]
+                count += 1
+    return count
+
+
+@inlined_kernel
+def enlist_new(places, span, first, nz, rows, factors, owns, columns, count, batch):
+    """Append the cells of the new blocks of a row to a batch."""
+    for k in range(span[0], span[1]):
+        if places[k] == first + k:
+            count = enlist(k, nz, rows, factors, owns, columns, count, batch)
+    return count
+
+
+@inlined_kernel
+def copy_cells(places, span, index, problem, blocks, results):
+    """Copy damping and weights to those blocks of a row of blocks that look like an earlier one."""
+    size, factors = problem[4], problem[5]
+    ny, nz, n = size[1], size[2], blocks[2]
+    i, j = index // blocks[1] * factors[0], index % blocks[1] * factors[1]
+    last, source = -1, 0
+    for u in range(min(factors[0], size[0] - i)):
+        for v in range(min(factors[1], ny - j)):
+            row = ((i + u) * ny + j + v) * nz
+            for k in range(span[0], span[1]):
+                s = places[k]
+                if s == KEPT or s == index * n + k:
+                    continue
+                if s != last and s >= 0:
+                    other, last = s // n, s
+                    x, y = other // blocks[1] * factors[0], other % blocks[1] * factors[1]
+                    source = (x * ny + y) * nz + (s - other * n) * factors[2]
+                c, t = row + k * factors[2], source + (u * ny + v) * nz
+                for m in range(min(factors[2], nz - k * factors[2])):
+                    copy_cell(c + m, t + m if s >= 0 else EMPTY, results)
+
+
+@inlined_kernel
+def copy_sums(places, span, first, sums):
+    """Copy both classical coarse operators to a row of blocks; 0 without unknowns."""
+    uniform, path, grounds, shifts, facts = sums
+    for k in range(span[0], span[1]):
+        c, s = first + k, places[k]
+        if s == KEPT or s == c:
+            continue
+        if s == EMPTY:
+            for d in range(3):
+                uniform[d, c] = path[d, c] = grounds[d, c] = 0
+            for f in range(7):
+                facts[f, c] = 0
+            shifts[c] = 0
+        else:
+            for d in range(3):
+                uniform[d, c], path[d, c], grounds[d, c] = uniform[d, s], path[d, s], grounds[d, s]
+            for f in range(7):
+                facts[f, c] = facts[f, s]
+            shifts[c] = shifts[s]
+
+
+@strip_kernel
+def copy_results(start, stop, spans, problem, coarse, places, results, sums):
+    """Copy results in rows start..stop to those blocks that look like an earlier one."""
+    n = coarse[2]
+    for index in range(start, stop):
+        if spans[index, 1] > 0:
+            here = places[index * n : (index + 1) * n]
+            copy_cells(here, spans[index], index, problem, coarse, results)
+            copy_sums(here, spans[index], index * n, sums)
+
+
+@strip_kernel
+def fine_level(start, stop, problem, coarse, mode, changed, new, places, nets, results, sums):
+    """Write damping, the eight-bit weights a, and both classical coarse operators, for rows of blocks.
+
+    mode, changed : which blocks to visit, see `setup_places`; new, places : spans and places of the blocks, if once per
+        key
+    results : (sd, steps, unit), a, as before or zeros
+    """
+    size, factors, periodic = problem[4], problem[5], problem[6]
+    nz, n, once = size[2], coarse[2], mode == ONCE
+    space, rows, owns, columns = column_space(nz)
+    width = owns.shape[2]
+    totals = sum_space(width, nz, periodic[2], factors[2] == 2, n)
+    room = 4 * width + CHUNK
+    x, hidden, value = network_space(nets[0][1].shape[0], room)
+    batch = np.zeros(room, np.int64), np.ones((2, room), np.float32), np.ones((3, COLUMNS, room), np.float32)
+    count, low, high = 0, 0, width
+    for index in range(start, stop):
+        if mode == CHANGED:
+            low, high = changed_range(changed[index * n : (index + 1) * n], factors[2])
+        if once:
+            high = new[index, 1]
+        if high > low:
+            here = places[index * n : (index + 1) * n] if once else places[:0]
+            fill_block_row(index, problem, coarse, space, rows, owns, columns)
+            coarse_row(index, problem, coarse, space, totals, rows, owns, columns, here, new[index], sums)
+        if once and high > 0:
+            here = places[index * n : (index + 1) * n]
+            count = enlist_new(here, new[index], index * n, nz, rows, factors, owns, columns, count, batch)
+        for r in range(4):  # the rows of cells; or the batch, if it is full
+            ready = count if r == 0 and (count >= CHUNK or index == stop - 1) else 0
+            ready = ready if once else (high if high > low and rows[r] >= 0 else 0)
+            own, axes = (batch[1], batch[2]) if once else (owns[r], columns[r])
+            for k in range(low, ready, WIDTH):
+                if any_positive(load(own, (0, k))):
+                    evaluate(own, axes, k, factors, nets[0], nets[1], x, hidden, value)
+                else:
+                    value[:, k : k + WIDTH] = 0
+            if ready and once:
+                for k in range(count):
+                    put_cell(batch[0][k], k, value, results)
+                count = 0
+            elif ready:
+                put_row(rows[r] * nz, low, min(ready, nz), factors, value, results)

@@ -1,0 +1,273 @@
+"""Which cells see the same surroundings: everything that the network reads, hashed, so that it is evaluated once.
+
+The *mark* of a cell condenses its row of the matrix (links on six sides, ground, shift, diagonal) and which of its
+neighbours hold an unknown. The *key* of a block condenses the marks of its cells and of the cells around it, and
+whether it lies at an end of an axis: more than what the network and the classical coarsenings read there. The key of a
+coarse cell condenses those of the blocks that its learned operator depends on. Equal keys mean equal results: of
+another block, or of the same block in the set-up before.
+
+Different surroundings have different keys but for a chance of about 10⁻⁸ among a million. A mistake would cost
+convergence, never correctness: the cycle is symmetric and definite whatever weights it has.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...kernels.cpu.compile import inlined_kernel, ordered_row_kernel as row_kernel, strip_kernel
+from .perceptron import above, below
+
+# odd multipliers, fixed for all time
+PRIMES = (np.random.default_rng(2026).integers(1 << 62, size=40, dtype=np.uint64) * np.uint64(2)) | np.uint64(1)
+FINAL = np.uint64(0xD6E8FEB86659FD93)
+S29, S32 = np.uint64(29), np.uint64(32)
+
+
+@row_kernel
+def clear(total):
+    """Set a row of hashes to zero."""
+    for k in range(total.shape[0]):
+        total[k] = 0
+
+
+@row_kernel
+def add_bits(total, bits, factor):
+    """Add a row of 32-bit patterns times an odd factor to a row of hashes."""
+    for k in range(total.shape[0]):
+        total[k] += np.uint64(bits[k]) * factor
+
+
+@row_kernel
+def add_hashes(total, hashes, factor):
+    """Add a row of hashes times an odd factor."""
+    for k in range(total.shape[0]):
+        total[k] += hashes[k] * factor
+
+
+@row_kernel
+def finish(total, diag, out):
+    """Mix the bits of a row of hashes; 0 where there is no unknown."""
+    for k in range(total.shape[0]):
+        h = total[k]
+        h = (h ^ (h >> S32)) * FINAL
+        out[k] = (h ^ (h >> S29)) if diag[k] > 0 else np.uint64(0)
+
+
+@row_kernel
+def add_flags(total, diag, factor):
+    """Add an odd factor where there is an unknown."""
+    for k in range(total.shape[0]):
+        total[k] += factor if diag[k] > 0 else np.uint64(0)
+
+
+@inlined_kernel
+def marks_of_row(row, low, high, problem, total, out):
+    """Write the marks of cells low..high of a row."""
+    w, ground, shift, diag, size, periodic = problem
+    ny, nz = size[1], size[2]
+    first = row * nz
+    start, stop = first + low, first + high
+    positions, steps = (row // ny, row % ny), (ny * nz, nz)
+    clear(total)
+    for d in range(3):
+        add_bits(total, w[d, start:stop].view(np.uint32), PRIMES[d])
+        add_bits(total, ground[d, start:stop].view(np.uint32), PRIMES[3 + d])
+    add_bits(total, shift[start:stop].view(np.uint32), PRIMES[6])
+    add_bits(total, diag[start:stop].view(np.uint32), PRIMES[7])
+    for d in range(2):
+        p, n, t = positions[d], size[d], steps[d]
+        before, after = below(first, p, n, t), above(first, p, n, t)
+        add_bits(total, w[d, before + low : before + high].view(np.uint32), PRIMES[8 + d])
+        if p > 0 or periodic[d]:
+            add_flags(total, diag[before + low : before + high], PRIMES[11 + d])
+        if p < n - 1 or periodic[d]:
+            add_flags(total, diag[after + low : after + high], PRIMES[14 + d])
+    along, inner, last = w[2, first : first + nz].view(np.uint32), max(low, 1), min(high, nz - 1)
+    add_bits(total[inner - low :], along[inner - 1 : high - 1], PRIMES[10])
+    add_flags(total[inner - low :], diag[first + inner - 1 : stop - 1], PRIMES[13])
+    add_flags(total[: last - low], diag[start + 1 : first + last + 1], PRIMES[16])
+    if low == 0:
+        total[0] += np.uint64(along[nz - 1]) * PRIMES[10]
+        total[0] += PRIMES[13] if periodic[2] and diag[first + nz - 1] > 0 else np.uint64(0)
+    if high == nz:
+        total[nz - 1 - low] += PRIMES[16] if periodic[2] and diag[first] > 0 else np.uint64(0)
+    finish(total, diag[start:stop], out[start:stop])
+
+
+@strip_kernel
+def cell_marks(start, stop, spans, problem, out):
+    """Write the marks of the spans of rows start..stop."""
+    space = np.empty(problem[4][2], np.uint64)
+    for row in range(start, stop):
+        low, high = spans[row, 0], spans[row, 1]
+        if high > low:
+            marks_of_row(row, low, high, problem, space[: high - low], out)
+
+
+@row_kernel
+def place(p, n):
+    """Tell the ends of an axis of n blocks from one another and from the middle."""
+    return (1 if p == 0 else 0) + (2 if p == n - 1 else 0) + (4 if p == n - 2 else 0)
+
+
+@inlined_kernel
+def gather_marks(i, j, low, high, marks, size, factors, periodic, own, cross):
+    """Sum the marks of cells low..high of a row of blocks, row by row of cells, and those of the rows around it."""
+    nx, ny, nz = size[0], size[1], size[2]
+    x, y = i * factors[0], j * factors[1]
+    fx, fy = min(factors[0], nx - x), min(factors[1], ny - y)
+    own, cross = own[low:high], cross[low:high]
+    clear(own)
+    clear(cross)
+    for u in range(fx):
+        for v in range(fy):
+            c = ((x + u) * ny + y + v) * nz
+            add_hashes(own, marks[c + low : c + high], PRIMES[2 * u + v])
+    for v in range(fy):
+        for side in range(2):
+            inside = x + fx < nx if side else x > 0
+            if inside or periodic[0]:
+                c = (((x + fx) % nx if side else (x + nx - 1) % nx) * ny + y + v) * nz
+                add_hashes(cross, marks[c + low : c + high], PRIMES[4 + 2 * side + v])
+    for u in range(fx):
+        for side in range(2):
+            inside = y + fy < ny if side else y > 0
+            if inside or periodic[1]:
+                c = ((x + u) * ny + ((y + fy) % ny if side else (y + ny - 1) % ny)) * nz
+                add_hashes(cross, marks[c + low : c + high], PRIMES[8 + 2 * side + u])
+
+
+@row_kernel
+def mixed(h):
+    """Mix the bits of a hash that is not 0."""
+    h = (h ^ (h >> S32)) * FINAL
+    return (h ^ (h >> S29)) | np.uint64(1)
+
+
+@inlined_kernel
+def block_keys(index, low, high, marks, problem, blocks, space, keys):
+    """Write the keys of blocks low..high of a row of blocks; 0 where a block holds no unknown."""
+    size, factors, periodic = problem[4], problem[5], problem[6]
+    own, cross = space
+    i, j = index // blocks[1], index % blocks[1]
+    nz, n, f = size[2], blocks[2], factors[2]
+    first, last = (0, nz) if periodic[2] else (max(low * f - 1, 0), min(high * f + 1, nz))
+    gather_marks(i, j, first, last, marks, size, factors, periodic, own, cross)
+    here = np.uint64(1 + place(i, blocks[0]) + 8 * place(j, blocks[1])) * PRIMES[12]
+    for k in range(low, high):
+        c = k * f
+        inner, outer = own[c] * PRIMES[13], cross[c] * PRIMES[14] + here
+        if f == 2 and c + 1 < nz:
+            inner, outer = inner + own[c + 1] * PRIMES[15], outer + cross[c + 1] * PRIMES[16]
+        if c > 0:
+            outer += own[c - 1] * PRIMES[17]
+        if c + f < nz:
+            outer += own[c + f] * PRIMES[18]
+        end = k == 0 or k >= n - 2
+        if end:
+            outer += np.uint64(place(k, n)) * PRIMES[19]
+        if end and periodic[2]:
+            outer += own[nz - 1] * PRIMES[17] if k == 0 else np.uint64(0)
+            outer += own[0] * PRIMES[18] if k == n - 1 else np.uint64(0)
+        keys[k - low] = mixed(inner + outer) if inner != 0 else np.uint64(0)
+
+
+@row_kernel
+def note(row, first, keys, changed):
+    """Store a row of keys, and which of them are others than before."""
+    for k in range(row.shape[0]):
+        changed[first + k] = row[k] != keys[first + k]
+    for k in range(row.shape[0]):
+        keys[first + k] = row[k]
+
+
+@inlined_kernel
+def range_around(index, ranges, size, factors, blocks, periodic):
+    """Return which blocks of a row of blocks have a changed mark in or around them."""
+    nx, ny, nz = size[0], size[1], size[2]
+    x, y = index // blocks[1] * factors[0], index % blocks[1] * factors[1]
+    low, high = nz, 0
+    for u in range(-1, factors[0] + 1):
+        for v in range(-1, factors[1] + 1):
+            row = (x + u + nx) % nx * ny + (y + v + ny) % ny
+            if ranges[row, 1] > 0:
+                low, high = min(low, ranges[row, 0]), max(high, ranges[row, 1])
+    if high == 0:
+        return 0, 0
+    if periodic and (low == 0 or high == nz):
+        return 0, blocks[2]
+    return max(low - 1, 0) // factors[2], min((high + factors[2]) // factors[2], blocks[2])
+
+
+@strip_kernel
+def find_block_keys(start, stop, problem, blocks, ranges, marks, keys, changed):
+    """Write the keys of the blocks of rows start..stop, and which of them changed.
+
+    ranges : per row of cells, from where to where marks changed, (0, 0) if none did; `changed` comes in as False
+    """
+    nz, n = problem[4][2], blocks[2]
+    space, row = (np.empty(nz, np.uint64), np.empty(nz, np.uint64)), np.empty(n, np.uint64)
+    for index in range(start, stop):
+        low, high = range_around(index, ranges, problem[4], problem[5], blocks, problem[6][2])
+        if high > low:
+            block_keys(index, low, high, marks, problem, blocks, space, row)
+            note(row[: high - low], index * n + low, keys, changed)
+
+
+@strip_kernel
+def cell_signatures(start, stop, spans, keys, size, out):
+    """Write what the classical operators of the spans depend on: keys of blocks, and of those below."""
+    ny, nz = size[1], size[2]
+    space = np.empty(nz, np.uint64)
+    for row in range(start, stop):
+        low, high = spans[row, 0], spans[row, 1]
+        if high <= low:
+            continue
+        first, total = row * nz, space[: high - low]
+        own, inner = keys[first : first + nz], max(low, 1)
+        x, y = below(first, row // ny, size[0], ny * nz), below(first, row % ny, ny, nz)
+        clear(total)
+        add_hashes(total, own[low:high], PRIMES[0])
+        add_hashes(total, keys[x + low : x + high], PRIMES[1])
+        add_hashes(total, keys[y + low : y + high], PRIMES[2])
+        add_hashes(total[inner - low :], own[inner - 1 : high - 1], PRIMES[3])
+        if low == 0:
+            total[0] += own[nz - 1] * PRIMES[3]
+        for k in range(low, high):
+            out[first + k] = mixed(total[k - low]) if own[k] != 0 else np.uint64(0)
+
+
+@strip_kernel
+def find_cell_keys(start, stop, spans, signatures, size, periodic, keys, changed):
+    """Write the keys of coarse cells in the spans: their signatures and those of neighbours that exist.
+
+    changed : comes in as False
+    """
+    ny, nz = size[1], size[2]
+    space, steps = np.empty(nz, np.uint64), (ny * nz, nz)
+    for row in range(start, stop):
+        low, high = spans[row, 0], spans[row, 1]
+        if high <= low:
+            continue
+        first, positions, row_keys = row * nz, (row // ny, row % ny), space[: high - low]
+        own, inner, last = signatures[first : first + nz], max(low, 1), min(high, nz - 1)
+        clear(row_keys)
+        add_hashes(row_keys, own[low:high], PRIMES[20])
+        for d in range(2):
+            p, n, t = positions[d], size[d], steps[d]
+            if n > 1 and (p > 0 or periodic[d]):
+                before = below(first, p, n, t)
+                add_hashes(row_keys, signatures[before + low : before + high], PRIMES[21 + d])
+            if n > 1 and (p < n - 1 or periodic[d]):
+                after = above(first, p, n, t)
+                add_hashes(row_keys, signatures[after + low : after + high], PRIMES[24 + d])
+        add_hashes(row_keys[inner - low :], own[inner - 1 : high - 1], PRIMES[23])
+        add_hashes(row_keys[: max(last - low, 0)], own[low + 1 : last + 1], PRIMES[26])
+        if nz > 1 and periodic[2]:
+            if low == 0:
+                row_keys[0] += own[nz - 1] * PRIMES[23]
+            if high == nz:
+                row_keys[nz - 1 - low] += own[0] * PRIMES[26]
+        for k in range(high - low):
+            row_keys[k] = mixed(row_keys[k]) if own[low + k] != 0 else np.uint64(0)
+        note(row_keys, first + low, keys, changed)

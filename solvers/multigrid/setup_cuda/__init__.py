@@ -1,0 +1,1 @@
+"""Set-up on a CUDA device: the network evaluated by Triton kernels."""

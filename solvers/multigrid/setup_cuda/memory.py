@@ -1,0 +1,102 @@
+"""What the CUDA kernels move and hold, in bytes, by arithmetic on shapes and dtypes; tests compare it with the arrays.
+
+A launch reads or writes each of its arrays once per cell, neighbours in cache. `traffic` of a cycle and `step_bytes` of
+the rest of a CG step are what `krylearn bench cuda` divides by a time to get a bandwidth; `memory_needed` is what a
+solve needs beyond the operator and the caller's right-hand side.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from ...kernels.cuda.cycle import CudaCycle
+from ...kernels.cuda.formats import TABLE
+from ...kernels.cuda.level import CudaLevel
+from ..hierarchy import COARSEST, visits
+
+VECTORS = 32  # bytes per cell of x, r, p and a copy of b in fp64; A p borrows the work space of the cycle
+# bytes per cell at the peak of a set-up beyond what is kept: circuits, fp32 medium, marks, coarse stencils; of a
+# cell-type medium at most, where the network is evaluated for every cell; of the torch rules, beside the kept ones
+PEAK = {"network": 74, "network, cells": 106, "torch": 170}
+
+
+class Need(NamedTuple):
+    """Bytes: of the cycle, while solving (cycle included), and at the peak of a set-up."""
+
+    kept: int
+    solving: int
+    setting_up: int
+
+
+def level_traffic(v: CudaLevel, coarse: int) -> int:
+    """Return the bytes that the kernels of a level move, six or, where it stays, four; coarse : cells of the next."""
+    n, word = v.cells, v.b.element_size()
+    if v.op.form == TABLE:
+        name = v.op.arrays[0].element_size()
+        stored, without_damping, weights = name, name, name
+    else:
+        link = v.op.arrays[0].element_size()
+        stored, without_damping, weights = 5 * link, 4 * link, 3
+    relax = 2 * (stored + 2 * word)
+    restrict, prolong = (0, 0) if v.stays else (weights + word, weights + word)
+    correct = without_damping + 3 * word
+    finish = stored + 4 * word + (0 if v.op.form == TABLE else weights)
+    return n * (relax + restrict + prolong + correct + finish) + (1 if v.stays else 3) * coarse * word
+
+
+def traffic(cycle: CudaCycle) -> int:
+    """Return the bytes that one application of a cycle moves.
+
+    In 3D, all axes coarsened, 81 per cell (cell-type) and 131 (general) with bfloat16, 87 and 179 in fp32; the budget
+    is 80 and 180. Of a cell-type operator with more than 65,536 patterns 12 more.
+    """
+    sizes = [*(v.cells for v in cycle.levels), cycle.bottom_b.numel()]
+    levels = sum(level_traffic(v, coarse) for v, coarse in zip(cycle.levels, sizes[1:], strict=True))
+    return levels + cycle.inverse.nbytes + 2 * cycle.bottom_b.nbytes
+
+
+def step_bytes(cells: bool, preconditioned: bool = True) -> int:
+    """Return the bytes per cell of a CG step in fp64 beside the cycle; cells : cell-type operator.
+
+    direction 20 (24 without a cycle), product 16 and the operator's 2 or 32, residual 28 (24), x 24.
+
+    Examples
+    --------
+    >>> step_bytes(True), step_bytes(False)
+    (90, 120)
+    """
+    vectors = 20 + 16 + 28 + 24 if preconditioned else 24 + 16 + 24 + 24
+    return vectors + (2 if cells else 32)
+
+
+def memory_needed(
+    size: tuple[int, ...], *, cells: bool, rule: str = "network", storage: torch.dtype = torch.bfloat16
+) -> Need:
+    """State the device memory that a solve in fp64 needs beyond the operator and the caller's b.
+
+    Parameters
+    ----------
+    size : cells per axis
+    cells : whether the operator is cell-type (fluid, obstacles, free surfaces)
+    rule : "network", or "torch" for everything that is set up by torch: classical and tuned rules, other networks
+    storage : of the conductances of levels
+
+    Examples
+    --------
+    >>> need = memory_needed((256, 256, 256), cells=True)
+    >>> round(need.solving / 256**3, 1), round(memory_needed((256, 256, 256), cells=False).solving / 256**3, 1)
+    (54.3, 66.6)
+    """
+    sizes = [size]
+    while math.prod(sizes[-1]) > COARSEST:
+        sizes.append(tuple(-(-n // 2) if n > 1 else 1 for n in sizes[-1]))
+    stored = 5 * storage.itemsize + 3 + 16
+    finest = 2 + 16 if cells else stored
+    coarser = [(math.prod(s), visits(8**l, varying=not cells)) for l, s in enumerate(sizes[1:-1], 1)]
+    kept = math.prod(size) * finest + sum(n * (stored + 8 * (times - 1)) for n, times in coarser)
+    kept += 4 * COARSEST * (COARSEST + 2)
+    key = "torch" if rule == "torch" else "network, cells" if cells else "network"
+    return Need(kept, kept + math.prod(size) * VECTORS, math.prod(size) * PEAK[key])

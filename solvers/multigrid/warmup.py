@@ -1,0 +1,62 @@
+"""Compile the kernels that a solve uses, once per process and kind of problem, apart from any timed set-up."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from itertools import islice
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from krylearn.pde import Poisson
+from krylearn.pde.poisson.components import compile_components
+
+
+def kind_of(A: Any, codes: Any) -> str:
+    """Return of which kind an operator is: given as bytes, as arrays that bytes can stand for, or anything else.
+
+    codes : what `codes_of` says
+
+    Examples
+    --------
+    >>> A = Poisson.from_coefficients(np.ones((4, 4)))
+    >>> kind_of(A, None), kind_of(Poisson.from_cells(np.ones((4, 4))), None)
+    ('medium', 'voxels')
+    """
+    return "voxels" if A.voxels is not None else "medium" if codes is None else "codes"
+
+
+def tiny(kind: str) -> Poisson:
+    """Return a small system of a kind."""
+    if kind == "voxels":
+        return Poisson.from_cells(np.ones((6, 6, 6)), boundary="dirichlet")
+    kappa = torch.ones(6, 6, 6, dtype=torch.float64)
+    if kind == "medium":
+        kappa[3, 3, 3] = 2.0
+    return Poisson.from_coefficients(kappa)
+
+
+@cache
+def compile_kernels(kind: str) -> float:
+    """Set up and take two steps on a tiny system; return the seconds, which numba's disk cache makes few.
+
+    Examples
+    --------
+    >>> compile_kernels("voxels") >= 0.0
+    True
+    """
+    from ..kernels.cpu.cell_bytes import codes_of
+    from ..kernels.cpu.conjugate_gradients import FusedProduct, fused_cg_steps
+    from .network import CoefficientNetwork
+    from .setup_cpu.build import learned_cycle
+
+    start = time.perf_counter()
+    compile_components(in_bytes=kind == "voxels")
+    A, b = tiny(kind), torch.ones(6, 6, 6, dtype=torch.float64)
+    fused = learned_cycle(A, 0, CoefficientNetwork(0), coarsest=8, codes=codes_of(A))
+    M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0, mantissa=1.0))
+    FusedProduct(A)(b)
+    list(islice(fused_cg_steps(SimpleNamespace(operator=A, calls=0), b, torch.zeros_like(b), M), 3))
+    return time.perf_counter() - start
