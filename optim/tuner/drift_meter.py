@@ -58,7 +58,7 @@ class Watch:
     def _careful(self) -> Iterator[None]:
         try:
             yield
-        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        except Exception as error:
             self.active, self.loop.facts.blocks, self.loop.anchors = False, 0, []
             self.loop.warn(f"gradients and steps could not be compared ({error}); the lr stays")
 

@@ -117,7 +117,7 @@ def refresh(loop: Loop, source: LossSource) -> None:
     f.refresh = f.steps + max(REFRESH, f.steps)
     try:
         f.sharpness, loop.top = top_curvature(source, loop.base, loop.top, loop.rng)
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:
         return loop.warn(f"the sharpness could not be measured ({error}); the lr stays")
     if f.sharpness > CAP * loop.threshold():
         f.scale *= 0.5
@@ -130,9 +130,9 @@ def resolve(loop: Loop, source: LossSource) -> None:
     f.resolved = 1
     try:
         pairs = spectrum(source, loop.base, LANCZOS, loop.rng)
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:
         return loop.warn(f"the spectrum could not be measured ({error}); the momentum stays")
-    condition = policies.condition_of(pairs.values.tolist(), pairs.residuals.tolist())
+    condition = policies.condition_of(pairs.values.tolist(), pairs.bounds.tolist())
     if condition is not None:
         loop.set_momentum(policies.heavy_ball(condition))
     loop.note("spectrum", math.nan)

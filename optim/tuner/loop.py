@@ -14,6 +14,7 @@ warm-started products, at intervals that double, and the condition number by Lan
 from __future__ import annotations
 
 import math
+import traceback
 import warnings
 from typing import Any
 
@@ -33,6 +34,22 @@ CHECK = 2  # steps between two looks while the ramp goes well, half of it while 
 
 class TunerWarning(UserWarning):
     """Something could not be measured, or had to be undone; training goes on."""
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the last line of an exception's traceback, and where it was raised.
+
+    Examples
+    --------
+    >>> try:
+    ...     {}["loss"]
+    ... except KeyError as error:
+    ...     print(describe_error(error).split(", in ")[0])
+    KeyError: 'loss'
+    """
+    kind = traceback.format_exception_only(error)[-1].strip()
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{kind}, in {frames[-1].name}, line {frames[-1].lineno} of {frames[-1].filename}" if frames else kind
 
 
 class Loop:

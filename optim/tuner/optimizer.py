@@ -25,7 +25,7 @@ from .checkpoint import pack, unpack
 from .closure import observe_closure
 from .drift_meter import Watch
 from .groups import effective
-from .loop import Loop, TunerWarning
+from .loop import Loop, TunerWarning, describe_error
 from .loss import LossSource
 from .spectral import spectrum
 from .wrapper import Wrapper, check_base
@@ -132,10 +132,10 @@ class CurvatureTuner(Wrapper):
                 self._loop.look(source)
             else:
                 self._spectral(source)
-        except (RuntimeError, ValueError, ArithmeticError, NotImplementedError) as error:
+        except Exception as error:  # whatever fails in a look, the training that is looked at goes on
             self._loop.facts.spent += source.spent
-            warnings.warn(f"the tuner could not look at the loss ({error}); lr {self.lr:.3g} stays", TunerWarning,
-                          stacklevel=2)  # fmt: skip
+            text = f"the tuner could not look at the loss ({describe_error(error)}); lr {self.lr:.3g} stays"
+            warnings.warn(text, TunerWarning, stacklevel=2)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]

@@ -63,7 +63,7 @@ def gather(loop: Loop, source: LossSource) -> None:
     lr = f.start if early else f.scale * f.nominal
     try:
         lr = trials.run(f.start / policies.START * policies_trials.CENTRE if early else lr)
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:
         loop.warn(f"lrs could not be tried ({error}); lr {lr:.3g} stays")
     f.spent += trials.spent
     loop.snapshots = [(f.steps, lr, Snapshot.take(loop.base, loop.modules))] * 2
