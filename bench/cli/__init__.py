@@ -244,7 +244,3 @@ def _warmup(options: argparse.Namespace) -> int:
 
     warmup()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -115,6 +115,6 @@ def _function(method: str) -> Callable[..., Path]:
         from krylearn.solvers.published.npsdo_training import train_npsdo
 
         return train_npsdo
-    from krylearn.solvers.training.coefficients import train as train_multigrid
+    from krylearn.solvers.training import train as train_multigrid
 
     return train_multigrid

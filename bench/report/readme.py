@@ -84,7 +84,7 @@ def all_records(root: Path = ROOT) -> dict[str, list[dict]]:
     True
     """
     names = {*map(source, TABLES), *PICTURES}
-    return {name: read(root / "bench" / "records" / f"{name}.jsonl") for name in sorted(names)}
+    return {name: read(root / "bench" / "studies" / "records" / f"{name}.jsonl") for name in sorted(names)}
 
 
 def provenance(lines: Lines) -> str:

@@ -143,10 +143,10 @@ def shipped(name: str) -> CoefficientNetwork:
         return load_weights(path)
 
 
-def card_of(name: str) -> dict[str, Any]:
-    """Read the card of weights that came with the package: what they saw, for how long, how they scored.
+def card_of(name: str, package: str = __package__) -> dict[str, Any]:
+    """Read the card of weights that came with a package: what they saw, for how long, how they scored.
 
     >>> card_of("3d-network-v1")["steps"]
     3000
     """
-    return json.loads((resources.files(__package__) / "weights" / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads((resources.files(package) / "weights" / f"{name}.json").read_text(encoding="utf-8"))

@@ -54,7 +54,7 @@ def test_report_writes_the_page_and_check_notices_a_difference(tmp_path, capsys)
     (tmp_path / "README.md").write_text(PAGE)
     records = [Record("krylearn learned", "mazes", 512, 1e-6, "CONVERGED", iterations=9.0, shape=(8, 8, 8), seed=0)]
     records[0].more = {"run": "r"}
-    append(tmp_path / "bench" / "records" / "families.jsonl", records)
+    append(tmp_path / "bench" / "studies" / "records" / "families.jsonl", records)
     assert report.write_report(tmp_path, check=True) == 1
     assert (tmp_path / "README.md").read_text() == PAGE
     assert report.write_report(tmp_path) == 0
