@@ -161,7 +161,7 @@ def test_shipped_weights_load_and_their_cards_agree(name):
     network = storage.shipped(name)
     assert isinstance(network, CoefficientNetwork)
     assert (network.hidden == 0) == ("tuned" in name)
-    folder = resources.files("krylearn.solvers") / "weights"
+    folder = resources.files("krylearn.solvers.multigrid") / "weights"
     card = json.loads((folder / f"{name}.json").read_text())
     with resources.as_file(folder / f"{name}.safetensors") as path, safe_open(path, framework="pt") as file:
         metadata = file.metadata()
@@ -176,9 +176,11 @@ def test_shipped_weights_load_and_their_cards_agree(name):
 
 
 def test_nothing_else_is_shipped():
-    names = {p.name for p in (resources.files("krylearn.solvers") / "weights").iterdir() if p.is_file()}
     published = [*dcdm_storage.SHIPPED.values(), *npsdo_directions.DEFAULT.values()]
-    assert names == {f"{name}{suffix}" for name in [*SHIPPED, *published] for suffix in (".safetensors", ".json")}
+    for package, expected in (("multigrid", SHIPPED), ("published", published)):
+        folder = resources.files(f"krylearn.solvers.{package}") / "weights"
+        names = {p.name for p in folder.iterdir() if p.is_file()}
+        assert names == {f"{name}{suffix}" for name in expected for suffix in (".safetensors", ".json")}
 
 
 def test_shipped_weights_are_read_once():

@@ -179,7 +179,9 @@ def test_other_architectures_are_refused():
     from importlib import resources
 
     with (
-        resources.as_file(resources.files("krylearn.solvers") / "weights" / "3d-network-v1.safetensors") as other,
+        resources.as_file(
+            resources.files("krylearn.solvers.multigrid") / "weights" / "3d-network-v1.safetensors"
+        ) as other,
         pytest.raises(ValueError, match="expected 'dcdm-1'"),
     ):
         load_network(other)
