@@ -178,10 +178,10 @@ def test_what_was_saved_comes_back(tmp_path):
 def test_other_architectures_are_refused():
     from importlib import resources
 
+    weights = resources.files("krylearn.solvers.multigrid") / "weights"
+
     with (
-        resources.as_file(
-            resources.files("krylearn.solvers.multigrid") / "weights" / "3d-network-v1.safetensors"
-        ) as other,
+        resources.as_file(weights / "3d-network-v1.safetensors") as other,
         pytest.raises(ValueError, match="expected 'dcdm-1'"),
     ):
         load_network(other)
@@ -192,7 +192,7 @@ def test_other_architectures_are_refused():
 
 @pytest.mark.parametrize("name", sorted(SHIPPED.values()))
 def test_card_says_what_the_training_was(name):
-    network, card = shipped_network(name), card_of(name)
+    network, card = shipped_network(name), card_of(name, "krylearn.solvers.published")
     assert card["architecture"] == "dcdm-1"
     assert (int(card["size"]), card["dimension"]) == (network.size, network.dimension)
     for fact in ("grid", "ritz_vectors", "steps", "batch", "learning_rate", "hours", "hardware", "validation_loss"):
