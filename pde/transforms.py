@@ -26,6 +26,7 @@ import scipy.fft
 import torch
 from torch import Tensor
 
+from .poisson.fields import Slot
 from .poisson.operator import Poisson
 
 TYPES = {"NN": ("dct", 2), "DD": ("dst", 2), "ND": ("dct", 4), "DN": ("dst", 4)}
@@ -47,6 +48,9 @@ class Box:
         return 4 * self.conductance[d] * np.sin(angle / 2) ** 2
 
 
+BOX: Slot[Box | None] = Slot("box")
+
+
 def is_box(A: Poisson) -> bool:
     """Tell whether A is a full box with constant coefficients, up to 64 rounding errors; cached.
 
@@ -57,9 +61,11 @@ def is_box(A: Poisson) -> bool:
     >>> is_box(Poisson.from_cells([[1, 1, 0], [1, 1, 1]]))
     False
     """
-    if "box" not in A.cache:
-        A.cache["box"] = _find_box(A)
-    return A.cache["box"] is not None
+    return _box_of(A) is not None
+
+
+def _box_of(A: Poisson) -> Box | None:
+    return BOX.compute_once(A, lambda: _find_box(A))
 
 
 def solve_box(A: Poisson, b: Any, workers: int | None = None) -> Any:
@@ -85,14 +91,15 @@ def solve_box(A: Poisson, b: Any, workers: int | None = None) -> Any:
     >>> bool(np.allclose(solve_box(A, A @ x), x))
     True
     """
-    if not is_box(A):
+    box = _box_of(A)
+    if box is None:
         raise ValueError(
             f"got {A!r}, which is no full box with constant coefficients; expected is_box(A): use krylearn.solvers.cg"
         )
     grid = A.to_grid(b)
     if grid.device.type == "cpu" and not grid.requires_grad and grid.dtype in (torch.float32, torch.float64):
-        return A.from_grid(torch.from_numpy(_solve_fast(A.cache["box"], grid.numpy(), workers)), b)
-    return A.from_grid(_solve_dense(A.cache["box"], grid), b)
+        return A.from_grid(torch.from_numpy(_solve_fast(box, grid.numpy(), workers)), b)
+    return A.from_grid(_solve_dense(box, grid), b)
 
 
 def _solve_fast(box: Box, b: np.ndarray, workers: int | None) -> np.ndarray:

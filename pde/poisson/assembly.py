@@ -1,17 +1,14 @@
-"""The operator as a SciPy CSR matrix: the judge of the matrix-free product."""
+"""The operator as a SciPy CSR matrix: the reference for the matrix-free product."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse
 
-if TYPE_CHECKING:
-    from .operator import Poisson
+from .fields import PoissonFields
 
 
-def matrix(A: Poisson, unknowns: bool = False) -> scipy.sparse.csr_array:
+def matrix(A: PoissonFields, unknowns: bool = False) -> scipy.sparse.csr_array:
     """Assemble A; columns ascend, and the two faces between the cells of a periodic axis of length 2 are summed."""
     cells = np.arange(A.unknown.numel()) if A.numbering is None else A.numbering.cpu().numpy()
     mask = A.unknown.cpu().numpy().ravel()
@@ -30,7 +27,7 @@ def matrix(A: Poisson, unknowns: bool = False) -> scipy.sparse.csr_array:
     return out
 
 
-def _stencil(A: Poisson, row_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _stencil(A: PoissonFields, row_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return columns and values of the 7 entries of every cell, in ascending order where nothing wraps."""
     grid = row_of.reshape(A.unknown.shape)
     columns = np.empty((row_of.size, 7), dtype=row_of.dtype)

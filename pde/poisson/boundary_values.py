@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .conductances import neighbour, previous
+from .fields import PoissonFields
 from .grid import as_real, internal_axes, placed, volume
 
-if TYPE_CHECKING:
-    from .operator import Poisson
 
-
-def rhs(A: Poisson, f: Any, dirichlet: Any, flux: Any) -> Any:
+def rhs(A: PoissonFields, f: Any, dirichlet: Any, flux: Any) -> Any:
     """Return f x volume + w g at faces where p = g is fixed + area q at Neumann sides with inward flux q.
 
-    w is the conductance of that face in the table of `poisson.py`. Cells without an unknown get 0.
+    w is the conductance of that face in the table of `operator.py`. Cells without an unknown get 0.
 
     Raises
     ------
@@ -41,7 +39,7 @@ def rhs(A: Poisson, f: Any, dirichlet: Any, flux: Any) -> Any:
     return A.from_grid(torch.where(A.unknown, b, 0), source)
 
 
-def _everywhere(A: Poisson, value: Any) -> dict[str, Any]:
+def _everywhere(A: PoissonFields, value: Any) -> dict[str, Any]:
     """One number for every place where p is fixed."""
     if value is None:
         return {}
@@ -52,7 +50,7 @@ def _everywhere(A: Poisson, value: Any) -> dict[str, Any]:
     return dict.fromkeys(keys + ["open"] * (A.open is not None), value)
 
 
-def _open_values(A: Poisson, value: Any) -> Tensor:
+def _open_values(A: PoissonFields, value: Any) -> Tensor:
     """Contribution of p = value at the centres of OPEN cells."""
     if A.open is None:
         raise ValueError('got dirichlet["open"] for an operator without OPEN cells; expected none: drop the key')
@@ -74,7 +72,7 @@ def _open_values(A: Poisson, value: Any) -> Tensor:
     return total
 
 
-def _sides(A: Poisson, key: str, value: Any, kind: str) -> Tensor:
+def _sides(A: PoissonFields, key: str, value: Any, kind: str) -> Tensor:
     """Contribution of a value on one side ("x-") or on both sides ("x") of an axis."""
     name, ndim = "flux" if kind == "neumann" else "dirichlet", len(A.grid_shape)
     axis = "xyz"[:ndim].find(key[:1] or "?")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import conductances as builders
+from .conductances import Conductances, from_cells, internal_kinds
 from .grid import Cell, Kinds, internal_shape, parse_boundary, parse_cells, parse_spacing, volume
 
 
@@ -22,7 +22,7 @@ class Voxels(NamedTuple):
     """What a cell-type operator was built from.
 
     cells : uint8 codes on the internal grid, a copy of its own; kinds : of the sides, per internal axis
-    unit : the one conductance, a number of `dtype`;  given : cells, spacing and boundary for `builders.from_cells`
+    unit : the one conductance, a number of `dtype`;  given : cells, spacing and boundary for `conductances.from_cells`
     """
 
     cells: Tensor
@@ -35,10 +35,10 @@ class Voxels(NamedTuple):
         """Return the same with its cells on another device."""
         return self._replace(cells=self.cells.to(device))
 
-    def conductances(self) -> dict[str, Any]:
-        """Compute all fields of the operator."""
+    def conductances(self) -> Conductances:
+        """Compute the conductances of the operator."""
         cells, spacing, boundary = self.given
-        return builders.from_cells(cells, spacing, boundary, None, self.dtype)
+        return from_cells(cells, spacing, boundary, None, self.dtype)["source"]
 
     def linked_along(self, d: int) -> np.ndarray:
         """Say which cells are linked with the next one along an internal axis; of voxels on the host."""
@@ -76,19 +76,19 @@ def cut(d: int, start: int | None, stop: int | None) -> tuple[slice, ...]:
     return tuple(slice(start, stop) if axis == d else slice(None) for axis in range(3))
 
 
-def postponed(cells: Any, spacing: Any, boundary: Any, shift: Any, dtype: torch.dtype) -> dict[str, Any] | None:
+def keep_cells(cells: Any, spacing: Any, boundary: Any, shift: Any, dtype: torch.dtype) -> dict[str, Any] | None:
     """Return the fields that are known without any conductance, None for operators that are not of cell type.
 
     Raises
     ------
     ValueError
-        as `builders.from_cells`
+        as `conductances.from_cells`
 
     Examples
     --------
-    >>> sorted(postponed(torch.ones(3, 4), 1.0, "neumann", None, torch.float64))
-    ['boundary', 'full', 'grid_shape', 'numbering', 'open', 'spacing', 'unknown', 'voxels']
-    >>> postponed(torch.ones(3, 4), (1.0, 2.0), "neumann", None, torch.float64) is None
+    >>> sorted(keep_cells(torch.ones(3, 4), 1.0, "neumann", None, torch.float64))
+    ['boundary', 'grid_shape', 'open', 'source', 'spacing', 'unknown']
+    >>> keep_cells(torch.ones(3, 4), (1.0, 2.0), "neumann", None, torch.float64) is None
     True
     """
     codes = parse_cells(cells)
@@ -109,7 +109,5 @@ def postponed(cells: Any, spacing: Any, boundary: Any, shift: Any, dtype: torch.
         "boundary": kinds,
         "unknown": unknown,
         "open": is_open if bool(raw(is_open).any()) else None,
-        "numbering": None,
-        "full": bool(raw(unknown).all()),
-        "voxels": Voxels(inside, builders.internal_kinds(kinds), unit, dtype, given),
+        "source": Voxels(inside, internal_kinds(kinds), unit, dtype, given),
     }

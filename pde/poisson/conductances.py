@@ -1,12 +1,12 @@
 """Conductances from cells, coefficients or faces: the fields of a `Poisson`, computed and checked here.
 
-The formulas are in the table of `poisson.py`.
+The formulas are in the table of `operator.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +25,20 @@ from .grid import (
     volume,
 )
 
-Sides = tuple[tuple[Tensor, Tensor], ...]
+Triple = tuple[Tensor, Tensor, Tensor]
+
+
+class Conductances(NamedTuple):
+    """Every number of an operator but its diagonal, on the internal grid.
+
+    links, ground : one tensor per axis;  shift : tensor
+    sides : per axis the part of `ground` that belongs to the low and to the high side of the box; () if nobody knows
+    """
+
+    links: Triple
+    ground: Triple
+    shift: Tensor
+    sides: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
 def neighbour(t: Tensor, d: int, periodic: bool, fill: float = 0) -> Tensor:
@@ -103,12 +116,9 @@ def _fields(
         "grid_shape": grid_shape,
         "spacing": h,
         "boundary": kinds,
-        "links": links,
-        "ground": ground,
-        "shift": extra * fluid,
         "unknown": fluid,
+        "source": Conductances(links, ground, extra * fluid, sides),
         "open": is_open if any_open else None,
-        "sides": sides,
     }
 
 
@@ -154,12 +164,8 @@ def from_faces(faces: Sequence[Any], extra: Any, spacing: Any, boundary: Any, dt
         "grid_shape": grid_shape,
         "spacing": parse_spacing(spacing, len(grid_shape)),
         "boundary": tuple(_kind_of_ends(kinds[axis], sides[d]) for axis, d in enumerate(axes)),
-        "links": links,
-        "ground": ground,
-        "shift": shift,
         "unknown": unknown,
-        "open": None,
-        "sides": sides,
+        "source": Conductances(links, ground, shift, sides),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -13,15 +13,13 @@ from torch import Tensor
 
 from . import components
 from .cells import Voxels, cut
-
-if TYPE_CHECKING:
-    from .operator import Poisson
+from .fields import PoissonFields, Slot
 
 EPS = np.finfo(np.float64).eps
 SMALL = 20_000  # cells up to which NumPy is fast enough and numba need not be loaded
 
 
-class _Components(NamedTuple):
+class Components(NamedTuple):
     """Run of every cell, -1 without unknown, or how to find it; component of every run; whether one is singular."""
 
     runs: np.ndarray | components.Runs
@@ -31,6 +29,9 @@ class _Components(NamedTuple):
     def of_cells(self) -> np.ndarray:
         """Return the run of every cell."""
         return self.runs.of_cells() if isinstance(self.runs, components.Runs) else self.runs
+
+
+COMPONENTS: Slot[Components] = Slot("components", travels=True)
 
 
 class NullSpace:
@@ -54,10 +55,8 @@ class NullSpace:
     [[-1.0, 0.0, 5.0], [1.0, 0.0, 0.0]]
     """
 
-    def __init__(self, A: Poisson) -> None:
-        if "components" not in A.facts:
-            A.facts["components"] = _components(A)
-        self._found: _Components = A.facts["components"]
+    def __init__(self, A: PoissonFields) -> None:
+        self._found = COMPONENTS.compute_once(A, lambda: find_components(A))
         self._device = A.device
         self.singular: tuple[int, ...] = tuple(np.flatnonzero(self._found.singular).tolist())
         self.dimension = len(self.singular)
@@ -107,7 +106,10 @@ class NullSpace:
         return g - means.reshape(g.shape).to(g.dtype)
 
 
-def _components(A: Poisson) -> _Components:
+NULLSPACE: Slot[NullSpace] = Slot("null space")
+
+
+def find_components(A: PoissonFields) -> Components:
     """Find the components of A, on the host; of a large grid by compiled kernels."""
     unknown = A.unknown.cpu().numpy()
     large = unknown.size > SMALL
@@ -121,15 +123,15 @@ def _components(A: Poisson) -> _Components:
     if large:
         runs = components.label(unknown, links, A.periodic)
         singular, doubtful = components.earthed(extras, limit, runs)
-        found = _Components(runs, runs.of_run, singular)
+        found = Components(runs, runs.of_run, singular)
     else:
         of_cells, of_run = label(unknown, links, A.periodic)
         singular, doubtful = earthed(extras, limit, of_cells, of_run, int(of_run.max(initial=-1)) + 1)
-        found = _Components(of_cells, of_run, singular)
+        found = Components(of_cells, of_run, singular)
     return found._replace(singular=_by_sums(A, found, extras)) if doubtful else found
 
 
-def _by_sums(A: Poisson, found: _Components, extras: list[np.ndarray]) -> np.ndarray:
+def _by_sums(A: PoissonFields, found: Components, extras: list[np.ndarray]) -> np.ndarray:
     """Tell which components have extras of at most 64 eps times the sum of their diagonal."""
     runs, count = found.of_cells(), len(found.singular)
     of_cell = found.of_run[runs[runs >= 0]]
@@ -138,19 +140,19 @@ def _by_sums(A: Poisson, found: _Components, extras: list[np.ndarray]) -> np.nda
     return extra <= 64 * EPS * diag
 
 
-def _small_of_voxels(voxels: Voxels, unknown: np.ndarray, periodic: tuple[bool, ...]) -> _Components:
+def _small_of_voxels(voxels: Voxels, unknown: np.ndarray, periodic: tuple[bool, ...]) -> Components:
     """Find them from bytes; one face towards p = 0 makes a component regular."""
     runs, of_run = label(unknown, [voxels.linked_along(d) for d in range(3)], periodic)
     singular = np.ones(int(of_run.max(initial=-1)) + 1, dtype=bool)
     singular[of_run[runs[voxels.grounded()]]] = False
-    return _Components(runs, of_run, singular)
+    return Components(runs, of_run, singular)
 
 
-def _large_of_voxels(voxels: Voxels, unknown: np.ndarray, periodic: tuple[bool, ...]) -> _Components:
+def _large_of_voxels(voxels: Voxels, unknown: np.ndarray, periodic: tuple[bool, ...]) -> Components:
     """Do the same by compiled kernels: unknowns side by side are linked."""
     runs = components.label(unknown, [unknown] * 3, periodic)
     dirichlet = np.array([[kind == "dirichlet" for kind in pair] for pair in voxels.kinds])
-    return _Components(runs, runs.of_run, components.unfixed(voxels.cells.numpy(), dirichlet, periodic, runs))
+    return Components(runs, runs.of_run, components.unfixed(voxels.cells.numpy(), dirichlet, periodic, runs))
 
 
 def earthed(

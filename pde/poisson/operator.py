@@ -18,8 +18,8 @@ Symmetric, and positive semidefinite since every w, ground and shift is >= 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,16 +27,18 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from . import assembly, boundary_values, conductances as builders, nullspace, recognise, vectors as layout
-from .cells import Voxels, postponed
-from .grid import Kinds, internal_axes, torch_dtype
+from . import assembly, boundary_values, conductances, recognise, vectors
+from .cells import keep_cells
+from .conductances import Conductances
+from .fields import PoissonFields, Slot
+from .grid import torch_dtype
+from .nullspace import NULLSPACE, NullSpace
 
-Triple = tuple[Tensor, Tensor, Tensor]
-POSTPONED = ("links", "ground", "shift", "sides", "diag")  # of an operator that has `voxels`, until they are asked for
+DETACHED: Slot[Poisson] = Slot("detached")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Poisson:
+class Poisson(PoissonFields):
     """A grid-structured symmetric positive (semi)definite operator; build it with a `from_...` class method.
 
     Vectors are flat `(..., n)` or grid-shaped `(..., *grid_shape)`, NumPy or torch, batches first; an answer has the
@@ -53,9 +55,8 @@ class Poisson:
     unknown : bool tensor; diag : tensor, zero where there is no unknown
     sides : per axis the part of `ground` that belongs to the low and to the high side of the box
     open : bool tensor of OPEN cells, or None;  numbering : internal cell of each row, or None for C order
-    voxels : what a cell-type operator was built from, or None: then its conductances are computed at first use. None of
-        these tensors is to be changed in place: diag, null space and solvers would not know.
-    cache : dict for results that solvers derive from the operator; neither copied by `.to` nor pickled
+    voxels : the cells that a cell-type operator was built from: its conductances are then computed at first use; or
+        None. None of these tensors is to be changed in place: diag, null space and solvers would not know.
 
     Examples
     --------
@@ -65,52 +66,6 @@ class Poisson:
     >>> float((A @ np.ones(20)).sum())                # what leaks through 18 Dirichlet faces of conductance 2
     36.0
     """
-
-    grid_shape: tuple[int, ...]
-    spacing: tuple[float, ...]
-    boundary: Kinds
-    links: Triple
-    ground: Triple
-    shift: Tensor
-    unknown: Tensor
-    sides: tuple[tuple[Tensor, Tensor], ...]
-    open: Tensor | None = None
-    numbering: Tensor | None = None
-    voxels: Voxels | None = field(init=False, default=None)
-    diag: Tensor = field(init=False)
-    full: bool = field(init=False)
-    cache: dict[Any, Any] = field(init=False, default_factory=dict)
-    facts: dict[str, Any] = field(
-        init=False, default_factory=dict
-    )  # counts, components: found lazily, go along with .to
-
-    def __post_init__(self) -> None:
-        diag = self.shift.clone()
-        for d, (w, ground) in enumerate(zip(self.links, self.ground, strict=True)):
-            last = w.shape[d] - 1
-            diag += ground
-            diag += w
-            diag.narrow(d, 1, last).add_(w.narrow(d, 0, last))
-            diag.narrow(d, 0, 1).add_(w.narrow(d, last, 1))  # 0 unless the axis wraps
-        if not bool(torch.isfinite(diag.max())):
-            raise ValueError(f"got conductances that overflow {self.dtype}; expected finite sums: rescale kappa")
-        object.__setattr__(self, "diag", diag)
-        object.__setattr__(self, "full", bool(self.unknown.all()))
-
-    @classmethod
-    def _of_voxels(cls, known: dict[str, Any]) -> Poisson:
-        """Make an operator whose conductances nobody has computed yet."""
-        A = object.__new__(cls)
-        A.__dict__.update(known, cache={}, facts={})
-        return A
-
-    def __getattr__(self, name: str) -> Any:
-        """Compute the conductances when one of them is asked for; called only for what is not there."""
-        if name not in POSTPONED or self.__dict__.get("voxels") is None:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        made = Poisson(**self.__dict__["voxels"].conductances())
-        self.__dict__.update({each: getattr(made, each) for each in POSTPONED})
-        return self.__dict__[name]
 
     # --- builders ---------------------------------------------------------------------------------------------------
     @classmethod
@@ -139,10 +94,8 @@ class Poisson:
         >>> A.unknowns, A.nullspace.dimension, A.matrix().diagonal().tolist()
         (4, 0, [2.0, 2.0, 0.0, 1.0, 0.0, 1.0])
         """
-        known = postponed(cells, spacing, boundary, shift, torch_dtype(dtype))
-        if known is not None:
-            return cls._of_voxels(known)
-        return cls(**builders.from_cells(cells, spacing, boundary, shift, torch_dtype(dtype)))
+        arguments = cells, spacing, boundary, shift, torch_dtype(dtype)
+        return cls(**(keep_cells(*arguments) or conductances.from_cells(*arguments)))
 
     @classmethod
     def from_coefficients(
@@ -170,7 +123,7 @@ class Poisson:
         >>> A.matrix().toarray().tolist()             # 1.5 = harmonic mean, area / distance = 2, volume = 0.5
         [[4.0, -3.0], [-3.0, 4.0]]
         """
-        return cls(**builders.from_coefficients(kappa, spacing, boundary, shift, cells, torch_dtype(dtype)))
+        return cls(**conductances.from_coefficients(kappa, spacing, boundary, shift, cells, torch_dtype(dtype)))
 
     @classmethod
     def from_faces(
@@ -200,7 +153,7 @@ class Poisson:
         >>> A.unknowns, A.matrix().toarray().tolist()
         (2, [[3.0, -2.0, 0.0], [-2.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
         """
-        return cls(**builders.from_faces(faces, extra, spacing, boundary, torch_dtype(dtype)))
+        return cls(**conductances.from_faces(faces, extra, spacing, boundary, torch_dtype(dtype)))
 
     @classmethod
     def from_matrix(cls, matrix: Any, shape: Any, cells: Any = None, order: str = "C") -> Poisson:
@@ -234,49 +187,11 @@ class Poisson:
         """
         return cls(**recognise.from_matrix(matrix, shape, cells, order))
 
-    # --- facts ------------------------------------------------------------------------------------------------------
+    # --- null space -------------------------------------------------------------------------------------------------
     @property
-    def shape(self) -> tuple[int, int]:
-        """(n, n)."""
-        n = self.unknown.numel() if self.numbering is None else self.numbering.numel()
-        return (n, n)
-
-    @property
-    def unknowns(self) -> int:
-        """Number of cells that hold an unknown."""
-        if "unknowns" not in self.facts:
-            self.facts["unknowns"] = int(self.unknown.sum())
-        return self.facts["unknowns"]
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The torch dtype of the conductances."""
-        return self.shift.dtype if self.voxels is None else self.voxels.dtype
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The NumPy dtype of the conductances (SciPy asks for it)."""
-        return np.dtype(np.float32) if self.torch_dtype == torch.float32 else np.dtype(np.float64)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the conductances are."""
-        return self.unknown.device
-
-    @property
-    def periodic(self) -> tuple[bool, bool, bool]:
-        """Whether each internal axis wraps."""
-        wraps = [False, False, False]
-        for d, (low, _) in zip(internal_axes(len(self.grid_shape)), self.boundary, strict=True):
-            wraps[d] = low == "periodic"
-        return (wraps[0], wraps[1], wraps[2])
-
-    @property
-    def nullspace(self) -> nullspace.NullSpace:
+    def nullspace(self) -> NullSpace:
         """The constants on every component without ground; found at first use."""
-        if "nullspace" not in self.cache:
-            self.cache["nullspace"] = nullspace.NullSpace(self)
-        return self.cache["nullspace"]
+        return NULLSPACE.compute_once(self, lambda: NullSpace(self))
 
     def component_labels(self) -> Tensor:
         """Return the connected component (by positive links) of every cell of the internal grid, -1 without unknown."""
@@ -320,11 +235,11 @@ class Poisson:
     # --- conversions ------------------------------------------------------------------------------------------------
     def to_grid(self, v: Any) -> Tensor:
         """Return v, flat or grid-shaped, as a masked tensor on the internal grid; batches first."""
-        return layout.to_grid(self, v)
+        return vectors.to_grid(self, v)
 
     def from_grid(self, g: Tensor, like: Any) -> Any:
         """Return an internal grid in the shape, array type and dtype of `like`."""
-        return layout.from_grid(self, g, like)
+        return vectors.from_grid(self, g, like)
 
     def matrix(self, unknowns: bool = False) -> scipy.sparse.csr_array:
         """Return the assembled CSR, n by n with empty rows where there is no unknown, or over the unknowns alone.
@@ -364,16 +279,30 @@ class Poisson:
         if device == self.device and dtype == self.torch_dtype:
             return self
 
-        def move(value: Any) -> Any:
-            if isinstance(value, tuple):
-                return tuple(move(v) for v in value)
-            if isinstance(value, Tensor):
-                return value.to(device, dtype) if value.is_floating_point() else value.to(device)
-            return value
+        def move(t: Tensor) -> Tensor:
+            return t.to(device, dtype) if t.is_floating_point() else t.to(device)
 
-        moved = Poisson(**{f.name: move(getattr(self, f.name)) for f in fields(self) if f.init})
-        object.__setattr__(moved, "facts", dict(self.facts))
-        return moved
+        return self._map_tensors(move)
+
+    def _map_tensors(self, change: Callable[[Tensor], Tensor]) -> Poisson:
+        """Return the operator whose tensors are the changed ones; facts that hold for both go along."""
+
+        def apply(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(apply(v) for v in value)
+            return change(value) if isinstance(value, Tensor) else value
+
+        changed = Poisson(
+            self.grid_shape,
+            self.spacing,
+            self.boundary,
+            apply(self.unknown),
+            Conductances(*apply(tuple(self.conductances))),
+            apply(self.open),
+            apply(self.numbering),
+        )
+        changed.facts.update(self.facts)
+        return changed
 
     def detach(self) -> Poisson:
         """Return the same operator without a history for gradients; self if there is none.
@@ -384,20 +313,7 @@ class Poisson:
         """
         if self.voxels is not None or not self.diag.requires_grad:
             return self
-        if "detached" not in self.cache:
-
-            def plain(value: Any) -> Any:
-                if isinstance(value, tuple):
-                    return tuple(plain(v) for v in value)
-                return value.detach() if isinstance(value, Tensor) else value
-
-            made = Poisson(**{f.name: plain(getattr(self, f.name)) for f in fields(self) if f.init})
-            object.__setattr__(made, "facts", self.facts)
-            self.cache["detached"] = made
-        return self.cache["detached"]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "cache": {}}
+        return DETACHED.compute_once(self, lambda: self._map_tensors(Tensor.detach))
 
     def __repr__(self) -> str:
         known = f", nullspace={self.nullspace.dimension}" if self.unknowns <= 10**5 else ""

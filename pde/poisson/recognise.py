@@ -18,6 +18,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
+from .conductances import Conductances
 from .grid import Cell, Kinds, check_grid_shape, internal_axes, internal_shape, parse_cells
 
 Array = np.ndarray
@@ -71,11 +72,12 @@ def from_matrix(matrix: Any, shape: Any, cells: Any, order: str) -> dict[str, An
         "grid_shape": grid_shape,
         "spacing": (1.0,) * len(grid_shape),
         "boundary": _kinds(ground, periodic, internal_axes(len(grid_shape))),
-        "links": tuple(torch.from_numpy(w).to(dtype) for w in links),
-        "ground": tuple(torch.from_numpy(g).to(dtype) for g in ground),
-        "shift": torch.from_numpy(shift).to(dtype),
         "unknown": torch.from_numpy(unknown),
-        "sides": (),
+        "source": Conductances(
+            tuple(torch.from_numpy(w).to(dtype) for w in links),
+            tuple(torch.from_numpy(g).to(dtype) for g in ground),
+            torch.from_numpy(shift).to(dtype),
+        ),
         "numbering": None if plain else torch.from_numpy(numbering),
     }
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .conductances import Conductances
 from .grid import internal_axes, internal_shape
 from .operator import Poisson
 
@@ -55,11 +56,10 @@ def stack(operators: Sequence[Poisson]) -> Poisson:
         grid_shape=grid_shape,
         spacing=first.spacing,
         boundary=tuple(("neumann", "neumann") if k == axis else kind for k, kind in enumerate(first.boundary)),
-        links=(links[0], links[1], links[2]),
-        ground=(ground[0], ground[1], ground[2]),
-        shift=joined([A.shift for A in operators]),
         unknown=joined([A.unknown for A in operators]),
-        sides=(),
+        source=Conductances(
+            (links[0], links[1], links[2]), (ground[0], ground[1], ground[2]), joined([A.shift for A in operators])
+        ),
         numbering=_numbering(operators, internal_shape(grid_shape), room, inside[d], d),
     )
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .fields import PoissonFields
 from .grid import TORCH_DTYPES, internal_shape, share
-
-if TYPE_CHECKING:
-    from .operator import Poisson
 
 
 def on_device(v: Any) -> bool:
@@ -20,7 +18,7 @@ def on_device(v: Any) -> bool:
     return hasattr(v, "__dlpack_device__") and not isinstance(v, Tensor) and int(v.__dlpack_device__()[0]) != 1
 
 
-def as_tensor(A: Poisson, v: Any) -> Tensor:
+def as_tensor(A: PoissonFields, v: Any) -> Tensor:
     """Return v as a floating tensor on A's device, sharing memory where possible; numbers of other kinds become A's."""
     if isinstance(v, Tensor):
         if v.device != A.device:
@@ -40,7 +38,7 @@ def as_tensor(A: Poisson, v: Any) -> Tensor:
     return tensor if tensor.is_floating_point() else tensor.to(A.torch_dtype)
 
 
-def batch_shape(A: Poisson, shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
+def batch_shape(A: PoissonFields, shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
     """Return (leading batch dimensions, whether the rest is grid-shaped) or refuse the shape.
 
     One column (n, 1), SciPy's other shape of a vector, counts as flat.
@@ -56,7 +54,7 @@ def batch_shape(A: Poisson, shape: tuple[int, ...]) -> tuple[tuple[int, ...], bo
     raise ValueError(f"got a vector of shape {shape}; expected {expected}: reshape it, or build A on its grid")
 
 
-def to_grid(A: Poisson, v: Any) -> Tensor:
+def to_grid(A: PoissonFields, v: Any) -> Tensor:
     """Scatter v into the internal layout, 0 where there is no unknown."""
     tensor = as_tensor(A, v)
     batch, gridded = batch_shape(A, tuple(tensor.shape))
@@ -70,7 +68,7 @@ def to_grid(A: Poisson, v: Any) -> Tensor:
     return grid if A.full else torch.where(A.unknown, grid, 0)
 
 
-def from_grid(A: Poisson, g: Tensor, like: Any) -> Any:
+def from_grid(A: PoissonFields, g: Tensor, like: Any) -> Any:
     """Gather g back into the shape, array type and dtype of `like`."""
     shape = tuple(like.shape) if isinstance(like, Tensor) else np.shape(like)
     _, gridded = batch_shape(A, shape)

@@ -18,13 +18,17 @@ from typing import Any
 
 import torch
 from krylearn.pde import Poisson
+from krylearn.pde.poisson.conductances import Conductances
+from krylearn.pde.poisson.fields import Slot
 from krylearn.pde.transforms import is_box, solve_box
 from torch import Tensor
 
 from .arrays import from_torch, library_of, to_torch
 from .batches import block_diagonal, is_systems, solve_blocks
 from .conjugate_gradients import cg
-from .sensitivities import Conductances, gradients, product
+from .sensitivities import OperatorTensors, gradients, product
+
+CONSTANTS: Slot[Poisson] = Slot("constants")  # the operator without its history of gradients
 
 
 def solve(
@@ -84,7 +88,7 @@ def solve(
 
 
 def _apply(A: Poisson, grid: Tensor, solver: _Solver) -> Tensor:
-    return _Solve.apply(grid, solver, *(Conductances.of(A) if _has_history(A) else ()))
+    return _Solve.apply(grid, solver, *(OperatorTensors.of(A) if _has_history(A) else ()))
 
 
 def _solve_systems(operators: Sequence[Poisson], v: Tensor, solver: _Solver) -> Tensor:
@@ -104,7 +108,7 @@ def _has_history(A: Poisson) -> bool:
         t.requires_grad
         or torch.autograd.forward_ad.unpack_dual(t).tangent is not None
         or torch._C._functorch.is_functorch_wrapped_tensor(t)
-        for t in Conductances.of(A)
+        for t in OperatorTensors.of(A)
     )
 
 
@@ -139,14 +143,14 @@ class _Solver:
 
     def _numbers(self, conductances: tuple[Tensor, ...]) -> Poisson:
         """Return A as numbers alone; kept, so that all solves with this A share one set-up."""
-        A, cache = self.A, self.A.cache
-        if "numbers" not in cache:
-            c = Conductances(*(t.detach() for t in conductances))
-            cache["numbers"] = Poisson(
-                A.grid_shape, A.spacing, A.boundary, c.links, c.ground, c.shift, c.unknown, sides=(),
-                numbering=A.numbering,
-            )  # fmt: skip
-        return cache["numbers"]
+        A = self.A
+
+        def build() -> Poisson:
+            c = OperatorTensors(*(t.detach() for t in conductances))
+            constants = Conductances(c.links, c.ground, c.shift)
+            return Poisson(A.grid_shape, A.spacing, A.boundary, c.unknown, constants, numbering=A.numbering)
+
+        return CONSTANTS.compute_once(A, build)
 
     def _one(self, A: Poisson, g: Tensor, guess: Tensor | None) -> Tensor:
         """Solve for one vector on the internal grid; the driver judges the guess like any other iterate."""
@@ -198,7 +202,7 @@ class _Solve(torch.autograd.Function):
         adjoint = _Solve.apply(grads[0], ctx.solver.adjoint(), *conductances)
         if not conductances:
             return adjoint, None
-        c, wanted = Conductances(*conductances), ctx.needs_input_grad[2:]
+        c, wanted = OperatorTensors(*conductances), ctx.needs_input_grad[2:]
         found = gradients(c, _batch(x), _batch(adjoint), wanted)
         return adjoint, None, *(g if g is None else g.to(t.dtype) for g, t in zip(found, c, strict=True))
 
@@ -210,7 +214,7 @@ class _Solve(torch.autograd.Function):
         if any(t is not None for t in changes):
             pairs = zip(changes[:7], conductances[:7], strict=True)
             zero: Any = [torch.zeros_like(t) if d is None else d for d, t in pairs]
-            lost = product(Conductances(*[*zero, conductances[7]]), x)
+            lost = product(OperatorTensors(*[*zero, conductances[7]]), x)
             change = -lost if change is None else change - lost
         return _Solve.apply(change, ctx.solver.adjoint(), *conductances)
 

@@ -20,10 +20,10 @@ from krylearn.pde import Poisson
 from torch import Tensor
 
 
-class Conductances(NamedTuple):
+class OperatorTensors(NamedTuple):
     """The tensors of a `Poisson` that its products depend on: three of links, three of ground, shift, and who counts.
 
-    >>> len(Conductances.of(Poisson.from_coefficients(torch.ones(3, 4))))
+    >>> len(OperatorTensors.of(Poisson.from_coefficients(torch.ones(3, 4))))
     8
     """
 
@@ -37,7 +37,7 @@ class Conductances(NamedTuple):
     unknown: Tensor
 
     @classmethod
-    def of(cls, A: Poisson) -> Conductances:
+    def of(cls, A: Poisson) -> OperatorTensors:
         """Collect them."""
         return cls(*A.links, *A.ground, A.shift, A.unknown)
 
@@ -52,14 +52,14 @@ class Conductances(NamedTuple):
         return self[3], self[4], self[5]
 
 
-def product(c: Conductances, x: Tensor) -> Tensor:
+def product(c: OperatorTensors, x: Tensor) -> Tensor:
     """Return A x for x of shape (..., internal grid), in torch operations that any transform can go through.
 
     Examples
     --------
     >>> A = Poisson.from_coefficients(torch.rand(3, 4), boundary={"x": "periodic"})
     >>> x = torch.rand(3, 1, 4)
-    >>> torch.allclose(product(Conductances.of(A), x), A.apply(x), atol=1e-5)
+    >>> torch.allclose(product(OperatorTensors.of(A), x), A.apply(x), atol=1e-5)
     True
     """
     y = (c.shift + sum(c.ground)) * x
@@ -69,7 +69,7 @@ def product(c: Conductances, x: Tensor) -> Tensor:
     return torch.where(c.unknown, y, 0)
 
 
-def gradients(c: Conductances, x: Tensor, adjoint: Tensor, wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
+def gradients(c: OperatorTensors, x: Tensor, adjoint: Tensor, wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
     """Return dloss/d(each field of c), None where it is not wanted; x and adjoint (λ): (batch, internal grid).
 
     The last link along an axis closes the ring; where the axis does not wrap, it is a constant 0 of the builders, and
@@ -77,7 +77,7 @@ def gradients(c: Conductances, x: Tensor, adjoint: Tensor, wanted: Sequence[bool
 
     Examples
     --------
-    >>> c = Conductances.of(Poisson.from_coefficients([[1.0, 1.0]], boundary="neumann", shift=1.0))
+    >>> c = OperatorTensors.of(Poisson.from_coefficients([[1.0, 1.0]], boundary="neumann", shift=1.0))
     >>> x = torch.tensor([[[[2.0, 1.0]]]], dtype=torch.float64)
     >>> float(gradients(c, x, x, [True] * 8)[2][0, 0, 0])              # one face, across which x jumps by 1
     -1.0

@@ -61,7 +61,7 @@ def test_components_of_voxels_are_those_of_their_conductances(seed):
     A = Poisson.from_cells(cells, boundary=dict(zip("xyz", kinds, strict=True)))
     found = nullspace._large_of_voxels(A.voxels, A.unknown.numpy(), A.periodic)
     small = nullspace._small_of_voxels(A.voxels, A.unknown.numpy(), A.periodic)
-    arrays = Poisson(**A.voxels.conductances()).nullspace
+    arrays = Poisson(A.grid_shape, A.spacing, A.boundary, A.unknown, A.voxels.conductances()).nullspace
     for each in (found, small):
         assert np.array_equal(each.of_cells(), small.runs)
         singular = {k for k in range(len(each.singular)) if each.singular[k]}

@@ -237,7 +237,7 @@ def test_memory_stays_within_the_budget(family):
         elif isinstance(v, list | tuple):
             for part in v:
                 add(part)
-        elif hasattr(v, "__dict__") and type(v).__module__.startswith("krylearn.solvers.kernels"):
+        elif hasattr(v, "__dict__") and type(v).__module__.startswith("krylearn.solvers"):
             add(list(vars(v).values()))
 
     add([M.fused, M._kept])

@@ -36,7 +36,7 @@ def both(cells, spacing, boundary, dtype=torch.float64):
 
 
 def is_postponed(A):
-    return A.voxels is not None and "links" not in vars(A)
+    return A.voxels is not None and "conductances" not in vars(A)
 
 
 @FEW
