@@ -16,7 +16,7 @@ from .bench_command import add_commands
 from .curvature_command import add_bench_curvature, add_spectrum
 from .train_command import add_train
 
-NAMES = ("geometric", "resistor", "tuned")
+NAMES = ("geometric", "resistor", "tuned", "pieces")
 WEIGHTS = "of the preconditioner: a file, geometric, resistor or tuned (default: the shipped network)"
 
 

@@ -88,7 +88,7 @@ def cg(
     rtol, atol : float; tolerance relative to ‖b‖, and absolute (in the unit of b)
     maxiter : int or None for 10 n
     M : applicable ~ A⁻¹, symmetric positive definite. None: for a matrix SciPy's meaning (``A.psolve`` if it has one),
-        for Poisson the shipped `NeuralMultigrid`. "none" is plain CG; "geometric", "resistor", "tuned": the classical
+        for Poisson the shipped `NeuralMultigrid`. "none" is plain CG; "geometric", "resistor", "tuned", "pieces":
         rules (Poisson only)
     callback : called with x after every iteration; always the same live array, copy it to keep it
     nullspace : "auto": a Poisson operator knows its own; None: ignore it; or vectors (n,) or (n, k) that span it.

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from ..kernels import choice
 from ..kernels.reference import Stencil, Transfer
 from . import weight_files as storage
+from .graph_hierarchy import SparseCycle, build_graphs
 from .hierarchy import COARSEST, Hierarchy, Level, Rule, build, generalised_inverse, geometric, resistor, v_cycle
 from .network import CoefficientNetwork
+from .pieces import graph_of
 
 if TYPE_CHECKING:
     from ..kernels.cpu.cell_bytes import Codes
@@ -43,8 +45,10 @@ class NeuralMultigrid:
         2D or 3D, any boundary, any size; singular components are allowed.
     weights : None, str, path or torch.nn.Module
         None: the shipped network of this dimension. ``"tuned"``: the best constants, ``"geometric"`` and
-        ``"resistor"``: the classical rules, all in the same kernels. A path: a safetensors file of `krylearn train`.
-        A module: a rule.
+        ``"resistor"``: the classical rules, all in the same kernels. ``"pieces"``: coarse unknowns that are strongly
+        connected pieces of blocks (`pieces`), for stretched meshes, layers, channels, mazes and image weights; without
+        a learned number; on CUDA its levels run as sparse products of torch. A path: a safetensors file of
+        `krylearn train`. A module: a rule.
     dtype : None, torch.float32, torch.float64 or torch.bfloat16
         Of the cycle, whatever the dtype of r; fp32 inside an fp64 CG costs no iterations and half the bytes.
         torch.bfloat16 (CUDA): vectors and arithmetic in fp32, stored conductances of the levels in 16 bits. None: that
@@ -111,7 +115,8 @@ class NeuralMultigrid:
         self.cycle_dtype = torch.float64 if dtype == torch.float64 else torch.float32
         self._storage = dtype or torch.bfloat16  # of the conductances that Triton kernels read
         self._dimension = len(A.grid_shape)
-        self._rule = find_rule(weights, self._dimension)
+        self.uses_pieces = isinstance(weights, str) and weights == "pieces"
+        self._rule: Any = None if self.uses_pieces else find_rule(weights, self._dimension)
         self._kept: list[Any] = []  # what a set-up leaves for the next
         self.update(A)
 
@@ -126,6 +131,8 @@ class NeuralMultigrid:
             )
         A = A.detach()  # gradients are the business of `solve`
         self.backend = choice.backend(self._kernels, A.device)
+        if self.uses_pieces:
+            self.backend = "reference"
         start = time.perf_counter()
         self.A, self.shape, self.dtype = A, A.shape, A.dtype
         self._double: NeuralMultigrid | None = None
@@ -135,7 +142,10 @@ class NeuralMultigrid:
         self.compile_seconds = self._compile()
         self._hierarchy: Hierarchy | None = None
         self.fused: Any = None
-        if self.backend == "cpu":
+        self._sparse: SparseCycle | None = None
+        if self.uses_pieces:
+            self._sparse = self._sparse_cycle()
+        elif self.backend == "cpu":
             self.fused = self._fused_cycle()
         elif self.backend == "triton":
             self.fused = self._cuda_cycle()
@@ -175,6 +185,12 @@ class NeuralMultigrid:
             self.mantissa = math.ldexp(codes.unit, -self.exponent)
         return codes
 
+    def _sparse_cycle(self) -> SparseCycle:
+        """Set up levels of pieces in NumPy, to be applied as sparse products."""
+        graph, cells = graph_of(self.A, math.ldexp(1.0, -self.exponent))
+        size = tuple(self.A.unknown.shape)
+        return SparseCycle(build_graphs(graph), cells, size, self.cycle_dtype, self.A.device)
+
     def _cuda_cycle(self) -> CudaCycle:
         """Set up on the device by the torch rule, keep what the kernels read; say what a set-up needs if it fails."""
         from .setup_cuda.build import device_cycle
@@ -195,6 +211,8 @@ class NeuralMultigrid:
     # --- application --------------------------------------------------------------------------------------------------
     def cycle(self, b: Tensor) -> Tensor:
         """Run one V-cycle on an internal grid of the cycle's dtype, scaled to about 1; leading axes are batches."""
+        if self._sparse is not None:
+            return self._sparse.apply(b)
         if self.fused is None:
             return v_cycle(self.hierarchy, b)
         if b.dim() == 3:
@@ -238,6 +256,8 @@ class NeuralMultigrid:
     @property
     def levels(self) -> list[str]:
         """One line per level, fine to coarse."""
+        if self._sparse is not None:
+            return self._sparse.describe()
         if self.fused is not None:
             parts = [(v.size, tuple(map(int, v.factors))) for v in self.fused.levels]
             bottom = tuple(self.fused.bottom_b.shape)
@@ -271,7 +291,7 @@ def find_rule(weights: str | Path | nn.Module | None, dimension: int) -> Rule:
     if isinstance(weights, str | Path):
         if Path(weights).suffix or Path(weights).exists():
             return storage.load_weights(weights)
-        known = ", ".join(map(repr, (*CLASSICAL, "tuned")))
+        known = ", ".join(map(repr, (*CLASSICAL, "tuned", "pieces")))
         raise ValueError(f"got weights={weights!r}; expected None, {known}, a .safetensors file or a module")
     raise TypeError(f"got weights of type {type(weights).__name__}; expected None, a name, a path or a torch.nn.Module")
 
