@@ -1,7 +1,6 @@
 """Who may import whom, what an import may load, and that the public names are there in whatever order one imports."""
 
 import ast
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -112,9 +111,3 @@ def module_name(file):
     """The installed name of a file."""
     parts = file.relative_to(ROOT).with_suffix("").parts
     return ".".join(("krylearn", *(part for part in parts if part != "__init__")))
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_no_module_has_the_name_of_a_public_function(package):
-    public = set(getattr(importlib.import_module(f"krylearn.{package}"), "__all__", ()))
-    assert not public & {file.stem for file in FILES[package]}

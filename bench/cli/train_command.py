@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..measure.console import UsageError
+from .options import add_command
 
 METHODS = ("multigrid", "dcdm", "npsdo")
 COMMON = ("dimension", "steps", "seed", "output", "resume", "device")
@@ -25,15 +26,15 @@ OWN = {
 FLAGS = {"sizes": "--grid", "dimension": "--dim"}
 
 
-def add_train(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Describe the command; `command` makes it.
+def add_to(commands: Any) -> None:
+    """Describe `krylearn train`.
 
     Examples
     --------
-    >>> add_train(argparse.ArgumentParser().add_subparsers(), lambda group, name, run, text: group.add_parser(name))
+    >>> add_to(argparse.ArgumentParser().add_subparsers())
     """
     text = "train weights: NeuralMultigrid's, or a published method's; needs krylearn[train]"
-    made = command(commands, "train", train, text)
+    made = add_command(commands, "train", train, text)
     made.add_argument("method", nargs="?", choices=METHODS, default="multigrid", help="what to train")
     add = made.add_argument_group("every method").add_argument
     add("--dim", dest="dimension", type=int, choices=(2, 3), help="dimension of the grids (default: 3)")

@@ -177,6 +177,17 @@ def records_folder() -> Path:
     return RECORDS if in_checkout() else Path("krylearn-records")
 
 
+def records_of(experiment: str) -> Path:
+    """File that an experiment's records are appended to.
+
+    Examples
+    --------
+    >>> records_of("demo").name
+    'demo.jsonl'
+    """
+    return records_folder() / f"{experiment}.jsonl"
+
+
 def _plain(value: Any) -> Any:
     """JSON has no infinity: what never came is null, also inside lists and dictionaries."""
     if isinstance(value, dict):

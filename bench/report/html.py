@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..measure.console import UsageError, console, seconds
+from ..measure.console import UsageError, console
 from ..measure.record import latest, read
 from ..show import comparison, figures
+from ..show.markdown import provenance
 from ..solvers import contest
+from ..solvers.tables import break_even
 
 Lines = Sequence[dict[str, Any]]
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
@@ -54,8 +56,6 @@ def write_page(output: Path, records: Path, *, before: Path | None = None, pictu
 
 def rendered(lines: Lines, drawn: Sequence[dict[str, Any]]) -> str:
     """Fill the template; all text is escaped."""
-    from .readme import provenance
-
     try:
         import jinja2
     except ImportError as error:
@@ -131,40 +131,6 @@ def _contest_sections(lines: Lines) -> list[dict[str, Any]]:
         text = "Peak of set-up and solve beyond the system, per unknown: the resident memory of the process, to a page."
         made.append(_section("memory", "Memory", figures.memory, lines, text))
     return made
-
-
-def break_even(lines: Lines) -> list[dict[str, Any]]:
-    """From how many solves with one matrix on is a rival cheaper than ours, set-up included.
-
-    Examples
-    --------
-    >>> facts = {"problem": "box", "shape": [2, 2], "unknowns": 4, "tolerance": 1e-6}
-    >>> ours = facts | {"method": "krylearn", "setup_s": 1.0, "solve_s": 2.0}
-    >>> fast = facts | {"method": "cholesky", "setup_s": 9.0, "solve_s": 1.0}
-    >>> break_even([ours, fast])[0]["rows"]
-    [('cholesky', '9 s', '1 s', 'from 9 solves on')]
-    """
-    tables = []
-    for problem in figures.names(lines, "problem"):
-        found = {x["method"]: x for x in lines if x["problem"] == problem}
-        own = found.pop("krylearn", None)
-        if own:
-            rows = [
-                (name, seconds(x["setup_s"]), seconds(x["solve_s"]), _crossing(own, x))
-                for name, x in found.items() if not name.startswith("krylearn")
-            ]  # fmt: skip
-            header = ("method", "set-up", "solve", "cheaper than krylearn")
-            tables.append({"caption": contest.title([own]), "header": header, "rows": rows})
-    return tables
-
-
-def _crossing(own: dict[str, Any], other: dict[str, Any]) -> str:
-    more = (other["setup_s"] or 0.0) - (own["setup_s"] or 0.0)
-    gain = own["solve_s"] - other["solve_s"]
-    if gain <= 0:
-        first = more + other["solve_s"] < own["solve_s"]
-        return "never" if not first else f"for up to {int(more / gain)} solve(s)" if gain < 0 else "always"
-    return "always" if more < 0 else f"from {int(more / gain) + 1} solves on"
 
 
 def _section(name: str, title: str, draw: Callable[[Lines], bytes], lines: Lines, text: str = "") -> dict[str, Any]:

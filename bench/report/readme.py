@@ -11,31 +11,20 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from ..measure.console import UsageError, console
-from ..measure.record import latest, read, records_folder
-from ..show.markdown import markdown
+from ..measure.record import latest, read
+from ..show.markdown import markdown, provenance
 from ..show.pictures import families_figure
-from ..solvers import contest, families, kernel_speed, tables as solvers_report
-from ..studies.curvature import table as curvature_table
-from ..studies.solvers import cycle_ablations as ablations, published_table, rules, sequence, warm_starts
-from ..studies.tuner import tables as training_report
+from ..solvers import contest, families, kernel_speed, tables as contest_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(<!-- table:([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 Lines = Sequence[dict]
-
-
-def records_of(experiment: str) -> Path:
-    """File that an experiment's records are appended to.
-
-    Examples
-    --------
-    >>> records_of("demo").name
-    'demo.jsonl'
-    """
-    return records_folder() / f"{experiment}.jsonl"
 
 
 def rendered(text: str, records: Mapping[str, Lines]) -> str:
@@ -83,24 +72,8 @@ def all_records(root: Path = ROOT) -> dict[str, list[dict]]:
     >>> "families" in all_records()
     True
     """
-    names = {*map(source, TABLES), *PICTURES}
+    names = {*map(source, tables()), *pictures()}
     return {name: read(root / "bench" / "studies" / "records" / f"{name}.jsonl") for name in sorted(names)}
-
-
-def provenance(lines: Lines) -> str:
-    """Say where a run comes from: machine, threads, versions, commit, date.
-
-    Examples
-    --------
-    >>> machine = {"cpu": "X", "cores": 2, "python": "3.11", "versions": {"numpy": "2.0", "pyamg": None}}
-    >>> provenance([{"machine": machine, "threads": 2, "commit": "abc", "date": "2026-01-01"}])
-    'X, 2 threads of 2 cores; Python 3.11, numpy 2.0; commit abc, 2026-01-01'
-    """
-    line = lines[-1]
-    machine = line["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
-    where = f"{machine['cpu']}, {line['threads']} threads of {machine['cores']} cores"
-    return f"{where}; Python {machine['python']}, {versions}; commit {line['commit'] or 'unknown'}, {line['date']}"
 
 
 def write_report(root: Path = ROOT, *, check: bool = False) -> int:
@@ -133,7 +106,7 @@ def write_report(root: Path = ROOT, *, check: bool = False) -> int:
         return int(bool(differing))
     images = root / "docs" / "images"
     images.mkdir(parents=True, exist_ok=True)
-    for name, draw in PICTURES.items():
+    for name, draw in pictures().items():
         found = latest(records[name])
         if found:
             draw(found, images)
@@ -176,22 +149,8 @@ def _families_picture(lines: Lines, images: Path) -> None:
     families_figure(images / "families.png", families.means(lines), _families_title(lines))
 
 
-def _rules_table(lines: Lines) -> str:
-    return markdown(rules.HEADER, rules.summary(lines))
-
-
-def _ablations_table(lines: Lines) -> str:
-    grid, seeds = " x ".join(map(str, lines[0]["shape"])), len({line["seed"] for line in lines})
-    title = f"**Iterations to {lines[0]['tolerance']:g}, {grid}, means over {seeds} seeds of the test stream**"
-    return f"{title}\n\n{markdown(ablations.HEADER, ablations.summary(lines))}"
-
-
 def _kernels_table(lines: Lines) -> str:
     return markdown(kernel_speed.HEADER, kernel_speed.rows(lines))
-
-
-def _sequence_table(lines: Lines) -> str:
-    return f"**{sequence.title(lines)}**\n\n{markdown(sequence.HEADER, sequence.summary(lines))}"
 
 
 def _families_title(lines: Lines) -> str:
@@ -200,76 +159,54 @@ def _families_title(lines: Lines) -> str:
     return f"Iterations to {first['tolerance']:g}, {grid}, means over {seeds} seeds of the test stream"
 
 
-def _curvature_table(lines: Lines) -> str:
-    return markdown(curvature_table.HEADER, curvature_table.rows(lines))
-
-
-def _warm_starts_table(lines: Lines) -> str:
-    return markdown(warm_starts.HEADER, warm_starts.rows(lines))
-
-
-def _batch_scaling_table(view: str) -> Callable[[Lines], str]:
-    def write(lines: Lines) -> str:
-        from ..studies.batch_scaling.tables import table_of  # needs torch, which the other tables do not
-
-        return table_of(view)(lines)
-
-    return write
-
-
-def _batch_scaling_picture(lines: Lines, images: Path) -> None:
-    from ..studies.batch_scaling.figure import scaling_figure
-
-    scaling_figure(lines, images / "scaling.png")
-
-
-def _published_table(lines: Lines) -> str:
-    return published_table.blocks(lines, markdown)
-
-
-def _published_counts(lines: Lines) -> str:
-    return markdown(published_table.COUNTS, published_table.counted(lines))
-
-
+# of what a user can measure; those of the studies are added where there are any
 TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "demo": (_demo_table, "krylearn demo"),
     "headline": (_headline_table, "krylearn bench headline"),
     "families": (_families_table, "krylearn bench families"),
-    "rules": (_rules_table, "krylearn bench rules"),
-    "ablations": (_ablations_table, "krylearn bench ablations"),
     "kernels": (_kernels_table, "krylearn bench kernels"),
-    "sequence": (_sequence_table, "krylearn bench sequence"),
-    "curvature": (_curvature_table, "krylearn bench curvature"),
-    "published": (_published_table, "krylearn bench published"),
-    "publishedcounts": (_published_counts, "krylearn bench published --counts --seeds 3 --rhs white divergence"),
-    "solvers": (solvers_report.contest_tables, "krylearn bench solvers"),
-    "solvers-pictures": (solvers_report.pictures, "krylearn bench solvers"),
-    "solvers-breakeven": (solvers_report.break_even_tables, "krylearn bench solvers"),
-    "warmstarts": (_warm_starts_table, "krylearn bench warmstarts"),
-    "training": (training_report.loss_table, "krylearn bench training"),
-    "training-train": (training_report.training_loss_table, "krylearn bench training"),
-    "training-cost": (training_report.cost_table, "krylearn bench training"),
-    "training-ablation": (training_report.ablation_table, "krylearn bench training"),
-    "training-rounds": (training_report.rounds_table, "krylearn bench training"),
-    "training-robustness": (training_report.robustness_table, "krylearn bench training"),
-    **{
-        f"batch_scaling-{view}": (_batch_scaling_table(view), "krylearn bench batch-scaling")
-        for view in ("optima", "rules", "auto", "cost", "pairs")
-    },
+    "solvers": (contest_tables.contest_tables, "krylearn bench solvers"),
+    "solvers-pictures": (contest_tables.pictures, "krylearn bench solvers"),
+    "solvers-breakeven": (contest_tables.break_even_tables, "krylearn bench solvers"),
 }
 # experiment -> what draws its last run into docs/images
-PICTURES: dict[str, Callable[[Lines, Path], None]] = {
-    "families": _families_picture,
-    "solvers": solvers_report.draw,
-    "training": training_report.draw,
-    "batch_scaling": _batch_scaling_picture,
-}
+PICTURES: dict[str, Callable[[Lines, Path], None]] = {"families": _families_picture, "solvers": contest_tables.draw}
+
+
+def tables() -> dict[str, tuple[Callable[[Lines], str], str]]:
+    """Return every table that a page may hold: name -> (what writes it, the command that measures it).
+
+    Examples
+    --------
+    >>> tables()["headline"][1]
+    'krylearn bench headline'
+    """
+    return TABLES | _of_studies("TABLES")
+
+
+def pictures() -> dict[str, Callable[[Lines, Path], None]]:
+    """Return what draws docs/images: experiment -> function of its last run and the folder.
+
+    Examples
+    --------
+    >>> "families" in pictures()
+    True
+    """
+    return PICTURES | _of_studies("PICTURES")
+
+
+def _of_studies(name: str) -> dict[str, Any]:
+    """Look into bench/studies, which is part of a checkout and not of an installation."""
+    if find_spec("krylearn.bench.studies") is None:
+        return {}
+    return getattr(import_module("krylearn.bench.studies.tables"), name)
 
 
 def _block(name: str, lines: Lines) -> str:
-    if name not in TABLES:
-        raise UsageError(f"a page has a table '{name}'; expected one of {', '.join(TABLES)}")
-    write, command = TABLES[name]
+    known = tables()
+    if name not in known:
+        raise UsageError(f"a page has a table '{name}'; expected one of {', '.join(known)}")
+    write, command = known[name]
     found = latest(lines)
     if not found:
         return f"*No recorded run yet: `{command}`*"

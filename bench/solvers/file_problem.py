@@ -9,10 +9,10 @@ import numpy as np
 import scipy.sparse as sp
 from krylearn.pde import Poisson
 
-from ..cli.solve_command import load_cells, load_matrix, load_vector
 from ..measure.console import UsageError
 from ..rivals.loops import System
 from .compare import Problem
+from .matrix_files import load_cells, load_matrix, load_vector
 
 
 def file_problem(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..report import html as page
+from ..measure.console import seconds
 from ..show import figures
 from ..show.markdown import markdown
 from . import contest
@@ -46,8 +46,33 @@ def break_even_tables(lines: Lines) -> str:
     """Write from how many solves with one matrix on a rival is cheaper, one table per system."""
     timed = figures.timed_lines([x for found in contests(lines).values() for x in found])
     return "\n\n".join(
-        f"**{table['caption']}**\n\n{markdown(table['header'], table['rows'])}" for table in page.break_even(timed)
+        f"**{table['caption']}**\n\n{markdown(table['header'], table['rows'])}" for table in break_even(timed)
     )
+
+
+def break_even(lines: Lines) -> list[dict[str, Any]]:
+    """From how many solves with one matrix on is a rival cheaper than ours, set-up included.
+
+    Examples
+    --------
+    >>> facts = {"problem": "box", "shape": [2, 2], "unknowns": 4, "tolerance": 1e-6}
+    >>> ours = facts | {"method": "krylearn", "setup_s": 1.0, "solve_s": 2.0}
+    >>> fast = facts | {"method": "cholesky", "setup_s": 9.0, "solve_s": 1.0}
+    >>> break_even([ours, fast])[0]["rows"]
+    [('cholesky', '9 s', '1 s', 'from 9 solves on')]
+    """
+    tables = []
+    for problem in figures.names(lines, "problem"):
+        found = {x["method"]: x for x in lines if x["problem"] == problem}
+        own = found.pop("krylearn", None)
+        if own:
+            rows = [
+                (name, seconds(x["setup_s"]), seconds(x["solve_s"]), _crossing(own, x))
+                for name, x in found.items() if not name.startswith("krylearn")
+            ]  # fmt: skip
+            header = ("method", "set-up", "solve", "cheaper than krylearn")
+            tables.append({"caption": contest.title([own]), "header": header, "rows": rows})
+    return tables
 
 
 def pictures(lines: Lines) -> str:
@@ -78,3 +103,12 @@ def _drawings(lines: Lines) -> list[tuple[str, str, Callable[[Lines], bytes], Li
         ("solvers-sizes", "Nanoseconds per unknown against size, with the roofline", figures.nanoseconds, sizes),
         ("solvers-families", "Iterations of every method on every family", figures.heat_map, families),
     ]
+
+
+def _crossing(own: dict[str, Any], other: dict[str, Any]) -> str:
+    more = (other["setup_s"] or 0.0) - (own["setup_s"] or 0.0)
+    gain = own["solve_s"] - other["solve_s"]
+    if gain <= 0:
+        first = more + other["solve_s"] < own["solve_s"]
+        return "never" if not first else f"for up to {int(more / gain)} solve(s)" if gain < 0 else "always"
+    return "always" if more < 0 else f"from {int(more / gain) + 1} solves on"

@@ -19,7 +19,7 @@ half_life      1                                    β₂ → β₂^κ          
 decay          1                                    wd → κ·wd (at fixed lr)      decoupled weight decay
 
 Sources are in the docstrings. What another paper than the one named would do is not mixed in: Malladi keeps the path of
-training, Marek the optimum, and they answer different questions. `krylearn bench batch-scaling` measures where the best
+training, Marek the optimum, and they answer different questions. `krylearn study batch-scaling` measures where the best
 lr is and how far each rule is from it; docs/scaling.md shows the result.
 """
 

@@ -221,7 +221,7 @@ class Spectrum:
         """Return the eigenvalues below which the fractions q of all lie: the whole spectrum as a function.
 
         Eigenvalues that were found one by one stay where they are, the rest is interpolated (`densities`):
-        nearer to the true spectrum, in the Wasserstein distance, than the nodes are (`krylearn bench curvature`).
+        nearer to the true spectrum, in the Wasserstein distance, than the nodes are (`krylearn study curvature`).
 
         Examples
         --------

@@ -6,7 +6,7 @@ the loss on one fixed batch is watched, until that loss has given back what it h
 η = η_x/10, and training goes on from the weights that the ramp had at 3η: later ones have seen lrs that blow up the
 norms of weights in front of a normalisation, which no lr repairs. η_x differs by a factor of about 1.5 between seeds,
 the best lr by 2 between workloads at the same η_x. The constants, and the shares in the rules below, were set on the
-five design workloads of `krylearn bench training`. Sharpness alone cannot set η: at any η in a wide range it settles at
+five design workloads of `krylearn study training`. Sharpness alone cannot set η: at any η in a wide range it settles at
 the threshold of that η (see `thresholds`), and a one-shot 2/λ at initialisation, where λ is 10 to 100 times smaller
 than later, diverges. It serves as a cap afterwards, and sets the momentum where a spectrum resolves the condition.
 

@@ -3,7 +3,7 @@
 Several lrs are tried for the same few batches from the same weights, each with a cosine that ends at zero, and the one
 with the lowest loss on other batches wins. The annealing is what makes so short a run tell anything: the noise floor
 of a high lr, which would speak against it, is gone at its end, and a low lr has not moved. On the design workloads of
-`krylearn bench training` the winner of eight half-batches was within a factor 1.4 (one deviation) of the best lr of
+`krylearn study training` the winner of eight half-batches was within a factor 1.4 (one deviation) of the best lr of
 whole runs, where an lr read off the onset of divergence was off by a factor 2.
 
 Plain gradient steps need ten times longer trials (they cross plateaus slowly): for them `policies.edge` stays.

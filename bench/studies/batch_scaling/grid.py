@@ -1,4 +1,4 @@
-"""`krylearn bench batch-scaling`: the best lr at every batch size, measured, against what each rule says.
+"""`krylearn study batch-scaling`: the best lr at every batch size, measured, against what each rule says.
 
 Decided before any result was seen. Every training sees the same samples in all (the same epochs), whatever its batch
 size: what somebody who changes the batch size means. lr rises linearly over a tenth of them, then falls as a cosine to

@@ -1,4 +1,4 @@
-"""`krylearn bench curvature`: top eigenvalue and density of Hessians against other libraries, in one run.
+"""`krylearn study curvature`: top eigenvalue and density of Hessians against other libraries, in one run.
 
 Two questions, each at equal error. Top eigenvalue: how long until every seed's relative error is at most 1 % and 0.1 %?
 Density: a rival makes 80 products and reaches an error, the Wasserstein distance of its nodes to the true spectrum,

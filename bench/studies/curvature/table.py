@@ -1,4 +1,4 @@
-"""The table of `krylearn bench curvature`: one row per network and library, ours/theirs at equal error, and why."""
+"""The table of `krylearn study curvature`: one row per network and library, ours/theirs at equal error, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`krylearn bench ablations`: what limits the cycle: iterations with parts of it replaced by what would be better.
+"""`krylearn study ablations`: what limits the cycle: iterations with parts of it replaced by what would be better.
 
 Assembled as sparse matrices, so slow and for small grids: it counts, it does not time. All variants share smoother,
 damping and prolongation; they differ in how often levels are smoothed and in the operators below the finest level:

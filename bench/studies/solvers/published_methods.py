@@ -1,4 +1,4 @@
-"""`krylearn bench published`: the published learned methods beside what they compete with, costs of training included.
+"""`krylearn study published`: the published learned methods beside what they compete with, costs of training included.
 
 Closed boxes with obstacles (family "neumann", test stream): pure Neumann systems, on which the deep conjugate direction
 method was published, with obstacles that its network never saw. Every method stops by the same rule, ‖b - Ax‖ <= rtol

@@ -1,4 +1,4 @@
-"""The table of `krylearn bench published`: what each method costs, and after how many solves its training has paid."""
+"""The table of `krylearn study published`: what each method costs, and after how many solves its training has paid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`krylearn bench rules`: what learning is worth in seconds: four sets of weights in the same kernels, every family.
+"""`krylearn study rules`: what learning is worth in seconds: four sets of weights in the same kernels, every family.
 
 The best of geometric, resistor and tuned constants is chosen per family, after the fact; the learned weights get no
 choice. Solves are timed in turns in one run. Set-up is that of the kernels: the tuned constants run through the same

@@ -1,4 +1,4 @@
-"""`krylearn bench sequence`: a moving obstacle, one system per step: ours against PyAMG, which is set up every time.
+"""`krylearn study sequence`: a moving obstacle, one system per step: ours against PyAMG, which is set up every time.
 
 Every system of the sequence is solved by ours as a simulation would: `NeuralMultigrid.update`, then `cg` from x = 0.
 The null space counts as set-up. Every `stride`-th system is also solved by a new `NeuralMultigrid` of an operator that

@@ -1,4 +1,4 @@
-"""`krylearn bench warmstarts`: what a good starting guess saves in sequences of pressure systems, in iterations.
+"""`krylearn study warmstarts`: what a good starting guess saves in sequences of pressure systems, in iterations.
 
 A fluid step poses nearly the system of the step before. Guesses for its solution, made of earlier ones:
 

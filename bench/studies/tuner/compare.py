@@ -1,4 +1,4 @@
-"""`krylearn bench training`: ten workloads, our tuner against grids and rivals; a database of runs, then a summary.
+"""`krylearn study training`: ten workloads, our tuner against grids and rivals; a database of runs, then a summary.
 
 The database (`bench/studies/records/runs/training.jsonl`) is resumable: what is in it is not run again. The
 summary is what the tables of the docs are made of: per workload and method the mean validation and training loss over

@@ -1,7 +1,7 @@
 """Three more workloads to design with: they begin on a plateau or at a saddle, where short trials show nothing.
 
 None is among the ten that tuners are compared on (`workloads`): another factorisation, a recurrent network for another
-task, a deep narrow perceptron. `krylearn bench training --stages ablation` runs variants of the tuner on them.
+task, a deep narrow perceptron. `krylearn study training --stages ablation` runs variants of the tuner on them.
 """
 
 from __future__ import annotations

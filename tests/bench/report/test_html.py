@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from krylearn.bench.cli import main
 from krylearn.bench.measure.record import read
-from krylearn.bench.report.html import break_even, write_page
+from krylearn.bench.report.html import write_page
 from krylearn.bench.show.comparison import changes
 from krylearn.bench.solvers import compare as compare_solvers
 from krylearn.bench.solvers.compare import BOX, FEW, OWN, Job
+from krylearn.bench.solvers.tables import break_even
 from PIL import Image
 
 CHROME = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

@@ -111,7 +111,7 @@ def test_rivals_agree_where_they_are_installed(name, case):
 def test_the_command_writes_where_it_is_told(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(curvature, "run_curvature", lambda **facts: seen.append(facts))
-    assert main(["bench", "curvature", "--quick", "--records", str(tmp_path / "x.jsonl")]) == 0
+    assert main(["study", "curvature", "--quick", "--records", str(tmp_path / "x.jsonl")]) == 0
     assert seen == [{"quick": True, "output": tmp_path / "x.jsonl"}]
     assert max(LADDER) == curvature.PRODUCTS
     assert set(CASES) == {"perceptron", "cnn with batchnorm", "transformer"}

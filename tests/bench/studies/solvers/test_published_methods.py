@@ -1,4 +1,4 @@
-"""`krylearn bench published` and `krylearn train`: records, the table, and when training pays."""
+"""`krylearn study published` and `krylearn train`: records, the table, and when training pays."""
 
 import argparse
 
@@ -7,9 +7,10 @@ from krylearn.bench.cli import main, parser
 from krylearn.bench.cli.train_command import OWN, arguments
 from krylearn.bench.measure.console import UsageError
 from krylearn.bench.measure.record import faults, read
-from krylearn.bench.report.readme import TABLES, rendered
+from krylearn.bench.report.readme import rendered
 from krylearn.bench.studies.solvers.published_methods import METHODS, RIVALS, run_published
 from krylearn.bench.studies.solvers.published_table import BASELINE, HEADER, blocks, break_even, rows
+from krylearn.bench.studies.tables import TABLES
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_table_has_a_row_per_method_and_a_part_per_size(lines):
     text = rendered("<!-- table:published -->\n<!-- /table -->", {"published": lines})
     assert text.count("12 x 12 x 12") == 1
     assert "| DCDM 64 |" in text
-    assert TABLES["published"][1] == "krylearn bench published"
+    assert TABLES["published"][1] == "krylearn study published"
 
 
 def line(method, solve, hours=None, status="CONVERGED", setup=0.5):
@@ -85,7 +86,7 @@ def test_what_failed_has_no_numbers_and_sets_no_bar():
 
 def test_counts_carry_no_time(tmp_path):
     file = tmp_path / "counts.jsonl"
-    command = ["bench", "published", "--size", "8", "--seeds", "1", "--counts", "--methods", "DCDM 64", "krylearn CG"]
+    command = ["study", "published", "--size", "8", "--seeds", "1", "--counts", "--methods", "DCDM 64", "krylearn CG"]
     assert main([*command, "--records", str(file)]) == 0
     found = read(file)
     assert [x["method"] for x in found] == ["krylearn CG", "DCDM 64"]

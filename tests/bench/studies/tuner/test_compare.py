@@ -163,7 +163,7 @@ def test_verdicts(mine, grid, verdict):
 
 def test_the_command_fills_a_database_and_the_tables(tmp_path, capsys):
     database, records = tmp_path / "runs.jsonl", tmp_path / "training.jsonl"
-    command = ["bench", "training", "--workloads", "tabular", "--stages", "tuner", "--database", str(database)]
+    command = ["study", "training", "--workloads", "tabular", "--stages", "tuner", "--database", str(database)]
     assert main([*command[:3], "quadratic", *command[4:], "--records", str(records)]) == 0
     assert len(Database(database).lines) == 2 * len(SCORING)
     lines = read(records)
@@ -182,7 +182,7 @@ def test_the_command_fills_a_database_and_the_tables(tmp_path, capsys):
 
 
 def test_an_unknown_workload_is_refused(capsys):
-    assert main(["bench", "training", "--workloads", "imagenet"]) == 2
+    assert main(["study", "training", "--workloads", "imagenet"]) == 2
     assert "imagenet" in capsys.readouterr().err
 
 

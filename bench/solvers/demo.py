@@ -24,7 +24,7 @@ from ..measure.record import Record, append, new_run
 from ..measure.timing import true_relative_residual
 from ..rivals.table import PEERS
 from ..show.pictures import Curve, animate, demo_summary, render
-from ..solvers.contest import HEADER, ours, summary, theirs, title
+from .contest import HEADER, ours, summary, theirs, title
 from .warmup import warmup
 
 SHAPE, STEPS = (80, 72, 104), 60

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from krylearn.bench.cli import main, parser
-from krylearn.bench.cli.spectrum_command import found, load_module, run_spectrum
+from krylearn.bench.optim.checkpoint_spectra import found, load_module, run_spectrum
 from krylearn.optim import hessian
 
 FILE = """

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 from krylearn.bench.cli import main
-from krylearn.bench.cli.demo import RTOL, SHAPE, Projector, run_demo, simulate
 from krylearn.bench.measure.record import read
 from krylearn.bench.show.pictures import Curve, animate, families_figure, render
+from krylearn.bench.solvers.demo import RTOL, SHAPE, Projector, run_demo, simulate
 from krylearn.pde.simulations.smoke import SmokePlume
 from PIL import Image
 

@@ -1,0 +1,1 @@
+"""What a user of the optimizers measures: spectra of their own checkpoints."""

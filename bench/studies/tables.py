@@ -1,0 +1,85 @@
+"""The tables and pictures that the studies add to the pages; `krylearn report` finds them here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..show.markdown import markdown
+from .curvature import table as curvature_table
+from .solvers import cycle_ablations, published_table, rules, sequence, warm_starts
+from .tuner import tables as tuner_tables
+
+Lines = Sequence[dict[str, Any]]
+
+
+def _rules_table(lines: Lines) -> str:
+    return markdown(rules.HEADER, rules.summary(lines))
+
+
+def _ablations_table(lines: Lines) -> str:
+    grid, seeds = " x ".join(map(str, lines[0]["shape"])), len({line["seed"] for line in lines})
+    title = f"**Iterations to {lines[0]['tolerance']:g}, {grid}, means over {seeds} seeds of the test stream**"
+    return f"{title}\n\n{markdown(cycle_ablations.HEADER, cycle_ablations.summary(lines))}"
+
+
+def _sequence_table(lines: Lines) -> str:
+    return f"**{sequence.title(lines)}**\n\n{markdown(sequence.HEADER, sequence.summary(lines))}"
+
+
+def _curvature_table(lines: Lines) -> str:
+    return markdown(curvature_table.HEADER, curvature_table.rows(lines))
+
+
+def _warm_starts_table(lines: Lines) -> str:
+    return markdown(warm_starts.HEADER, warm_starts.rows(lines))
+
+
+def _batch_scaling_table(view: str) -> Callable[[Lines], str]:
+    def write(lines: Lines) -> str:
+        from .batch_scaling.tables import table_of  # needs torch, which the other tables do not
+
+        return table_of(view)(lines)
+
+    return write
+
+
+def _batch_scaling_picture(lines: Lines, images: Path) -> None:
+    from .batch_scaling.figure import scaling_figure
+
+    scaling_figure(lines, images / "scaling.png")
+
+
+def _published_table(lines: Lines) -> str:
+    return published_table.blocks(lines, markdown)
+
+
+def _published_counts(lines: Lines) -> str:
+    return markdown(published_table.COUNTS, published_table.counted(lines))
+
+
+TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
+    "rules": (_rules_table, "krylearn study rules"),
+    "ablations": (_ablations_table, "krylearn study ablations"),
+    "sequence": (_sequence_table, "krylearn study sequence"),
+    "curvature": (_curvature_table, "krylearn study curvature"),
+    "published": (_published_table, "krylearn study published"),
+    "publishedcounts": (_published_counts, "krylearn study published --counts --seeds 3 --rhs white divergence"),
+    "warmstarts": (_warm_starts_table, "krylearn study warmstarts"),
+    "training": (tuner_tables.loss_table, "krylearn study training"),
+    "training-train": (tuner_tables.training_loss_table, "krylearn study training"),
+    "training-cost": (tuner_tables.cost_table, "krylearn study training"),
+    "training-ablation": (tuner_tables.ablation_table, "krylearn study training"),
+    "training-rounds": (tuner_tables.rounds_table, "krylearn study training"),
+    "training-robustness": (tuner_tables.robustness_table, "krylearn study training"),
+    **{
+        f"batch_scaling-{view}": (_batch_scaling_table(view), "krylearn study batch-scaling")
+        for view in ("optima", "rules", "auto", "cost", "pairs")
+    },
+}
+# experiment -> what draws its last run into docs/images
+PICTURES: dict[str, Callable[[Lines, Path], None]] = {
+    "training": tuner_tables.draw,
+    "batch_scaling": _batch_scaling_picture,
+}
