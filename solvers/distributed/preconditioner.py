@@ -1,0 +1,88 @@
+"""`DistributedMultigrid`: the learned preconditioner of a `DistributedPoisson`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..multigrid.hierarchy import Rule
+from ..multigrid.preconditioner import find_rule
+from .assembled_cycle import AssembledCycle
+from .at_exit import free_at_exit
+from .levels import build_levels, scaled_fields
+from .operator import DistributedPoisson
+from .petsc_library import collective_errors
+
+GATHER = 20_000
+"""Cells of the first level that every rank holds whole: less time than the messages of its levels would take (ours)."""
+ROUTES = ("assembled", "ghosted")
+
+
+def build_cycle(part: Any, fields: Any, diag: Any, mat: Any, rule: Rule, route: str, gather: int) -> Any:
+    """Return the cycle of an operator given by its own conductances and its matrix. Collective."""
+    scaled, exponent = scaled_fields(part, fields, diag)
+    ladder = build_levels(part, scaled, exponent, rule, gather)
+    return AssembledCycle(mat, ladder, rule)
+
+
+class DistributedMultigrid:
+    """`NeuralMultigrid` on several ranks: the same levels, weights and visits, so the same iterations.
+
+    Parameters
+    ----------
+    A : DistributedPoisson
+    weights : as in `NeuralMultigrid`
+    route : "assembled"
+    gather : cells from which on every rank holds a level whole
+
+    Attributes
+    ----------
+    setup_seconds : wall time of the last set-up on the slowest rank
+    levels : one line per level
+    """
+
+    def __init__(
+        self,
+        A: DistributedPoisson,
+        weights: str | Path | nn.Module | None = None,
+        *,
+        route: str = "assembled",
+        gather: int = GATHER,
+    ) -> None:
+        with collective_errors(A.comm):
+            if route not in ROUTES:
+                raise ValueError(f"got route={route!r}; expected one of {', '.join(map(repr, ROUTES))}")
+            self._rule = find_rule(weights, len(A.grid_shape))
+        self.route, self.gather, self.cycle = route, gather, None
+        free_at_exit(self)
+        self.update(A)
+
+    def update(self, A: DistributedPoisson) -> DistributedMultigrid:
+        """Set up again for another operator on the same ranks (moved obstacle, new coefficients). Collective."""
+        from mpi4py import MPI
+
+        A.comm.Barrier()
+        start = time.perf_counter()
+        self.destroy()
+        self.A = A
+        self.cycle = build_cycle(A.part, A.fields, A.diag, A.mat, self._rule, self.route, self.gather)
+        self.setup_seconds = A.comm.allreduce(time.perf_counter() - start, MPI.MAX)
+        return self
+
+    def __matmul__(self, r: Any) -> Any:
+        """Return M r in the shape and type of r. Collective."""
+        v = self.A.to_vector(r, "r")
+        z = v.duplicate()
+        self.cycle.apply(v, z)
+        out = self.A.from_vector(z, r)
+        v.destroy(), z.destroy()
+        return out
+
+    def destroy(self) -> None:
+        """Free PETSc's memory; done by `update` for what it replaces."""
+        if self.cycle is not None:
+            self.cycle.destroy()
+            self.cycle = None

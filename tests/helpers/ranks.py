@@ -1,0 +1,62 @@
+"""Run a program on several MPI ranks, for tests that compare what comes out with one process."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = ROOT / "tests" / "solvers" / "distributed"
+
+
+def missing():
+    """What is absent, in words, or an empty string."""
+    absent = [name for name in ("petsc4py", "mpi4py") if importlib.util.find_spec(name) is None]
+    absent += [] if shutil.which("mpirun") else ["mpirun"]
+    return f"needs {', '.join(absent)}: make test-distributed" if absent else ""
+
+
+needs_petsc = pytest.mark.skipif(bool(missing()), reason=missing() or "PETSc is there")
+
+
+def command(ranks, program, *arguments):
+    """mpirun's command line; `-m mpi4py` makes an exception on one rank end all of them."""
+    path = program if str(program).startswith("-") else PROGRAMS / program
+    launcher = ["mpirun", "-n", str(ranks), "--oversubscribe", "--allow-run-as-root"]
+    return [*launcher, sys.executable, "-m", "mpi4py", str(path), *map(str, arguments)]
+
+
+def run_ranks(ranks, program, *arguments, timeout=540, check=True, environment=None):
+    """Run, and return the finished process; a run that hangs is ended with all its ranks."""
+    threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
+    process = subprocess.Popen(
+        command(ranks, program, *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **threads, **(environment or {})},
+        start_new_session=True,
+    )
+    try:
+        out, errors = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # mpirun and its ranks are one group of processes
+        out, errors = process.communicate()
+        raise AssertionError(f"{program} on {ranks} ranks: no end within {timeout} s\n{out}\n{errors}") from None
+    if check:
+        assert process.returncode == 0, f"{program} on {ranks} ranks: exit code {process.returncode}\n{out}\n{errors}"
+    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+
+def lines_of(ranks, program, *arguments, **options):
+    """What a program has printed, one JSON object per line."""
+    done = run_ranks(ranks, program, *arguments, **options)
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert lines, f"{program} on {ranks} ranks ended without output\n{done.stderr}"
+    return lines
