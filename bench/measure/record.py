@@ -6,7 +6,6 @@ with which tolerance, and whether it converged; a method that did not converge h
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -14,6 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from krylearn.solvers.files import append_json_lines, read_json_lines
+
+from .console import UsageError
 from .machine import commit, in_checkout, machine, threads, version_of
 
 RECORDS = Path(__file__).resolve().parents[1] / "studies" / "records"  # in a checkout; not installed
@@ -72,7 +74,7 @@ class Record:
 
     def line(self) -> dict[str, Any]:
         """Everything that goes into the file: the measurement, the machine, the commit and the date."""
-        facts = {k: _plain(v) for k, v in asdict(self).items() if v not in ("", (), {})}
+        facts = {k: plain(v) for k, v in asdict(self).items() if v not in ("", (), {})}
         here = {"threads": threads(), "machine": machine(), "commit": commit(), "date": time.strftime("%Y-%m-%d")}
         return facts | here
 
@@ -123,23 +125,28 @@ def append(path: Path, records: Sequence[Record]) -> None:
         raise ValueError(
             f"got records that break the schema ({'; '.join(wrong)}); expected bench/measure/record.py's SCHEMA"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as log:
-        for line in lines:
-            log.write(json.dumps(line, allow_nan=False) + "\n")
+    append_json_lines(path, lines)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Read all records of a file, oldest first; none if there is no file.
+
+    A last line that a killed run has cut off is left out, with a warning.
+
+    Raises
+    ------
+    UsageError
+        for another line that is no record; the message names it
 
     Examples
     --------
     >>> read(Path("no-such-file.jsonl"))
     []
     """
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        return read_json_lines(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{error}; no records can be read") from error
 
 
 def latest(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -188,10 +195,10 @@ def records_of(experiment: str) -> Path:
     return records_folder() / f"{experiment}.jsonl"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no infinity: what never came is null, also inside lists and dictionaries."""
     if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -21,9 +21,12 @@ from typing import Any
 import torch
 from krylearn.optim import Spectrum, ggn, hessian, slq
 from krylearn.optim.callbacks.training_loss import TrainingLoss
+from krylearn.solvers.files import append_json_lines
 from torch.utils._pytree import tree_flatten, tree_map
 
 from ..measure.console import UsageError, console, table
+from ..measure.record import plain
+from ..show.pictures import save_figure
 
 HEADER = ("checkpoint", "step", "smallest eigenvalue", "largest eigenvalue", "trace", "products")
 
@@ -182,8 +185,7 @@ def run_spectrum(options: argparse.Namespace) -> list[Spectrum]:
         lines.append([path.name, step, *(_edge(edge) for edge in edges), f"{trace.value:.4g}", spectrum.products])
         if options.records:
             _append(options.records, path, step, spectrum)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    draw_spectra(made).savefig(options.output, dpi=110)
+    save_figure(draw_spectra(made), options.output, dpi=110)
     facts = f"{made[0][1].facts.get('samples')} samples, {options.kind}; picture: {options.output}"
     console.print(table("spectrum", HEADER, lines, caption=facts))
     return [spectrum for _, spectrum in made]
@@ -197,6 +199,4 @@ def _append(records: Path, path: Path, step: int, spectrum: Spectrum) -> None:
     edges = {name: edge._asdict() for name, edge in spectrum.extremes()._asdict().items()}
     line = {"checkpoint": path.name, "step": step, "parameters": spectrum.size, "seed": spectrum.seed, **spectrum.facts}
     line |= {"edges": edges, "nodes": spectrum.nodes.tolist(), "weights": spectrum.deflated_weights.tolist()}
-    records.parent.mkdir(parents=True, exist_ok=True)
-    with records.open("a", encoding="utf-8") as log:
-        log.write(json.dumps(line) + "\n")
+    append_json_lines(records, [plain(line)])

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from krylearn.solvers.files import write_bytes, write_text
+
 from ..measure.console import UsageError, console
 from ..measure.record import latest, read
 from ..show import comparison, figures
@@ -44,13 +46,11 @@ def write_page(output: Path, records: Path, *, before: Path | None = None, pictu
     if before:
         older = latest(read(before))
         drawn.append(_compared(older, lines, before))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(rendered(lines, drawn), encoding="utf-8")
+    write_text(output, rendered(lines, drawn))
     if pictures:
-        pictures.mkdir(parents=True, exist_ok=True)
         for section in drawn:
             if section.get("png"):
-                (pictures / f"{section['id']}.png").write_bytes(section["png"])
+                write_bytes(pictures / f"{section['id']}.png", section["png"])
     console.print(f"page: {output}")
 
 

@@ -9,12 +9,13 @@ No number in between is typed by hand, and a test compares.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from krylearn.solvers.files import write_bytes, write_text
 
 from ..measure.console import UsageError, console
 from ..measure.record import latest, read
@@ -98,7 +99,7 @@ def write_report(root: Path = ROOT, *, check: bool = False) -> int:
         if new != old:
             differing.append(page.relative_to(root).as_posix())
             if not check:
-                page.write_text(new, encoding="utf-8")
+                write_text(page, new)
     if check:
         console.print(
             f"run `krylearn report`: {', '.join(differing)}" if differing else "all pages agree with the records"
@@ -125,7 +126,7 @@ def publish_demo(output: Path, root: Path = ROOT) -> None:
     if not (root / "README.md").exists():
         raise UsageError(f"--publish works in a checkout of the repository; {root} has no README.md")
     images.mkdir(parents=True, exist_ok=True)
-    shutil.copy(output / "summary.png", images / "demo.png")
+    write_bytes(images / "demo.png", (output / "summary.png").read_bytes())
 
 
 def _demo_table(lines: Lines) -> str:

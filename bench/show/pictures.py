@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from krylearn.solvers.files import replacing
 from scipy import ndimage
 
 from ..measure.console import seconds
@@ -31,6 +32,27 @@ LABELS = {
 NIGHT = np.array([0.05, 0.07, 0.12])
 WARM = np.array([1.0, 0.96, 0.9])
 STONE = np.array([0.93, 0.42, 0.22])
+
+
+def save_figure(figure: Any, path: Path, *, dpi: int) -> None:
+    """Write a figure of matplotlib, whole or not at all, as what the name ends in: png, svg, pdf ...
+
+    Raises
+    ------
+    ValueError
+        for a format that matplotlib does not write
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from matplotlib.figure import Figure
+    >>> file = Path(tempfile.mkdtemp()) / "a.svg"
+    >>> save_figure(Figure(), file, dpi=50)
+    >>> file.read_bytes()[:5]
+    b'<?xml'
+    """
+    with replacing(path) as stream:
+        figure.savefig(stream, format=path.suffix[1:].lower() or "png", dpi=dpi)
 
 
 @dataclass(frozen=True)
@@ -102,7 +124,9 @@ def animate(path: Path, images: Sequence[np.ndarray], *, milliseconds: int = 60)
     from PIL import Image
 
     frames = [Image.fromarray(image).quantize(96, dither=Image.Dither.NONE) for image in images]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, optimize=True)
+    look = {"duration": milliseconds, "loop": 0, "optimize": True}
+    with replacing(path) as stream:
+        frames[0].save(stream, format="GIF", save_all=True, append_images=frames[1:], **look)
 
 
 def demo_summary(
@@ -134,7 +158,7 @@ def demo_summary(
     _convergence(left, curves)
     _bars(middle, lines)
     _through_time(right, steps, lines)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
     plt.close(figure)
 
 
@@ -216,7 +240,7 @@ def families_figure(path: Path, means: dict[str, dict[str, float | None]], capti
     axes.set(xlabel=caption)
     axes.legend(fontsize=8, ncols=4, loc="lower right", bbox_to_anchor=(1, 1))
     _quiet(axes)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
     plt.close(figure)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from krylearn.solvers.files import write_bytes
+
 from ..measure.console import seconds
 from ..show import figures
 from ..show.markdown import markdown
@@ -91,7 +93,7 @@ def draw(lines: Lines, images: Path) -> None:
     """Draw time to tolerance, growth with size, and the heat map of iterations into a folder."""
     for name, _, drawing, found in _drawings(lines):
         if figures.timed_lines(found):
-            (images / f"{name}.png").write_bytes(drawing(found))
+            write_bytes(images / f"{name}.png", drawing(found))
 
 
 def _drawings(lines: Lines) -> list[tuple[str, str, Callable[[Lines], bytes], Lines]]:

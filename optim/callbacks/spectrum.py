@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -116,8 +118,7 @@ class SpectrumLogger(Callback):
                 experiment.add_figure("spectrum", figure, step)
             elif logger.log_dir or logger.save_dir:
                 folder = Path(logger.log_dir or logger.save_dir or ".") / "spectra"
-                folder.mkdir(parents=True, exist_ok=True)
-                figure.savefig(folder / f"step-{step:08d}.png", dpi=110)
+                _save(figure, folder / f"step-{step:08d}.png")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history and the method that was measured."""
@@ -128,3 +129,21 @@ class SpectrumLogger(Callback):
         self.history, self._last = [tuple(row) for row in state_dict["history"]], state_dict["last"]
         if state_dict["method"] is not None:
             self.options["method"] = state_dict["method"]
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write a picture beside its place and rename it; where that fails, training goes on without the picture.
+
+    The other packages write through `solvers/files.py`, which this one may not import for one picture's sake.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(5)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("xb") as stream:  # x: a new file, never a link that somebody has left there
+                figure.savefig(stream, format="png", dpi=110)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        warnings.warn(f"{path} was not written: {error.strerror or error}", stacklevel=2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -19,12 +20,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from ..files import write_bytes, write_text
 from .network import CoefficientNetwork
 
 Network = TypeVar("Network", bound=nn.Module)
 ARCHITECTURE = "coefficients-1"
 DEFAULT = {2: "2d-network-v1", 3: "3d-network-v1"}
 TUNED = {2: "2d-tuned-v1", 3: "3d-tuned-v1"}
+OTHER_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")  # of other formats
 WIDEST = 1024  # a damaged header must not ask for all memory
 REMEDY = "train with `krylearn train`, or leave weights=None for the shipped ones"
 
@@ -34,7 +37,8 @@ def checksum(tensors: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].contiguous().numpy().tobytes())
+        plain = tensors[name].detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().tobytes())  # as bytes: NumPy has no bfloat16
     return digest.hexdigest()
 
 
@@ -44,7 +48,7 @@ def save_weights(network: CoefficientNetwork, path: str | Path, card: dict[str, 
     Parameters
     ----------
     network : the trained rule
-    path : where to write; the suffix becomes ``.safetensors``
+    path : where to write; ``.safetensors`` is appended, or takes the place of .pt, .pth, .bin or .ckpt
     card : JSON-serialisable facts: families, seeds, steps, hours, hardware, scores, licence
 
     Returns
@@ -64,17 +68,27 @@ def write_tensors(
     state: dict[str, torch.Tensor], facts: dict[str, str], path: str | Path, card: dict[str, Any]
 ) -> Path:
     """Write tensors with facts (architecture and what it takes to build it) and a card, of any architecture."""
-    path = Path(path).with_suffix(".safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = name_of(path)
     tensors = {k: v.detach().float().cpu().contiguous() for k, v in state.items()}
     metadata = {**facts, "sha256": checksum(tensors)}
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(save(tensors, metadata))
-    partial.replace(path)
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps({**card, **metadata, "dimension": card.get("dimension")}, indent=2) + "\n")
-    partial.replace(path.with_suffix(".json"))
+    text = json.dumps({**card, **metadata, "dimension": card.get("dimension")}, indent=2) + "\n"  # before all writing
+    write_bytes(path, save(tensors, metadata))
+    write_text(path.with_suffix(".json"), text)
     return path
+
+
+def name_of(path: str | Path) -> Path:
+    """Return where weights of this name stand: a version in a name is no suffix.
+
+    Examples
+    --------
+    >>> [name_of(name).name for name in ("net", "net.v1.2", "net.pt", "net.v2.safetensors")]
+    ['net.safetensors', 'net.v1.2.safetensors', 'net.safetensors', 'net.v2.safetensors']
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return path
+    return path.with_name((path.stem if path.suffix in OTHER_SUFFIXES else path.name) + ".safetensors")
 
 
 def load_weights(path: str | Path) -> CoefficientNetwork:
@@ -90,10 +104,9 @@ def load_weights(path: str | Path) -> CoefficientNetwork:
     tensors, facts = read_tensors(path, ARCHITECTURE)
     path = Path(path)
     hidden = facts.get("hidden", "none")
-    if not (hidden.isascii() and hidden.isdigit() and int(hidden) <= WIDEST):
+    if not (hidden.isascii() and hidden.isdigit() and len(hidden) < 10 and int(hidden) <= WIDEST):
         raise ValueError(f"{path.name} has hidden={hidden!r}; expected a width from 0 to {WIDEST}; {REMEDY}")
-    network = CoefficientNetwork(int(hidden))
-    return fill(network, tensors, facts, path)
+    return fill(lambda: CoefficientNetwork(int(hidden)), tensors, facts, path)
 
 
 def read_tensors(path: str | Path, architecture: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -121,17 +134,27 @@ def read_tensors(path: str | Path, architecture: str) -> tuple[dict[str, torch.T
     return tensors, facts
 
 
-def fill(network: Network, tensors: dict[str, torch.Tensor], facts: dict[str, str], path: Path) -> Network:
-    """Put checked tensors into a network of their architecture; evaluation mode."""
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path.name} does not hold the tensors of {facts['architecture']}: {error}; {REMEDY}"
-        ) from None
+def fill(make: Callable[[], Network], tensors: dict[str, torch.Tensor], facts: dict[str, str], path: Path) -> Network:
+    """Make a network and put the tensors of its file into it, once they are known to fit; evaluation mode."""
+    with torch.device("meta"):  # a damaged width must not take memory
+        expected = {name: tuple(value.shape) for name, value in make().state_dict().items()}
+    different = [
+        f"{name} {tuple(tensors[name].shape) if name in tensors else 'absent'}, expected {expected.get(name, 'none')}"
+        for name in sorted(expected.keys() | tensors.keys())
+        if name not in tensors or expected.get(name) != tuple(tensors[name].shape)
+    ]
+    if different:
+        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        got = "; ".join(different[:3])
+        raise ValueError(f"{path.name} does not hold the tensors of {facts['architecture']}: {got}{more}; {REMEDY}")
+    kinds = {str(value.dtype).removeprefix("torch.") for value in tensors.values() if not value.is_floating_point()}
+    if kinds:
+        raise ValueError(f"{path.name} holds {', '.join(sorted(kinds))} numbers; expected float32; {REMEDY}")
     if facts.get("sha256") != checksum(tensors):
         raise ValueError(f"{path.name} differs from its checksum; copy it again, or {REMEDY}")
-    if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
+    network = make()
+    network.load_state_dict(tensors)
+    if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
         raise ValueError(f"{path.name} holds NaN or inf; expected finite weights; {REMEDY}")
     return network.eval().requires_grad_(False)
 

@@ -34,12 +34,12 @@ def load_network(path: str | Path) -> DCDMNetwork:
             f"{Path(path).name} has size={size}, dimension={dimension}, width={width}; "
             f"expected one of {tuple(SIZES)}, 2 or 3, and 1 to {WIDEST}; train with `krylearn train dcdm`"
         )
-    return fill(DCDMNetwork(size, dimension, width), tensors, facts, Path(path))
+    return fill(lambda: DCDMNetwork(size, dimension, width), tensors, facts, Path(path))
 
 
 def _number(facts: dict[str, str], name: str, path: str | Path) -> int:
     text = facts.get(name, "none")
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise ValueError(f"{Path(path).name} has {name}={text!r}; expected a number; train with `krylearn train dcdm`")
     return int(text)
 

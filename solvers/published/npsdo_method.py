@@ -124,8 +124,8 @@ def load_npsdo(path: str | Path) -> NPSDONetwork:
             f"{Path(path).name} has levels={facts.get('levels')!r}, dimension={facts.get('dimension')!r}, "
             f"symmetric={facts.get('symmetric')!r}; expected 1 to 12, 2 or 3, 0 or 1; train with `krylearn train npsdo`"
         )
-    network = NPSDONetwork(int(facts["levels"]), int(facts["dimension"]), symmetric=facts["symmetric"] == "1")
-    return fill(network, tensors, facts, Path(path))
+    levels, dimension, symmetric = int(facts["levels"]), int(facts["dimension"]), facts["symmetric"] == "1"
+    return fill(lambda: NPSDONetwork(levels, dimension, symmetric=symmetric), tensors, facts, Path(path))
 
 
 @lru_cache(maxsize=4)

@@ -26,9 +26,10 @@ import numpy as np
 import torch
 from krylearn.pde import Poisson
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from ..files import write_bytes
 from ..lanczos import ritz_pairs, tridiagonalize
 
 ZERO = 1e-8
@@ -216,10 +217,7 @@ def stored_basis(A: Poisson, steps: int, path: Path, **options: Any) -> RitzBasi
     except (OSError, SafetensorError):
         pass  # none yet, or half a file
     basis = ritz_basis(A, steps, **options)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"vectors": basis.vectors.cpu(), "values": basis.values, "bounds": basis.bounds}
-    partial = path.with_suffix(".partial")
     facts = {"low": str(basis.low), "factor": str(basis.factor), "seconds": str(basis.seconds)}
-    save_file(tensors, partial, {"call": call, **facts})
-    partial.replace(path)
+    write_bytes(path, save(tensors, {"call": call, **facts}))
     return basis

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...show.figures import COLOURS, STYLES
-from ...show.pictures import _pyplot, _quiet
+from ...show.pictures import _pyplot, _quiet, save_figure
 from .grid import BASE, METHODS
 from .rules import CLOSE, SHOWN, optima, predicted, valid_sizes
 
@@ -38,7 +38,7 @@ def scaling_figure(lines: Sequence[dict[str, Any]], file: Path) -> None:
         axis.set_xlabel("batch size")
     shown = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(shown.values(), shown.keys(), fontsize=8, loc="outside lower center", ncol=4)
-    figure.savefig(file, dpi=95)
+    save_figure(figure, file, dpi=95)
     plt.close(figure)
 
 

@@ -7,7 +7,6 @@ diverged; `extra` are gradient-equivalents spent beside the steps, which are tak
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from krylearn.solvers.files import append_json_lines, read_json_lines
 
 from .workloads import Task, Workload, schedule, training_loss, validation_loss
 
@@ -55,8 +55,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        self.lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines() if line.strip()]
+        self.lines = read_json_lines(path)
 
     def __contains__(self, key: tuple[str, str, str, int]) -> bool:
         return any((line["w"], line["m"], line["c"], line["seed"]) == key for line in self.lines)
@@ -75,9 +74,7 @@ class Database:
         if out.more:
             line["more"] = out.more
         self.lines.append(line)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line, allow_nan=False, separators=(",", ":")) + "\n")
+        append_json_lines(self.path, [line])
 
     def select(self, workload: str, method: str, config: str | None = None) -> list[dict[str, Any]]:
         """Return the runs of a method on a workload."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...show.markdown import markdown
+from ...show.pictures import save_figure
 from .ablation import ablation_table
 from .compare import COLUMNS, COST_HEADER, HEADER, MARKS, cost_rows, rows
 from .robustness import robustness_table
@@ -117,7 +118,7 @@ def draw(lines: Lines, images: Path) -> None:
     axes.set_xticks(range(len(names)), names, rotation=20)
     axes.set_ylabel("final validation loss /\nbest of both 15-point grids")
     axes.legend(ncols=1, fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    figure.savefig(images / "training.png", dpi=110)
+    save_figure(figure, images / "training.png", dpi=110)
     plt.close(figure)
 
 

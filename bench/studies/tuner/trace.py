@@ -11,6 +11,7 @@ from krylearn.optim.tuner.loss import LossSource
 from krylearn.optim.tuner.optimizer import CurvatureTuner
 from krylearn.optim.tuner.spectral import top_curvature
 
+from ...show.pictures import save_figure
 from .entrants import BASES
 from .workloads import WORKLOADS, schedule
 
@@ -88,5 +89,5 @@ def draw_trace(path: Path, workload: str = "mlp") -> None:
     for k, label in enumerate(("learning rate", "loss of the batch", "sharpness")):
         axes[k, 0].set_ylabel(label)
     axes[2, 1].set_ylabel("preconditioned sharpness")
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path, dpi=100)
     plt.close(figure)

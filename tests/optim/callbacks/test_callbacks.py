@@ -289,3 +289,15 @@ def test_two_devices_count_and_see_the_noise_of_both(tmp_path):
         assert trace == pytest.approx((small - big) / (1 / 4 - 1 / 16), rel=1e-4)
         assert signal == pytest.approx((16 * big - 4 * small) / 12, rel=1e-4, abs=1e-4)
         assert (tuned_for, lr) == (16, pytest.approx(0.04))
+
+
+def test_a_picture_of_the_spectrum_is_whole_or_a_warning(tmp_path):
+    from krylearn.optim.callbacks.spectrum import _save
+    from matplotlib.figure import Figure
+
+    place = tmp_path / "spectra" / "step-00000002.png"
+    _save(Figure(), place)
+    assert place.read_bytes().startswith(b"\x89PNG")
+    assert [each.name for each in place.parent.iterdir()] == [place.name]
+    with pytest.warns(UserWarning, match="was not written"):
+        _save(Figure(), place / "below-a-file" / "a.png")

@@ -53,6 +53,36 @@ def test_what_was_saved_comes_back(tmp_path, hidden):
     assert sorted(p.name for p in path.parent.iterdir()) == ["net.json", "net.safetensors"]  # nothing half-written
 
 
+def test_names_with_dots_keep_them(tmp_path):
+    network, names = random_network(35_029), ["w.v1.2", "w.v1.3", "net.pt", "a.safetensors", "b.safetensors.bak"]
+    made = [storage.save_weights(network, tmp_path / name, {}).name.removesuffix(".safetensors") for name in names]
+    assert made == ["w.v1.2", "w.v1.3", "net", "a", "b.safetensors.bak"]
+    beside = {each.name for each in tmp_path.iterdir()}
+    assert beside == {name + suffix for name in made for suffix in (".safetensors", ".json")}
+
+
+def test_a_planted_temporary_name_is_not_followed(tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    for planted in ("w.partial", "w.json.partial", ".w.safetensors.part"):
+        (tmp_path / planted).symlink_to(tmp_path / "victim")
+    storage.save_weights(random_network(35_029), tmp_path / "w", {})
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert not (tmp_path / "w.safetensors").is_symlink()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_other_precisions_are_read(saved, dtype):
+    with safe_open(saved, framework="pt") as file:
+        tensors, facts = {k: file.get_tensor(k).to(dtype) for k in file.keys()}, file.metadata()
+    with pytest.raises(ValueError, match="differs from its checksum"):  # of the values before
+        storage.load_weights(rewritten(saved, lambda _: tensors))
+    save_file(tensors, saved, facts | {"sha256": storage.checksum(tensors)})
+    loaded = storage.load_weights(saved)
+    for name, value in loaded.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, tensors[name].float())
+
+
 def test_the_card_says_what_the_file_says(saved):
     card = json.loads(saved.with_suffix(".json").read_text())
     with safe_open(saved, framework="pt") as file:
@@ -131,6 +161,12 @@ REFUSED = {
     "huge_width": (lambda p: rewritten(p, hidden="9" * 9), r"has hidden='999999999'; expected"),
     "a_tensor_less": (lambda p: rewritten(p, lambda t: dict(list(t.items())[1:])), "does not hold the tensors"),
     "a_tensor_more": (lambda p: rewritten(p, lambda t: t | {"extra": torch.ones(2)}), "does not hold the tensors"),
+    "whole_numbers": (
+        lambda p: rewritten(p, lambda t: {k: v.int() for k, v in t.items()}),
+        "holds int32 numbers; expec",
+    ),
+    "complex": (lambda p: rewritten(p, lambda t: {k: v.cfloat() for k, v in t.items()}), "holds complex64 numbers"),
+    "endless_width": (lambda p: rewritten(p, hidden="9" * 5000), "expected a width from 0 to"),
     "no_checksum": (lambda p: rewritten(p, sha256=None), "differs from its checksum"),
 }
 
