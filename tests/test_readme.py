@@ -12,7 +12,15 @@ ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
 PAGES = [page.relative_to(ROOT).as_posix() for page in pages()]
 # pages whose Python blocks are run
-RUN = ["README.md", "docs/solvers.md", "docs/gradients.md", "docs/benchmarks.md", "docs/curvature.md", "docs/dcdm.md"]
+RUN = [
+    "README.md",
+    "docs/neural-multigrid.md",
+    "docs/solvers.md",
+    "docs/gradients.md",
+    "docs/benchmarks.md",
+    "docs/curvature.md",
+    "docs/dcdm.md",
+]
 
 
 def text(page):

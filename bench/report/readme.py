@@ -62,7 +62,7 @@ def pages(root: Path = ROOT) -> list[Path]:
     >>> {page.suffix for page in pages()} <= {".md"}
     True
     """
-    return [page for page in (root / "README.md", *sorted((root / "docs").glob("*.md"))) if page.exists()]
+    return [page for page in (root / "README.md", *sorted((root / "docs").rglob("*.md"))) if page.exists()]
 
 
 def all_records(root: Path = ROOT) -> dict[str, list[dict]]:

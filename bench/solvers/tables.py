@@ -78,7 +78,7 @@ def break_even(lines: Lines) -> list[dict[str, Any]]:
 
 
 def pictures(lines: Lines) -> str:
-    """Show in a page of docs/ what `draw` leaves in docs/images.
+    """Show in a page of docs/studies/ what `draw` leaves in docs/images.
 
     Examples
     --------
@@ -86,7 +86,7 @@ def pictures(lines: Lines) -> str:
     ''
     """
     shown = ((name, text) for name, text, _, found in _drawings(lines) if figures.timed_lines(found))
-    return "\n\n".join(f"![{text}](images/{name}.png)" for name, text in shown)
+    return "\n\n".join(f"![{text}](../images/{name}.png)" for name, text in shown)
 
 
 def draw(lines: Lines, images: Path) -> None:

@@ -20,7 +20,7 @@ decay          1                                    wd → κ·wd (at fixed lr) 
 
 Sources are in the docstrings. What another paper than the one named would do is not mixed in: Malladi keeps the path of
 training, Marek the optimum, and they answer different questions. `krylearn study batch-scaling` measures where the best
-lr is and how far each rule is from it; docs/scaling.md shows the result.
+lr is and how far each rule is from it; docs/studies/batch-size.md shows the result.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def auto(facts: Facts) -> Change:
     along the way. Without it SGD gets κ, Adam √κ, and nobody vouches for that.
 
     Valid where measured optima bear it out: batch sizes a factor 8 apart at most, none above B_n.
-    Sharpness is not used: the largest stable lr says little about the best one there (docs/scaling.md).
+    Sharpness is not used: the largest stable lr says little about the best one there (docs/studies/batch-size.md).
 
     Examples
     --------

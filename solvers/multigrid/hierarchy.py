@@ -91,7 +91,7 @@ def visits(reduction: int, varying: bool) -> int:
     """Return how often a level is smoothed that has `reduction` times fewer cells than the finest.
 
     The more, the smaller. That costs 2 % of an iteration, or 9 % where the medium varies, and saves up to a fifth of
-    them (ours, docs/neural-multigrid.md; doubling on every level: Bramble and Pasciak, Math. Comp. 49, 1987).
+    them (ours, docs/studies/neural-multigrid.md; doubling on every level: Bramble and Pasciak, Math. Comp. 49, 1987).
 
     Examples
     --------
