@@ -237,7 +237,7 @@ def _tiny_kernel(device: Any) -> Run:
     if torch.device(device).type == "cuda":
         number = torch.zeros(1, device=device)
         return lambda: number.add_(1)
-    from krylearn.solvers.kernels.cpu import cycle_bytes as cpu
+    from krylearn.solvers.kernels.cpu.vectors import dot_rows
 
     rows, sums = torch.zeros(2, 8, dtype=torch.float64).numpy(), torch.zeros(2, dtype=torch.float64).numpy()
-    return lambda: cpu.dot_rows(rows, rows, sums)
+    return lambda: dot_rows(rows, rows, sums)

@@ -27,7 +27,7 @@ OWN = {"krylearn": None, "krylearn tuned": "tuned", "krylearn resistor": "resist
 BOX = "plain box"  # the transforms' own ground
 EVERYBODY = (*OWN, *PEERS)
 FEW = ("krylearn", "pyamg-sa", "pyamg-rs", "scipy-cg-jacobi", "petsc-boomeramg")
-# of one iteration per cell: fused CG in fp64 (15 words, and 3 of the cycle) and the fp32 cycle (cpu/cycle_bytes.py)
+# of one iteration per cell: fused CG in fp64 (15 words, and 3 of the cycle) and the fp32 cycle (kernels/cpu/cycle.py)
 BYTES_PER_ITERATION = 15 * 8 + 3 * 4 + 188
 
 

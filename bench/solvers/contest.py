@@ -47,7 +47,7 @@ def set_up(A: Poisson, weights: Any = None) -> NeuralMultigrid:
     (8, 8)
     """
     A.cache.clear()
-    A.facts.pop("components", None)
+    A.facts.clear()
     A.nullspace  # noqa: B018 (found when asked for, and kept)
     return NeuralMultigrid(A, weights=weights)
 

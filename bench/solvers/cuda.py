@@ -139,6 +139,8 @@ def measure(
     expected: float = 0.0,
 ) -> list[Record]:
     """Measure every method on one system; left : seconds that remain, expected : seconds that it will take."""
+    from krylearn.solvers.kernels.cuda.conjugate_gradients import WORKSPACE
+
     facts: dict[str, Any] = {"problem": family, "shape": (n, n, n), "seed": 0, "experiment": "cuda"}
     facts["device"] = device.type if found else "interpreter"
     note = reason_to_leave_out(n**3, device, left() - expected)
@@ -161,7 +163,7 @@ def measure(
                 setattr(records[-1], name, value)
             records[-1].setup_s = setup
             records[-1].more["setup_peak_bytes"] = peak
-        A.cache.pop("cuda cg", None)
+        WORKSPACE.clear(A)
         del M
     if n <= CUPY_MOST and found and left() > 0:
         best = partial(cg, A, b, M=NeuralMultigrid(A))
@@ -198,8 +200,10 @@ def set_up(
     if weights == "none":
         return "none", 0.0 if found else None, 0
 
+    from krylearn.solvers.kernels.cuda.formats import CELL_CODES
+
     def build() -> NeuralMultigrid:
-        A.cache.pop("cell codes", None)
+        CELL_CODES.clear(A)
         return NeuralMultigrid(A, weights=weights, kernels="triton")
 
     if found is None:
@@ -213,6 +217,7 @@ def solve(
     A: Poisson, b: Any, M: Any, method: str, rtol: float, found: Ceilings | None, device: torch.device
 ) -> Record:  # fmt: skip
     """Measure one method at one tolerance."""
+    from krylearn.solvers.kernels.cuda.conjugate_gradients import WORKSPACE
     from krylearn.solvers.kernels.cuda.formats import cell_codes
     from krylearn.solvers.multigrid.setup_cuda.memory import step_bytes, traffic
 
@@ -232,7 +237,7 @@ def solve(
         moved = info.iterations * (moved + (0 if M == "none" else traffic(M.fused)))
         more["ns_per_unknown"] = 1e9 * timing.median / A.unknowns
         more["fraction_of_copy"] = found.fraction(moved, timing.median)
-        graph = getattr(A.cache.get("cuda cg"), "graph", None)
+        graph = getattr(WORKSPACE.get(A), "graph", None)
         more["graph"] = graph is not None
     kept = 0 if M == "none" else M.fused.nbytes
     # and x, r, p, a copy of b; without a cycle that lends its work space, A p

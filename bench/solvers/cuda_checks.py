@@ -43,16 +43,16 @@ def systems(device: Any, shapes: Any = SHAPES) -> Iterator[tuple[str, Poisson]]:
 
 def check(A: Poisson) -> Iterator[Row]:
     """Yield (kernel, relative error, tolerance) for one operator."""
-    from krylearn.solvers.kernels.cuda import smoothing as cuda, transfer as cuda_transfer
-    from krylearn.solvers.kernels.cuda.cycle import CudaCycle
+    from krylearn.solvers.kernels.cuda import launch, smoothing as cuda, transfer as cuda_transfer
     from krylearn.solvers.kernels.cuda.formats import cell_codes, couplings_of
+    from krylearn.solvers.multigrid.setup_cuda.build import hierarchy_cycle
 
     M = NeuralMultigrid(A, weights="resistor", kernels="reference")
-    h, r, go = M.hierarchy, noise(A, 1), cuda.never(A.device)
-    cycle = CudaCycle.from_hierarchy(h, cell_codes(A), M.exponent)
+    h, r, go = M.hierarchy, noise(A, 1), launch.never(A.device)
+    cycle = hierarchy_cycle(h, cell_codes(A), M.exponent)
     v, level = cycle.levels[0], h.levels[0]
     op, S, t = level.op, level.s * level.op.inv, level.transfer
-    x, sums = noise(A, 2).double(), cuda.new_sums(v.size, A.device)
+    x, sums = noise(A, 2).double(), launch.new_sums(v.size, A.device)
     y = torch.empty_like(x)
     cuda.apply_dot(couplings_of(A, torch.float64), x, y, sums, go)
     yield "product, fp64", error(y, A.to(dtype=torch.float64).apply(x)), 1e-13

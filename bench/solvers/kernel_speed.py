@@ -1,7 +1,7 @@
 """`krylearn bench kernels` and `bench noise`: kernels against the machine's own copy, and what a ratio is worth.
 
 Bytes are counted, not measured: what a kernel has to read and write once per cell, neighbours in cache, no
-write-allocation (solvers/kernels/cpu/cycle_bytes.py). So a kernel whose data stay in the cache may exceed the copy.
+write-allocation (solvers/kernels/cpu/cycle.py). So a kernel whose data stay in the cache may exceed the copy.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ def cpu_calls(A: Poisson) -> Iterator[Call]:
     >>> [name for name, _, _ in cpu_calls(Poisson.from_coefficients(np.ones((8, 8, 8))))][:2]
     ['smooth from zero', 'residual']
     """
-    from krylearn.solvers.kernels.cpu import cycle_bytes as cpu
-    from krylearn.solvers.kernels.cpu.cell_bytes import codes_of
+    from krylearn.solvers.kernels.cpu.cell_bytes import find_cell_bytes
+    from krylearn.solvers.kernels.cpu.cycle import LEVEL_BYTES, cycle_bytes
+    from krylearn.solvers.kernels.cpu.smoothing import apply_dot, smooth, smooth_from_zero
+    from krylearn.solvers.kernels.cpu.transfer import prolong_add, residual_rows, restrict_rows
+    from krylearn.solvers.kernels.cpu.vectors import dot_rows, update_direction, update_solution
 
     M = NeuralMultigrid(A, weights="geometric")
     cycle, level = M.fused, M.fused.levels[0]
@@ -43,30 +46,30 @@ def cpu_calls(A: Poisson) -> Iterator[Call]:
     coarse = cycle.levels[1].b if len(cycle.levels) > 1 else cycle.bottom_b
     first, second = level.omega
     d, w, sd, a, f = level.diag, level.w, level.sd, level.a, level.factors
-    bytes_of = cpu.LEVEL_BYTES[level.sd.dtype.name]
-    yield "smooth from zero", bytes_of["from zero"], lambda: cpu.smooth_from_zero(d, w, sd, b, x, first, second)
-    yield "residual", bytes_of["residual"], lambda: cpu.residual_rows(d, w, x, b, a, f, level.periodic_z, level.t)
+    bytes_of = LEVEL_BYTES[level.sd.dtype.name]
+    yield "smooth from zero", bytes_of["from zero"], lambda: smooth_from_zero(d, w, sd, b, x, first, second)
+    yield "residual", bytes_of["residual"], lambda: residual_rows(d, w, x, b, a, f, level.periodic_z, level.t)
     yield (
         "restrict",
         bytes_of["restrict"],
-        lambda: cpu.restrict_rows(level.t, a, f, level.sources[0], level.sources[1], coarse),
+        lambda: restrict_rows(level.t, a, f, level.sources[0], level.sources[1], coarse),
     )
     yield (
         "prolong and add",
         bytes_of["prolong"],
-        lambda: cpu.prolong_add(coarse, a, sd, f, *level.outer[:2], level.periodic_z, x),
+        lambda: prolong_add(coarse, a, sd, f, *level.outer[:2], level.periodic_z, x),
     )
-    yield "smooth", bytes_of["smooth"], lambda: cpu.smooth(d, w, sd, x, b, y, second)
-    yield "cycle, all levels", cpu.cycle_bytes(cycle), lambda: cycle(cycle.input)
-    codes, shape = codes_of(A), A.diag.shape
+    yield "smooth", bytes_of["smooth"], lambda: smooth(d, w, sd, x, b, y, second)
+    yield "cycle, all levels", cycle_bytes(cycle), lambda: cycle(cycle.input)
+    codes, shape = find_cell_bytes(A), A.diag.shape
     links, diag = (codes.links, codes.diag) if codes else (tuple(v.numpy() for v in A.links), A.diag.numpy())
     p, q = np.ones(shape), np.ones(shape)
     rows, sums = [v.reshape(-1, shape[-1]) for v in (p, q, p.copy(), q.copy())], np.empty(shape[0] * shape[1])
     half = np.ones(rows[0].shape, np.float32)
-    yield "A p and p.Ap, fp64", 16 + 4 * diag.itemsize, lambda: cpu.apply_dot(diag, links, p, q, sums)
-    yield "update x, r; r.r", 52, lambda: cpu.update_solution(*rows, 0.0, 0.0, 1.0, half, sums)
-    yield "r.z", 12, lambda: cpu.dot_rows(rows[1], half, sums)
-    yield "update p", 20, lambda: cpu.update_direction(rows[2], half, 1.0, 0.0)
+    yield "A p and p.Ap, fp64", 16 + 4 * diag.itemsize, lambda: apply_dot(diag, links, p, q, sums)
+    yield "update x, r; r.r", 52, lambda: update_solution(*rows, 0.0, 0.0, 1.0, half, sums)
+    yield "r.z", 12, lambda: dot_rows(rows[1], half, sums)
+    yield "update p", 20, lambda: update_direction(rows[2], half, 1.0, 0.0)
 
 
 def any_device_calls(A: Poisson) -> Iterator[Call]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from krylearn.pde import Poisson, stack
+from krylearn.pde.poisson.fields import Slot
 from krylearn.pde.poisson.vectors import batch_shape
 from torch import Tensor
 
@@ -113,10 +114,9 @@ def solve_blocks(
 
 def block_diagonal(operators: Sequence[Poisson]) -> Poisson:
     """Return `stack(operators)`; kept on the first operator, so that a second solve with them finds its set-up."""
-    key, cache = ("block diagonal", *map(id, operators)), operators[0].cache
-    if key not in cache:
-        cache[key] = (stack(operators), tuple(operators))  # which keeps the ids from being reused
-    return cache[key][0]
+    slot: Slot[tuple[Poisson, tuple[Poisson, ...]]] = Slot(f"block diagonal {list(map(id, operators))}")
+    # the operators are kept too, so that no other object gets their ids
+    return slot.compute_once(operators[0], lambda: (stack(operators), tuple(operators)))[0]
 
 
 def _verdicts(joint: SolveInfo, residuals: Tensor, limits: Tensor, scale: Tensor, finite: Tensor) -> list[SolveInfo]:

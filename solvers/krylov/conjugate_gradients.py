@@ -148,7 +148,24 @@ def _attempts(system: System, M: Preconditioner | None) -> list[Attempt]:
 def _recurrence(system: System, M: Preconditioner | None) -> Steps:
     """Return the fused recurrence where there are kernels for it, else the readable one."""
     fused = kernels.steps_for(system.b, M) if isinstance(system.A.operator, Poisson) else None
+    if fused not in (None, kernels.fused_cg_steps):
+        return partial(_explain_out_of_memory, fused)
     return fused or cg_steps
+
+
+def _explain_out_of_memory(steps: Steps, A: Callable, b: torch.Tensor, x: torch.Tensor, M: Any) -> Iterator[State]:
+    """Yield the states of a recurrence; if its vectors find no room, say how much is needed and what to do."""
+    states = steps(A, b, x, M)
+    try:
+        first = next(states)  # allocates everything
+    except torch.cuda.OutOfMemoryError as error:
+        from ..multigrid.setup_cuda.memory import out_of_memory
+
+        ours: Any = getattr(M, "operator", None)
+        operator: Any = getattr(A, "operator", None)
+        raise out_of_memory(operator, getattr(ours, "_rule", None), getattr(ours, "_storage", b.dtype)) from error
+    yield first
+    yield from states
 
 
 def _resolve(A: Any, M: Any, nullspace: Any) -> tuple[Any, tuple[float, float]]:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,16 @@ from .coarsening import choose_factors, classical
 COARSEST = 128  # cells of the level that is inverted densely: 64 KiB in fp32, read once per cycle
 
 Rule = Callable[[Stencil, tuple[int, int, int]], tuple[Tensor, Transfer, Stencil]]
+
+
+class KernelLevel(Protocol):
+    """A level of some kernels."""
+
+    def stay(self: T) -> T:
+        """Share the arrays, with the identity as transfer."""
+
+
+T = TypeVar("T", bound=KernelLevel)
 
 geometric: Rule = partial(classical, kind="geometric")
 resistor: Rule = partial(classical, kind="resistor")
@@ -113,6 +124,17 @@ def build(op: Stencil, rule: Rule, coarsest: int = COARSEST) -> Hierarchy:
         levels += [level.stay()] * (visits(reduction, varying) - 1) + [level]
         op, reduction = coarse, reduction * math.prod(factors)
     return Hierarchy(levels, op, generalised_inverse(op).to(op.shift.dtype))
+
+
+def convert_levels(h: Hierarchy, convert: Callable[[Level, bool], T]) -> list[T]:
+    """Return the levels as some kernels store them; a level that is visited again shares its arrays by `.stay()`.
+
+    convert : (level, whether it is the finest) -> the level of these kernels
+    """
+    levels: list[T] = []
+    for level in reversed(h.levels):
+        levels.append(levels[-1].stay() if level.transfer.stays else convert(level, level is h.levels[0]))
+    return levels[::-1]
 
 
 def v_cycle(h: Hierarchy, b: Tensor, l: int = 0) -> Tensor:

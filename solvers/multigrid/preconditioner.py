@@ -15,18 +15,30 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from krylearn.pde import Poisson
+from krylearn.pde.poisson.fields import Slot
 from torch import Tensor, nn
 
 from ..kernels import choice
 from ..kernels.reference import Stencil, Transfer
 from . import weight_files as storage
 from .graph_hierarchy import SparseCycle, build_graphs
-from .hierarchy import COARSEST, Hierarchy, Level, Rule, build, generalised_inverse, geometric, resistor, v_cycle
+from .hierarchy import (
+    COARSEST,
+    Hierarchy,
+    Level,
+    Rule,
+    build,
+    convert_levels,
+    generalised_inverse,
+    geometric,
+    resistor,
+    v_cycle,
+)
 from .network import CoefficientNetwork
 from .pieces import graph_of
 
 if TYPE_CHECKING:
-    from ..kernels.cpu.cell_bytes import Codes
+    from ..kernels.cpu.cell_bytes import CellBytes
     from ..kernels.cpu.cycle import FusedCycle
     from ..kernels.cuda.cycle import CudaCycle
 
@@ -169,17 +181,21 @@ class NeuralMultigrid:
             from .setup_cpu.build import learned_cycle
 
             return learned_cycle(self.A, self.exponent, self._rule, COARSEST, self.mantissa, self._codes, self._kept)
-        from ..kernels.cpu.cycle import FusedCycle
+        from ..kernels.cpu.cycle import FusedCycle, FusedLevel
 
-        return FusedCycle.from_hierarchy(self.hierarchy, self._codes)
+        def convert(level: Level, finest: bool) -> FusedLevel:
+            return FusedLevel.from_tensors(level.op, level.s, level.transfer, self._codes if finest else None)
 
-    def _find_codes(self) -> Codes | None:
+        h = self.hierarchy
+        return FusedCycle(convert_levels(h, convert), h.bottom.size, h.inverse)
+
+    def _find_codes(self) -> CellBytes | None:
         """Return the bytes of a cell-type problem for the CPU kernels; scale by its conductance, else by 2^exponent."""
         codes = None
         if self.backend == "cpu" and self.cycle_dtype == torch.float32:
-            from ..kernels.cpu.cell_bytes import codes_of
+            from ..kernels.cpu.cell_bytes import find_cell_bytes
 
-            codes = codes_of(self.A)
+            codes = find_cell_bytes(self.A)
         self.exponent, self.mantissa = power_of_two(codes.unit if codes else float(self.A.diag.max())), 1.0
         if codes is not None:
             self.mantissa = math.ldexp(codes.unit, -self.exponent)
@@ -330,7 +346,5 @@ def quantise(h: Hierarchy, dtype: torch.dtype) -> Hierarchy:
 def default_preconditioner(A: Poisson, weights: Any = None) -> NeuralMultigrid:
     """Return the preconditioner that `cg` uses for A, cached on A by weights: a second set-up is free."""
     name = weights if isinstance(weights, str | Path | None) else id(weights)
-    key = ("NeuralMultigrid", name, A.device, torch.float32)
-    if key not in A.cache:
-        A.cache[key] = NeuralMultigrid(A, weights)
-    return A.cache[key]
+    slot: Slot[NeuralMultigrid] = Slot(f"NeuralMultigrid, weights {name}")
+    return slot.compute_once(A, lambda: NeuralMultigrid(A, weights))

@@ -17,7 +17,7 @@ from krylearn.pde.poisson.components import compile_components
 def kind_of(A: Any, codes: Any) -> str:
     """Return of which kind an operator is: given as bytes, as arrays that bytes can stand for, or anything else.
 
-    codes : what `codes_of` says
+    codes : what `find_cell_bytes` says
 
     Examples
     --------
@@ -47,7 +47,7 @@ def compile_kernels(kind: str) -> float:
     >>> compile_kernels("voxels") >= 0.0
     True
     """
-    from ..kernels.cpu.cell_bytes import codes_of
+    from ..kernels.cpu.cell_bytes import find_cell_bytes
     from ..kernels.cpu.conjugate_gradients import FusedProduct, fused_cg_steps
     from .network import CoefficientNetwork
     from .setup_cpu.build import learned_cycle
@@ -55,7 +55,7 @@ def compile_kernels(kind: str) -> float:
     start = time.perf_counter()
     compile_components(in_bytes=kind == "voxels")
     A, b = tiny(kind), torch.ones(6, 6, 6, dtype=torch.float64)
-    fused = learned_cycle(A, 0, CoefficientNetwork(0), coarsest=8, codes=codes_of(A))
+    fused = learned_cycle(A, 0, CoefficientNetwork(0), coarsest=8, codes=find_cell_bytes(A))
     M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0, mantissa=1.0))
     FusedProduct(A)(b)
     list(islice(fused_cg_steps(SimpleNamespace(operator=A, calls=0), b, torch.zeros_like(b), M), 3))

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from ..training.coefficients import LICENCE
 from ..training.loop import require_lightning
+from .dcdm_method import load_network, save_network
 from .dcdm_network import SIZES, DCDMNetwork
-from .dcdm_storage import load_network, save_network
 from .loop import SCHEDULES, RitzStream, fit_on_ritz
 from .ritz import scaled_theta, stored_basis
 

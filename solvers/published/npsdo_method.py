@@ -116,7 +116,7 @@ def save_npsdo(network: NPSDONetwork, path: str | Path, card: dict[str, Any]) ->
 
 
 def load_npsdo(path: str | Path) -> NPSDONetwork:
-    """Read an `NPSDONetwork` in evaluation mode; errors as in `storage.load_weights`."""
+    """Read an `NPSDONetwork` in evaluation mode; errors as in `weight_files.load_weights`."""
     tensors, facts = read_tensors(path, ARCHITECTURE)
     known = facts.get("levels", "") in [str(n) for n in range(1, 13)] and facts.get("dimension") in ("2", "3")
     if not known or facts.get("symmetric") not in ("0", "1"):

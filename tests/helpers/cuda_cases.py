@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 from krylearn.pde import Poisson
-from krylearn.solvers.kernels.cuda import smoothing as cuda
 from krylearn.solvers.kernels.cuda.formats import LEVEL, Couplings, cell_codes
+from krylearn.solvers.kernels.cuda.launch import never
 from krylearn.solvers.kernels.cuda.level import CudaLevel
 from krylearn.solvers.kernels.reference import Stencil
 from krylearn.solvers.multigrid.hierarchy import Hierarchy, Level, build
@@ -12,7 +12,7 @@ from krylearn.solvers.multigrid.preconditioner import power_of_two, quantise, st
 from multigrid_cases import GRIDS, grid_system, random_network
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-GO = cuda.never(torch.device(DEVICE))
+GO = never(torch.device(DEVICE))
 
 
 def vector(size, seed=90_001, dtype=torch.float32):
@@ -41,7 +41,11 @@ def levels(A, rule=None, dtype=torch.float32):
 def finest(A, dtype=torch.float32):
     """The reference's finest level, and the same as the kernels see it."""
     h, exponent = levels(A, dtype=dtype)
-    return h.levels[0], CudaLevel.of(h.levels[0], dtype, cell_codes(A.to(DEVICE)), exponent).allocate()
+    return h.levels[0], kernel_level(h.levels[0], dtype, cell_codes(A.to(DEVICE)), exponent).allocate()
+
+
+def kernel_level(level, storage, codes=None, exponent=0):
+    return CudaLevel.from_tensors(level.op, level.s, level.transfer, storage, codes, exponent)
 
 
 def as_stored(level, v):

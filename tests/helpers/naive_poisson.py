@@ -1,4 +1,4 @@
-"""The slow obvious assembly: one loop over cells and faces, straight from the table of `pde/poisson/operator.py`; and strategies."""
+"""The slow obvious assembly: one loop over cells and faces, from the table of `poisson/operator.py`; and strategies."""
 
 import itertools
 

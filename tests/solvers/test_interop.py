@@ -6,7 +6,8 @@ import scipy.sparse.linalg
 import torch
 from krylearn.pde import Poisson
 from krylearn.solvers import NeuralMultigrid, cg, dcdm
-from krylearn.solvers.krylov.arrays import as_map, common_dtype, from_torch, pyamg_accel, to_torch
+from krylearn.solvers.interop import pyamg_accel
+from krylearn.solvers.krylov.arrays import as_map, common_dtype, from_torch, to_torch
 
 DENSE = np.diag([1.0, 2.0, 3.0]) + 0.1
 

@@ -24,10 +24,10 @@ class Step:
     links: tuple[Any, ...]
 
     def __init__(self, operator: Any, b: Tensor, bytes_allowed: bool = False) -> None:
-        from .cell_bytes import codes_of
+        from .cell_bytes import find_cell_bytes
 
         given_in_bytes = operator.voxels is not None  # then the bytes are the operator
-        codes = codes_of(operator) if bytes_allowed or given_in_bytes else None
+        codes = find_cell_bytes(operator) if bytes_allowed or given_in_bytes else None
         self.unit = 1.0 if codes is None else codes.unit  # q = A p / unit
         if codes is not None:
             self.links, self.diag = codes.links, codes.diag
@@ -54,11 +54,12 @@ class FusedProduct:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return A x in memory of its own."""
-        from . import cycle_bytes as cpu
+        from .compile import threads_for
+        from .smoothing import apply_dot
 
         s, x, y = Step(self.operator, x), x.contiguous(), torch.empty_like(x)
-        with cpu.threads_for(x.numel()):
-            cpu.apply_dot(s.diag, s.links, x.numpy(), y.numpy(), s.sums)
+        with threads_for(x.numel()):
+            apply_dot(s.diag, s.links, x.numpy(), y.numpy(), s.sums)
         return y if s.unit == 1 else y.mul_(s.unit)
 
     def residual(self, b: Tensor, x: Tensor) -> Tensor:
@@ -76,8 +77,10 @@ def fused_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tenso
     b, x : contiguous internal grids; x is updated in place
     M : None or a map; its `operator` may be a NeuralMultigrid, whose cycle then runs without conversions
     """
-    from . import cycle_bytes as cpu
+    from .compile import threads_for
+    from .smoothing import apply_dot
     from .threads import PACE
+    from .vectors import dot_rows, update_direction, update_solution
 
     r = b - A(x) if bool(x.any()) else b.clone()
     p, q, s = torch.zeros_like(b), torch.empty_like(b), Step(A.operator, b, bytes_allowed=True)
@@ -86,20 +89,20 @@ def fused_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tenso
     rr, rz = float(torch.linalg.vector_norm(r.double())) ** 2, math.inf
     apply_m.load(r, rr)
     yield x, r, rr, ()
-    with_threads = PACE.step if isinstance(apply_m, Cycle) else cpu.threads_for  # nobody knows how long other maps take
+    with_threads = PACE.step if isinstance(apply_m, Cycle) else threads_for  # nobody knows how long other maps take
     while True:
         with with_threads(b.numel()):
             z_rows, scale = apply_m(r, rr)
-            cpu.dot_rows(r_rows, z_rows, s.sums)
+            dot_rows(r_rows, z_rows, s.sums)
             rz, rz_old = scale * s.total(), rz
-            cpu.update_direction(p_rows, z_rows, kind(scale), kind(rz / rz_old if rz_old else math.nan))
-            cpu.apply_dot(s.diag, s.links, p.numpy(), q.numpy(), s.sums)
+            update_direction(p_rows, z_rows, kind(scale), kind(rz / rz_old if rz_old else math.nan))
+            apply_dot(s.diag, s.links, p.numpy(), q.numpy(), s.sums)
             A.calls += 1
             pAp = s.unit * s.total()
             alpha = rz / pAp if pAp else math.nan
             if math.isfinite(alpha):
                 steps = kind(alpha), kind(alpha * s.unit), kind(apply_m.factor(rr))
-                cpu.update_solution(x_rows, r_rows, p_rows, q_rows, *steps, apply_m.rows, s.sums)
+                update_solution(x_rows, r_rows, p_rows, q_rows, *steps, apply_m.rows, s.sums)
                 rr = s.total()
             else:  # x stays the last finite iterate
                 r.fill_(math.nan)

@@ -2,7 +2,7 @@
 
     z = M r with b.z | p = scale z + beta p | q = A p with p.q | r -= alpha q, r.r, the cycle's b | x += alpha p
 
-Scalars stay on the device (`cuda_vectors`). All but the update of x is captured in a CUDA graph the second time it
+Scalars stay on the device (`vectors`). All but the update of x is captured in a CUDA graph the second time it
 runs; graph and vectors are kept on the operator, so that a further solve captures nothing. One system is solved at a
 time: two solves with the same operator that take turns need two operators.
 
@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from krylearn.pde.poisson.fields import Slot
 from torch import Tensor
 
-from . import smoothing as cuda
 from .cycle import CudaCycle
 from .formats import couplings_of
+from .launch import never, new_sums, programs
+from .smoothing import apply_dot
 from .vectors import PAP, RR, RZ, Vectors
 
 
@@ -43,13 +45,13 @@ class Product:
     def write(self, x: Tensor, y: Tensor) -> Tensor:
         """Write A x to y."""
         with torch.cuda.device_of(x):
-            sums, go = cuda.new_sums(x.shape, x.device), cuda.never(x.device)
-            cuda.apply_dot(couplings_of(self.operator, x.dtype), x.contiguous(), y, sums, go)
+            sums, go = new_sums(x.shape, x.device), never(x.device)
+            apply_dot(couplings_of(self.operator, x.dtype), x.contiguous(), y, sums, go)
         return y
 
     def residual(self, b: Tensor, x: Tensor) -> Tensor:
         """Return b - A x, between steps of a solve in the memory of its A p."""
-        known = self.operator.cache.get("cuda cg")
+        known = WORKSPACE.get(self.operator)
         if known is None or known.q.shape != b.shape or not known.q.dtype == b.dtype == x.dtype:
             return b - self(x)
         return torch.sub(b, self.write(x, known.q), out=known.q)
@@ -82,17 +84,12 @@ def workspace(operator: Any, b: Tensor, M: Any) -> Workspace:
     cycle = getattr(owner, "fused", None)
     if not isinstance(cycle, CudaCycle) or owner.A.diag.shape != b.shape:
         cycle = None
-    known = operator.cache.get("cuda cg")
+    known = WORKSPACE.get(operator)
     if known is not None and known.r.dtype == b.dtype and known.cycle is cycle and (cycle or M is None):
         return known
-    try:
-        made = Workspace(operator, b, cycle, owner.exponent if cycle else 0)
-    except torch.cuda.OutOfMemoryError as error:
-        from ...multigrid.setup_cuda.build import out_of_memory
-
-        raise out_of_memory(operator, getattr(owner, "_rule", None), getattr(owner, "_storage", b.dtype)) from error
+    made = Workspace(operator, b, cycle, owner.exponent if cycle else 0)
     if cycle or M is None:
-        operator.cache["cuda cg"] = made
+        WORKSPACE.put(operator, made)
     else:
         made.foreign = M
     return made
@@ -107,7 +104,7 @@ class Workspace:
         self.r, self.p = torch.zeros_like(b), torch.zeros_like(b)
         lent = None if cycle is None else cycle.lent(b)  # A p and what the cycle works on are never alive together
         self.q = torch.zeros_like(b) if lent is None else lent
-        most = max(cuda.programs(b.shape), cycle.sums_written() if cycle else 0)
+        most = max(programs(b.shape), cycle.sums_written() if cycle else 0)
         self.vectors = Vectors(b, most, exponent)
         self.graph: Any = None
         self.runs = 0
@@ -140,11 +137,11 @@ class Workspace:
 
     def run(self) -> None:
         """Launch the kernels of one step."""
-        v, count = self.vectors, cuda.programs(self.r.shape)
+        v, count = self.vectors, programs(self.r.shape)
         z, written = self.precondition()
         v.finish_rz(written)
         v.direction(self.p, z)
-        cuda.apply_dot(self.op, self.p, self.q, v.sums, v.stop)
+        apply_dot(self.op, self.p, self.q, v.sums, v.stop)
         v.finish_pap(count, scaled=self.cycle is not None)
         v.update_residual(self.r, self.q, self.input)
         v.finish_rr()
@@ -163,6 +160,9 @@ class Workspace:
         z = self.foreign(self.r).contiguous()
         v.dot(self.r, z)
         return z, v.programs
+
+
+WORKSPACE: Slot[Workspace] = Slot("vectors of a solve on CUDA")
 
 
 def capture(run: Callable[[], None]) -> Any:

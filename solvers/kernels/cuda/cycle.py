@@ -2,25 +2,22 @@
 
 Memory per cell of a level in fp32 (bf16): links 12 (6), extra 4 (2), s/diag 4 (2), transfer 3 and work space 16 bytes,
 together 39 (29); of a cell-type level 2 and 16. All levels of a box coarsened along every axis 45 (33), or 24 (22); the
-third and fourth of the four work vectors are lent to `cuda_cg` between applications.
+third and fourth of the four work vectors are lent to `conjugate_gradients` between applications.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..reference import OMEGA
-from . import smoothing as cuda, transfer as cuda_transfer
-from .formats import Codes
+from .launch import never, programs
 from .level import CudaLevel
 from .small_levels import Tail, length_of
-
-if TYPE_CHECKING:
-    from ...multigrid.hierarchy import Hierarchy
+from .smoothing import correct, relax
+from .transfer import FINISH, finish, multiply, prolong, restrict
 
 
 class CudaCycle:
@@ -46,28 +43,10 @@ class CudaCycle:
             if v.stays:
                 v.lend(below)
         self.bottom_b, self.bottom_x = inverse.new_zeros(bottom), inverse.new_zeros(bottom)
-        self.go = cuda.never(inverse.device)
+        self.go = never(inverse.device)
         self.cut = len(levels) - length_of(levels)  # from here on one kernel does it all
         last = levels[self.cut :]
         self.tail = Tail(last, self.inverse, self.bottom_b, self.bottom_x) if last else None
-
-    @classmethod
-    def from_hierarchy(
-        cls, h: Hierarchy, codes: Codes | None = None, exponent: int = 0, storage: torch.dtype | None = None
-    ) -> CudaCycle:
-        """Take over a quantised hierarchy.
-
-        codes : of the finest level before it was divided by 2^exponent
-        storage : of the conductances of stored levels; None: as h has them
-        """
-        dtype = h.inverse.dtype
-        levels: list[CudaLevel] = []
-        for v in reversed(h.levels):
-            if v.transfer.stays:
-                levels.append(levels[-1].stay())
-            else:
-                levels.append(CudaLevel.of(v, storage or dtype, codes if v is h.levels[0] else None, exponent))
-        return cls(levels[::-1], h.bottom.size, h.inverse)
 
     @property
     def input(self) -> Tensor:
@@ -110,23 +89,23 @@ class CudaCycle:
 
     def sums_written(self) -> int:
         """How many partial sums of b.z a call writes; 0 if there is no level that could."""
-        return cuda.programs(self.levels[0].size, cuda_transfer.FINISH) if self.levels else 0
+        return programs(self.levels[0].size, FINISH) if self.levels else 0
 
     def _descend(self, b: Tensor, l: int, stop: Tensor, sums: Tensor | None = None) -> Tensor:
         if self.tail is not None and l == self.cut:
             return self.tail(stop)
         if l == len(self.levels):
-            cuda_transfer.multiply(self.inverse, b, self.bottom_x, stop)
+            multiply(self.inverse, b, self.bottom_x, stop)
             return self.bottom_x
         v = self.levels[l]
         coarse = self.levels[l + 1].b if l + 1 < len(self.levels) else self.bottom_b
-        cuda.relax(v.op, b, v.r, OMEGA[0], stop)
-        cuda.relax(v.op, v.r, v.second, OMEGA[1], stop)
+        relax(v.op, b, v.r, OMEGA[0], stop)
+        relax(v.op, v.r, v.second, OMEGA[1], stop)
         if not v.stays:
-            cuda_transfer.restrict(v.op, v.second, v.a, v.factors, v.periodic, coarse, stop)
+            restrict(v.op, v.second, v.a, v.factors, v.periodic, coarse, stop)
         c = self._descend(coarse, l + 1, stop)
         if not v.stays:
-            cuda_transfer.prolong(v.op, c, v.a, v.factors, v.periodic, v.e, stop)
-        cuda.correct(v.op, v.e, v.second, stop)
-        cuda_transfer.finish(v.op, c, v.a, v.factors, v.periodic, b, v.second, v.r, stop, sums)
+            prolong(v.op, c, v.a, v.factors, v.periodic, v.e, stop)
+        correct(v.op, v.e, v.second, stop)
+        finish(v.op, c, v.a, v.factors, v.periodic, b, v.second, v.r, stop, sums)
         return v.r

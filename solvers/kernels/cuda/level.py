@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .formats import LEVEL, TABLE, Codes, Couplings
-
-if TYPE_CHECKING:
-    from ...multigrid.hierarchy import Level
+from ..reference import Stencil, Transfer
+from .formats import LEVEL, TABLE, CellFormat16, Couplings
 
 SHORT = 2**16  # so many patterns have a 16-bit id
 MOST = 2**29  # cells: the kernels index arrays of three axes, and of seven facts per coarse cell, in 32 bits
@@ -91,7 +89,7 @@ class CudaLevel:
 
     @classmethod
     def patterned(
-        cls, codes: Codes, s: Tensor, a: Tensor, factors: Any, periodic: Any, dtype: torch.dtype
+        cls, codes: CellFormat16, s: Tensor, a: Tensor, factors: Any, periodic: Any, dtype: torch.dtype
     ) -> CudaLevel:
         """Find the patterns of a cell-type level; s, a : damping and weights in units of 1/255."""
         keys, ids = torch.unique(pattern_keys(codes.code, s, a), return_inverse=True)
@@ -99,7 +97,7 @@ class CudaLevel:
 
     @classmethod
     def from_patterns(
-        cls, codes: Codes, keys: Tensor, ids: Tensor, factors: Any, periodic: Any, dtype: torch.dtype
+        cls, codes: CellFormat16, keys: Tensor, ids: Tensor, factors: Any, periodic: Any, dtype: torch.dtype
     ) -> CudaLevel:
         """Take over pattern ids and the key of each pattern."""
         short = torch.uint16 if len(keys) <= SHORT else torch.int32
@@ -112,24 +110,29 @@ class CudaLevel:
         return cls(op, (keys >> 21).int(), factors, periodic, dtype)
 
     @classmethod
-    def of(
-        cls, level: Level, storage: torch.dtype, codes: Codes | None = None, exponent: int = 0
-    ) -> CudaLevel:  # fmt: skip
-        """Take over a level of torch tensors whose damping and weights are multiples of 1/255.
+    def from_tensors(
+        cls,
+        op: Stencil,
+        s: Tensor,
+        t: Transfer,
+        storage: torch.dtype,
+        codes: CellFormat16 | None = None,
+        exponent: int = 0,
+    ) -> CudaLevel:
+        """Take over a level of torch tensors whose damping s and weights are multiples of 1/255.
 
         codes : of a cell-type operator before it was divided by 2^exponent
         """
-        op, t = level.op, level.transfer
         a = torch.zeros((3, *op.size), dtype=torch.uint8, device=op.diag.device)
         for d, weight in enumerate(t.weights):
             if weight is not None:
                 a[d] = torch.round(weight * 255).to(torch.uint8)
         dtype = op.diag.dtype
         if codes is not None:
-            s = torch.round(level.s * 255).to(torch.uint8)
-            return cls.patterned(codes.scaled(exponent), s, a, t.factors, op.periodic, dtype)
+            steps = torch.round(s * 255).to(torch.uint8)
+            return cls.patterned(codes.scaled(exponent), steps, a, t.factors, op.periodic, dtype)
         extra = op.ground[0] + op.ground[1] + op.ground[2] + op.shift
-        return cls.stored(op.links, extra, level.s, a, t.factors, op.periodic, storage, dtype)
+        return cls.stored(op.links, extra, s, a, t.factors, op.periodic, storage, dtype)
 
     def lend(self, below: CudaLevel) -> None:
         """Let the same level, visited after this one that `stays`, read its b and write its z where this one has them.

@@ -12,17 +12,16 @@ Phases exchange vectors through memory; a barrier orders them, since all of it i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .smoothing import correct_tile, relax_tile, run
+from .launch import run
+from .level import CudaLevel
+from .smoothing import correct_tile, relax_tile
 from .transfer import FIRST, SECOND, donors_of, finish_tile, multiply_rows, prolong_tile, restrict_tile
-
-if TYPE_CHECKING:
-    from .level import CudaLevel
 
 TAIL = 1024  # cells of the largest level of the tail
 

@@ -1,14 +1,11 @@
 """The kernels of `reference` for a GPU (Triton): the product with its dot product, and the smoother in residual form.
 
-Arrays are C-contiguous internal grids (nx, ny, nz). A program handles a tile of rows along z: integer divisions happen
-once per row, loads are contiguous, and what neighbouring tiles share comes from the cache. As in `cpu`, links wrap
-around every axis (the wrap link is 0 where an axis is not periodic), so no size and no boundary is special.
-Conductances come in four forms (`cuda_couplings`); arithmetic has the dtype of the vectors.
+Conductances come in four forms (`formats`); arithmetic has the dtype of the vectors.
 
 With S = s/diag, ω₁ and ω₂ = 0.57 and 1.4 and c = B Pᵀ r₂ from the coarse level, one level of the cycle is
 
     relax    r₁ = b - ω₁ A S b,   r₂ = r₁ - ω₂ A S r₁          residual after each of the two steps from x = 0
-    restrict Pᵀ r₂                                             `cuda_transfer`
+    restrict Pᵀ r₂                                             `transfer`
     prolong  e = P c
     correct  g = r₂ - A e                                      in place of r₂
     finish   z = ω₁ S b + ω₂ S r₁ + e + ω₂ S g + ω₁ S (g - ω₂ A S g)      in place of r₁; with z·b on request
@@ -25,115 +22,26 @@ cache; the last column is what all levels of an isotropic 3D grid move together 
 A level that is visited twice is two levels with the identity between them: no restriction, no prolongation.
 
 Dot products are partial sums of one program each, added up in a fixed order by the kernel that needs the scalar. Every
-kernel reads `stop` first, a number on the device, and does nothing if it is not 0: what `cuda_vectors` sets once the
+kernel reads `stop` first, a number on the device, and does nothing if it is not 0: what `vectors` sets once the
 tolerance is met.
 """
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
-
-import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError as error:  # pragma: no cover
-    raise ImportError("the CUDA kernels need Triton; expected: pip install 'krylearn[cuda]' (Linux)") from error
-
-if TYPE_CHECKING:
-    from .formats import Couplings
-
-TILE = 1024  # cells per program: 8 per thread of 4 warps
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # read by Triton too when it is imported
-LAUNCHES = [0]  # kernels launched by this process, for tests
-_STORED, _CODES, _LEVEL, _TABLE = (tl.constexpr(form) for form in range(4))  # as in cuda_couplings
-
-
-def blocks(size: Any, cells: int = TILE) -> tuple[int, int]:
-    """Return rows and cells along z of a tile of so many cells; the interpreter takes a whole grid at once."""
-    columns = min(triton.next_power_of_2(size[2]), 128, cells)
-    if INTERPRETED and cells >= 128:  # tests of several programs ask for fewer
-        return min(triton.next_power_of_2(size[0] * size[1]), (1 << 14) // columns), columns
-    return max(cells // columns, 1), columns
-
-
-def programs(size: Any, cells: int = TILE) -> int:
-    """Count the tiles of a grid: the number of partial sums of a dot product."""
-    rows, columns = blocks(size, cells)
-    return triton.cdiv(size[0] * size[1], rows) * triton.cdiv(size[2], columns)
-
-
-def launch(kernel: Any, size: Any, *arguments: Any, cells: int = TILE, **constants: Any) -> None:
-    """Run a kernel over all tiles of a grid, whose lengths are its last arguments."""
-    rows, columns = blocks(size, cells)
-    run(kernel, programs(size, cells), *arguments, *size, R=rows, Z=columns, **constants)
-
-
-def run(kernel: Any, count: int, *arguments: Any, **constants: Any) -> None:
-    """Launch so many programs of a kernel."""
-    LAUNCHES[0] += 1
-    kernel[(count,)](*arguments, **constants)
-
-
-# --- inside a kernel --------------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def tile(nx, ny, nz, R: tl.constexpr, Z: tl.constexpr):
-    """Return i, j (rows, 1), k (1, columns) of this program's cells, and which of them exist."""
-    strips = tl.cdiv(nz, Z)
-    row = (tl.program_id(0) // strips) * R + tl.arange(0, R)[:, None]
-    k = (tl.program_id(0) % strips) * Z + tl.arange(0, Z)[None, :]
-    return row // ny, row % ny, k, (row < nx * ny) & (k < nz)
-
-
-@triton.jit
-def up(i, n):
-    """Return the next index, wrapped."""
-    return tl.where(i + 1 < n, i + 1, 0)
-
-
-@triton.jit
-def down(i, n):
-    """Return the index before, wrapped."""
-    return tl.where(i > 0, i - 1, n - 1)
-
-
-@triton.jit
-def around(i, j, k, nx, ny, nz):
-    """Return the flat index of a cell and of its six neighbours: x+, x-, y+, y-, z+, z-."""
-    return (
-        (i * ny + j) * nz + k,
-        (up(i, nx) * ny + j) * nz + k,
-        (down(i, nx) * ny + j) * nz + k,
-        (i * ny + up(j, ny)) * nz + k,
-        (i * ny + down(j, ny)) * nz + k,
-        (i * ny + j) * nz + up(k, nz),
-        (i * ny + j) * nz + down(k, nz),
-    )
-
-
-@triton.jit
-def name_of(w0, o, live):
-    """Return code or pattern id at flat index o; unsigned."""
-    return tl.load(w0 + o, mask=live, other=0).to(tl.int32)
-
-
-@triton.jit
-def link_at(w, o, live, dtype: tl.constexpr):
-    """Return a stored number at flat index o."""
-    return tl.load(w + o, mask=live, other=0).to(dtype)
+from .formats import IS_CODES, IS_LEVEL, IS_TABLE, Couplings, link_at, named
+from .launch import around, launch, tile
 
 
 @triton.jit
 def product_from(w0, w1, w2, e, name, o, xm, ym, zm, live, v, vxp, vxm, vyp, vym, vzp, vzm, FORM: tl.constexpr):
     """Return A v at flat index o from the values there and at the six neighbours; `name` is the code or id there."""
-    if FORM == _CODES or FORM == _TABLE:
+    if FORM == IS_CODES or FORM == IS_TABLE:
         code = name
-        if FORM == _TABLE:
+        if FORM == IS_TABLE:
             code = tl.load(w2 + name, mask=live, other=0)
         cx, cy, cz = tl.load(w1), tl.load(w1 + 1), tl.load(w1 + 2)
         n = code >> 6  # how many conductances of each axis add up, in base 5
@@ -142,21 +50,12 @@ def product_from(w0, w1, w2, e, name, o, xm, ym, zm, live, v, vxp, vxm, vyp, vym
         z = (n // 25).to(v.dtype) * v - tl.where(code & 16 != 0, vzp, 0) - tl.where(code & 32 != 0, vzm, 0)
         return cx * x + cy * y + cz * z
     else:
-        if FORM == _LEVEL:  # differences: a constant is in the null space exactly, whatever links were rounded to
+        if FORM == IS_LEVEL:  # differences: a constant is in the null space exactly, whatever links were rounded to
             vxp, vxm, vyp, vym, vzp, vzm = vxp - v, vxm - v, vyp - v, vym - v, vzp - v, vzm - v
         x = link_at(w0, o, live, v.dtype) * vxp + link_at(w0, xm, live, v.dtype) * vxm
         y = link_at(w1, o, live, v.dtype) * vyp + link_at(w1, ym, live, v.dtype) * vym
         z = link_at(w2, o, live, v.dtype) * vzp + link_at(w2, zm, live, v.dtype) * vzm
         return link_at(e, o, live, v.dtype) * v - (x + y + z)
-
-
-@triton.jit
-def named(w0, o, live, FORM: tl.constexpr):
-    """Return code or pattern id at flat index o where there is one, else the index."""
-    if FORM == _CODES or FORM == _TABLE:
-        return name_of(w0, o, live)
-    else:
-        return o
 
 
 @triton.jit
@@ -198,7 +97,7 @@ def product_at(w0, w1, w2, e, x, i, j, k, nx, ny, nz, live, FORM: tl.constexpr):
 
 @triton.jit
 def _apply_dot(
-    w0, w1, w2, e, sd, x, y, sums, stop, nx, ny, nz, R: tl.constexpr, Z: tl.constexpr, FORM: tl.constexpr
+    w0, w1, w2, e, x, y, sums, stop, nx, ny, nz, R: tl.constexpr, Z: tl.constexpr, FORM: tl.constexpr
 ):  # fmt: skip
     if tl.load(stop) == 0:
         i, j, k, live = tile(nx, ny, nz, R, Z)
@@ -238,7 +137,7 @@ def correct_tile(w0, w1, w2, e, x, r, nx, ny, nz, R: tl.constexpr, Z: tl.constex
 
 
 @triton.jit
-def _correct(w0, w1, w2, e, sd, x, r, stop, nx, ny, nz, R: tl.constexpr, Z: tl.constexpr, FORM: tl.constexpr):
+def _correct(w0, w1, w2, e, x, r, stop, nx, ny, nz, R: tl.constexpr, Z: tl.constexpr, FORM: tl.constexpr):
     if tl.load(stop) == 0:
         correct_tile(w0, w1, w2, e, x, r, nx, ny, nz, R, Z, FORM)
 
@@ -248,7 +147,7 @@ def _correct(w0, w1, w2, e, sd, x, r, stop, nx, ny, nz, R: tl.constexpr, Z: tl.c
 
 def apply_dot(op: Couplings, x: Tensor, y: Tensor, sums: Tensor, stop: Tensor) -> None:
     """Compute y = A x; sums = x.y, one partial sum per program, in fp64."""
-    launch(_apply_dot, op.size, *op.arrays, x, y, sums, stop, FORM=op.form)
+    launch(_apply_dot, op.size, *op.arrays[:4], x, y, sums, stop, FORM=op.form)
 
 
 def relax(op: Couplings, r: Tensor, out: Tensor, omega: float, stop: Tensor) -> None:
@@ -258,14 +157,4 @@ def relax(op: Couplings, r: Tensor, out: Tensor, omega: float, stop: Tensor) -> 
 
 def correct(op: Couplings, e: Tensor, r: Tensor, stop: Tensor) -> None:
     """Subtract A e from r."""
-    launch(_correct, op.size, *op.arrays, e, r, stop, FORM=op.form)
-
-
-def new_sums(size: Any, device: torch.device) -> Tensor:
-    """Room for one partial sum per program."""
-    return torch.zeros(programs(size), dtype=torch.float64, device=device)
-
-
-def never(device: torch.device) -> Tensor:
-    """Return a `stop` that lets kernels run."""
-    return torch.zeros(1, dtype=torch.float64, device=device)
+    launch(_correct, op.size, *op.arrays[:4], e, r, stop, FORM=op.form)

@@ -3,27 +3,25 @@
 Transfer weights have eight bits, as on the CPU. Prolongation mixes axis by axis, P = L_z L_y L_x E (`reference`). Here
 one thread follows the eight paths from a fine cell to coarse values; restriction follows the same paths backwards, from
 a coarse cell over its block to the cells that give to it. Both read the same weights, so the transposes agree to
-rounding. Weights are stored per cell, (3, n), or per pattern, three bytes of one number (`cuda_couplings`).
+rounding. Weights are stored per cell, (3, n), or per pattern, three bytes of one number (`formats`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..reference import OMEGA
-from .smoothing import TILE, launch, name_of, run, smoothed_product, tile
-
-if TYPE_CHECKING:
-    from .formats import Couplings
+from .formats import IS_TABLE, Couplings, name_of
+from .launch import TILE, launch, run, tile
+from .smoothing import smoothed_product
 
 ROWS = tl.constexpr(16)  # rows of the coarsest inverse per program
 FINISH = TILE // 2  # cells per program of the last kernel, which needs most registers
 FIRST, SECOND = tl.constexpr(OMEGA[0]), tl.constexpr(OMEGA[1])
-_TABLE = tl.constexpr(3)  # as in cuda_couplings
 
 
 @triton.jit
@@ -54,7 +52,7 @@ def donor(k, n, Q: tl.constexpr, WRAP: tl.constexpr):
 @triton.jit
 def weight(w0, a, axis: tl.constexpr, o, n, live, dtype: tl.constexpr, FORM: tl.constexpr):
     """Return the transfer weight of an axis at flat index o; n cells per axis array."""
-    if FORM == _TABLE:
+    if FORM == IS_TABLE:
         word = tl.load(a + name_of(w0, o, live), mask=live, other=0)
         return ((word >> (8 * axis)) & 255).to(dtype) / 255
     else:

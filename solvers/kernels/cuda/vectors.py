@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .smoothing import INTERPRETED, run
+from .launch import INTERPRETED, run
 
 RR, RZ, PAP, ALPHA, BETA, FACTOR, SCALE, LIMIT = range(8)
 _RR, _RZ, _PAP, _ALPHA = tl.constexpr(RR), tl.constexpr(RZ), tl.constexpr(PAP), tl.constexpr(ALPHA)

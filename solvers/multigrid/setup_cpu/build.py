@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from ...kernels.cpu.cell_bytes import Codes
+from ...kernels.cpu.cell_bytes import CellBytes
 from ...kernels.cpu.compile import threads_for
 from ...kernels.cpu.cycle import FusedCycle, FusedLevel
 from ..coarsening import balanced_factors
@@ -81,7 +81,7 @@ def learned_cycle(
     network: Any,
     coarsest: int,
     mantissa: float = 1.0,
-    codes: Codes | None = None,
+    codes: CellBytes | None = None,
     kept: list[Any] | None = None,
 ) -> FusedCycle:
     """Set up the fused cycle of a Poisson operator divided by mantissa 2^exponent.

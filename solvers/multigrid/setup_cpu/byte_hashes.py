@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ...kernels.cpu.compile import inlined_kernel, ordered_row_kernel as row_kernel, over_strips, strip_kernel
+from ...kernels.cpu.neighbours import four_sides
 from .hashes import FINAL, PRIMES, S32, mixed
-from .perceptron import four_sides
 
 NONE = np.uint16(0)
 LINK_X, LINK_Y, LINK_Z, LOW_X, LOW_Y, LOW_Z, UNKNOWN = (np.uint16(1 << b) for b in range(7))

@@ -6,15 +6,14 @@ import numpy as np
 
 from ...kernels.cpu.compile import inlined_kernel, ordered_row_kernel as row_kernel, strip_kernel
 from ...kernels.cpu.lanes import WIDTH, any_positive, larger, load, smaller, splat, store, store_all, where_positive
+from ...kernels.cpu.neighbours import above, below
 from .deduplicate import CHANGED, EMPTY, KEPT, ONCE, changed_range
 from .perceptron import (
     CHUNK,
     ONE,
     TINY,
     ZERO,
-    above,
     answer,
-    below,
     exponential,
     fourth_root,
     hidden_units,

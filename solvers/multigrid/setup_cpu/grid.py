@@ -9,13 +9,80 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...kernels.cpu.cell_bytes import Codes
-from ...kernels.cpu.compile import over_strips
+from ...kernels.cpu.cell_bytes import CellBytes
+from ...kernels.cpu.compile import ordered_row_kernel as row_kernel, over_strips, strip_kernel
+from ...kernels.cpu.lanes import WIDTH, load, splat, store, where_positive
+from ...kernels.cpu.neighbours import below
 from ...kernels.reference import Stencil
-from . import perceptron as setup
 from .byte_hashes import Marks
+from .perceptron import ONE, ZERO
 
 Array = np.ndarray[Any, Any]
+
+
+@row_kernel
+def add_pairs(above, below, total):
+    """Add the links of a row on both sides of an axis; few arrays at a time, or they are not added by vectors."""
+    for k in range(total.shape[0]):
+        total[k] += np.float64(above[k]) + below[k]
+
+
+@strip_kernel
+def sum_diagonal_rows(start, stop, spans, w, ground, shift, size, stride, diag):
+    """Write diag = links on both sides + ground + shift for the spans of rows start..stop, summed in fp64."""
+    ny, nz = size[1], size[2]
+    total, low = np.empty(nz, np.float64), np.empty(nz, np.float32)
+    for row in range(start, stop):
+        begin, end = spans[row, 0], spans[row, 1]
+        first = row * nz
+        x = below(first, row // ny, size[0], stride[0])
+        y = below(first, row % ny, ny, stride[1])
+        for k in range(begin, end):
+            c = first + k
+            total[k] = np.float64(shift[c]) + (ground[0, c] + ground[1, c] + ground[2, c])
+        part = total[begin:end]
+        add_pairs(w[0, first + begin : first + end], w[0, x + begin : x + end], part)
+        add_pairs(w[1, first + begin : first + end], w[1, y + begin : y + end], part)
+        for k in range(max(begin, 1), end):
+            low[k] = w[2, first + k - 1]
+        if begin == 0:
+            low[0] = w[2, first + nz - 1]
+        add_pairs(w[2, first + begin : first + end], low[begin:end], part)
+        for k in range(begin, end):
+            diag[first + k] = total[k]
+
+
+@strip_kernel
+def scale_rows(start, stop, spans, sources, factor, divisor, targets):
+    """Write the spans of rows start..stop of several arrays, times factor / divisor, in the targets' dtype."""
+    for f in range(len(sources)):
+        source, target = sources[f], targets[f]
+        for row in range(start, stop):
+            for k in range(spans[row, 0], spans[row, 1]):
+                target[row, k] = source[row, k] * factor / divisor
+
+
+@strip_kernel
+def link_sums(start, stop, w, nz, sums):
+    """Write the sum of the links and the number of positive ones, per axis, for rows start..stop: (rows, 3, 2)."""
+    part = np.empty((2, WIDTH), np.float32)
+    for row in range(start, stop):
+        for d in range(3):
+            total, count = splat(ZERO), splat(ZERO)
+            whole = nz - nz % WIDTH
+            for k in range(0, whole, WIDTH):
+                v = load(w, (d, row * nz + k))
+                total, count = total + v, count + where_positive(v, ONE, ZERO)
+            store(part, (0, 0), total)
+            store(part, (1, 0), count)
+            for k in range(nz - whole):
+                v = w[d, row * nz + whole + k]
+                part[0, k] += v
+                part[1, k] += ONE if v > 0 else ZERO
+            for f in range(2):
+                sums[row, d, f] = 0
+                for k in range(WIDTH):
+                    sums[row, d, f] += part[f, k]
 
 
 def roomy(n: int) -> Array:
@@ -58,7 +125,7 @@ class Grid:
     def sum_diagonal(self, spans: Array) -> None:
         """Make the diagonal what the rest says."""
         parts = self.w, self.ground, self.shift, self.sizes, self.strides
-        over_strips(setup.sum_diagonal, self.rows, spans, *parts, self.diag)
+        over_strips(sum_diagonal_rows, self.rows, spans, *parts, self.diag)
 
     @classmethod
     def empty(cls, size: tuple[int, int, int], periodic: tuple[bool, bool, bool]) -> Grid:
@@ -90,7 +157,7 @@ class Grid:
 class Source:
     """A Poisson operator divided by mantissa 2^exponent, to be copied in fp32; codes : the same in bytes."""
 
-    def __init__(self, A: Any, exponent: int, mantissa: float, codes: Codes | None) -> None:
+    def __init__(self, A: Any, exponent: int, mantissa: float, codes: CellBytes | None) -> None:
         self.codes, self.size, self.periodic = codes, tuple(A.unknown.shape), A.periodic
         self.rows = (-1, self.size[2])
         self.factor, self.divisor = 2.0**-exponent, mantissa
@@ -106,13 +173,13 @@ class Source:
     def fill(self, grid: Grid, spans: Array) -> None:
         """Copy the spans of all rows."""
         targets = tuple(v.reshape(self.rows) for v in (*grid.w, *grid.ground, grid.shift, grid.diag))
-        over_strips(setup.scale_rows, grid.rows, spans, self.values, self.factor, self.divisor, targets)
+        over_strips(scale_rows, grid.rows, spans, self.values, self.factor, self.divisor, targets)
 
 
 def link_means(grid: Grid) -> list[float]:
     """Mean positive link per axis."""
     sums = np.empty((grid.rows, 3, 2), np.float32)
-    over_strips(setup.link_sums, grid.rows, grid.w, grid.size[2], sums)
+    over_strips(link_sums, grid.rows, grid.w, grid.size[2], sums)
     return [float(total / count) if count else 0.0 for total, count in sums.sum(0, dtype=np.float64)]
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...kernels.cpu.compile import inlined_kernel, ordered_row_kernel as row_kernel, strip_kernel
-from .perceptron import above, below
+from ...kernels.cpu.neighbours import above, below
 
 # odd multipliers, fixed for all time
 PRIMES = (np.random.default_rng(2026).integers(1 << 62, size=40, dtype=np.uint64) * np.uint64(2)) | np.uint64(1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels.cpu.cell_bytes import Codes
+from ...kernels.cpu.cell_bytes import CellBytes
 from ...kernels.cpu.compile import over_strips, threads_for
 from ...kernels.cpu.cycle import STEPS, FusedLevel
 from . import (
@@ -79,7 +79,7 @@ class Level:
         self,
         grid: Grid,
         nets: tuple[Nets, Nets],
-        codes: Codes | None,
+        codes: CellBytes | None,
         source: Any,
         spans: Array | None,
         tracked: bool,

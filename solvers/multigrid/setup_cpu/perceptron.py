@@ -1,6 +1,5 @@
-"""What set-up kernels share: perceptrons over lanes of cells, and neighbours by flat index.
+"""The network's perceptrons, evaluated over lanes of cells.
 
-Grids are flat C-ordered arrays; ``size`` and ``stride`` have one entry per axis, a neighbour's index wraps as in `cpu`.
 The functions repeat `coefficients.Perceptron` on `lanes`; a perceptron reads its features from, and writes its hidden
 units into, arrays of one vector each.
 """
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...kernels.cpu.compile import ordered_row_kernel as row_kernel, strip_kernel
+from ...kernels.cpu.compile import ordered_row_kernel as row_kernel
 from ...kernels.cpu.lanes import (
     WIDTH,
     larger,
@@ -18,10 +17,8 @@ from ...kernels.cpu.lanes import (
     root,
     smaller,
     splat,
-    store,
     store_all,
     two_to,
-    where_positive,
 )
 
 CHUNK = 64  # cells whose surroundings are gathered at a time
@@ -97,87 +94,3 @@ def network_space(width, cells):
         np.empty((2, width * WIDTH), np.float32),
         np.zeros((4, cells), np.float32),
     )
-
-
-@row_kernel
-def below(c, p, n, t):
-    """Index of the lower neighbour of cell c at position p along an axis of n cells with stride t."""
-    return c - t if p > 0 else c + (n - 1) * t
-
-
-@row_kernel
-def above(c, p, n, t):
-    """Index of the upper neighbour."""
-    return c + t if p < n - 1 else c - (n - 1) * t
-
-
-@row_kernel
-def four_sides(row, nx, ny):
-    """Return the position of a row of cells across rows, and the rows below and above it along both axes."""
-    i, j = row // ny, row % ny
-    return (i, j), (below(row, i, nx, ny), above(row, i, nx, ny), below(row, j, ny, 1), above(row, j, ny, 1))
-
-
-@row_kernel
-def add_pairs(above, below, total):
-    """Add the links of a row on both sides of an axis; few arrays at a time, or they are not added by vectors."""
-    for k in range(total.shape[0]):
-        total[k] += np.float64(above[k]) + below[k]
-
-
-@strip_kernel
-def sum_diagonal(start, stop, spans, w, ground, shift, size, stride, diag):
-    """Write diag = links on both sides + ground + shift for the spans of rows start..stop, summed in fp64."""
-    ny, nz = size[1], size[2]
-    total, low = np.empty(nz, np.float64), np.empty(nz, np.float32)
-    for row in range(start, stop):
-        begin, end = spans[row, 0], spans[row, 1]
-        first = row * nz
-        x = below(first, row // ny, size[0], stride[0])
-        y = below(first, row % ny, ny, stride[1])
-        for k in range(begin, end):
-            c = first + k
-            total[k] = np.float64(shift[c]) + (ground[0, c] + ground[1, c] + ground[2, c])
-        part = total[begin:end]
-        add_pairs(w[0, first + begin : first + end], w[0, x + begin : x + end], part)
-        add_pairs(w[1, first + begin : first + end], w[1, y + begin : y + end], part)
-        for k in range(max(begin, 1), end):
-            low[k] = w[2, first + k - 1]
-        if begin == 0:
-            low[0] = w[2, first + nz - 1]
-        add_pairs(w[2, first + begin : first + end], low[begin:end], part)
-        for k in range(begin, end):
-            diag[first + k] = total[k]
-
-
-@strip_kernel
-def scale_rows(start, stop, spans, sources, factor, divisor, targets):
-    """Write the spans of rows start..stop of several arrays, times factor / divisor, in the targets' dtype."""
-    for f in range(len(sources)):
-        source, target = sources[f], targets[f]
-        for row in range(start, stop):
-            for k in range(spans[row, 0], spans[row, 1]):
-                target[row, k] = source[row, k] * factor / divisor
-
-
-@strip_kernel
-def link_sums(start, stop, w, nz, sums):
-    """Write the sum of the links and the number of positive ones, per axis, for rows start..stop: (rows, 3, 2)."""
-    part = np.empty((2, WIDTH), np.float32)
-    for row in range(start, stop):
-        for d in range(3):
-            total, count = splat(ZERO), splat(ZERO)
-            whole = nz - nz % WIDTH
-            for k in range(0, whole, WIDTH):
-                v = load(w, (d, row * nz + k))
-                total, count = total + v, count + where_positive(v, ONE, ZERO)
-            store(part, (0, 0), total)
-            store(part, (1, 0), count)
-            for k in range(nz - whole):
-                v = w[d, row * nz + whole + k]
-                part[0, k] += v
-                part[1, k] += ONE if v > 0 else ZERO
-            for f in range(2):
-                sums[row, d, f] = 0
-                for k in range(WIDTH):
-                    sums[row, d, f] += part[f, k]

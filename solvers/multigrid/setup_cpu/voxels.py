@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels.cpu.cell_bytes import Codes
+from ...kernels.cpu.cell_bytes import FIXED, FLUID, OPEN, PER_CELL, SOLID, CellBytes, ends_of, problem_of, rows_around
 from ...kernels.cpu.compile import (
     inlined_kernel,
     ordered_row_kernel as row_kernel,
@@ -18,7 +18,6 @@ from ...kernels.cpu.compile import (
     strip_kernel,
     threads_for,
 )
-from ...kernels.cpu.voxel_bytes import FIXED, FLUID, OPEN, PER_CELL, SOLID, ends_of, problem_of, rows_around
 from .byte_hashes import differing
 from .dirty_ranges import size_of
 from .grid import Array, Grid
@@ -181,7 +180,7 @@ class VoxelMarks:
 class VoxelSource:
     """A problem given as voxels, to be copied in fp32 in units of its conductance."""
 
-    def __init__(self, A: Any, codes: Codes) -> None:
+    def __init__(self, A: Any, codes: CellBytes) -> None:
         self.size, self.periodic, self.problem = tuple(A.unknown.shape), A.periodic, problem_of(A.voxels)
         rows = self.problem[0].shape
         self.codes = tuple(w.reshape(rows) for w in codes.links), codes.diag.reshape(rows)

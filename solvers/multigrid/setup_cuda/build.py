@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import triton
@@ -25,19 +25,16 @@ import triton.language as tl
 from torch import Tensor
 
 from ...kernels.cuda.cycle import CudaCycle
-from ...kernels.cuda.formats import LEVEL, Couplings, cell_codes
+from ...kernels.cuda.formats import LEVEL, CellFormat16, Couplings, cell_codes
+from ...kernels.cuda.launch import run
 from ...kernels.cuda.level import CudaLevel, pattern_keys, refuse_if_large
-from ...kernels.cuda.smoothing import run
 from ...kernels.reference import Stencil
 from ..coarsening import balanced_factors
-from ..hierarchy import COARSEST, generalised_inverse, varies, visits
-from ..network import DAMPING_FEATURES, GROUND_FEATURES, LINK_FEATURES, WEIGHT_FEATURES
+from ..hierarchy import COARSEST, Hierarchy, Level, convert_levels, generalised_inverse, varies, visits
+from ..network import DAMPING_FEATURES, GROUND_FEATURES, LINK_FEATURES, WEIGHT_FEATURES, CoefficientNetwork
 from .medium import Medium, Triple
-from .memory import memory_needed
+from .memory import out_of_memory
 from .perceptron import LANES, packed, width_of
-
-if TYPE_CHECKING:
-    from ..hierarchy import Hierarchy
 
 FEATURES = {
     "damping": DAMPING_FEATURES, "weight": WEIGHT_FEATURES, "link": LINK_FEATURES, "ground": GROUND_FEATURES
@@ -45,7 +42,7 @@ FEATURES = {
 
 
 @triton.jit
-def _pack(w, g, h, q, damping, wx, wy, wz, extra, sd, n, nx, ny, nz, B: tl.constexpr):
+def _pack(w, g, h, damping, wx, wy, wz, extra, sd, n, nx, ny, nz, B: tl.constexpr):
     """Write a level as the cycle stores it: conductances rounded, the diagonal summed from what was rounded."""
     c = tl.program_id(0) * B + tl.arange(0, B)
     live = c < n
@@ -73,7 +70,8 @@ def stored_level(m: Medium, s: Tensor, a: Tensor, factors: Triple, storage: torc
     """Pack a level; s : damping, a : weights, in units of 1/255."""
     x, y, z, extra, sd = (torch.empty(m.size, dtype=storage, device=s.device) for _ in range(5))
     count = triton.cdiv(m.cells, LANES)
-    run(_pack, count, *m.arrays, s, x, y, z, extra, sd, m.cells, *m.size, B=LANES)
+    w, g, h, _ = m.arrays  # without its diagonal: that of the stored level is summed from what was rounded
+    run(_pack, count, w, g, h, s, x, y, z, extra, sd, m.cells, *m.size, B=LANES)
     return CudaLevel(
         Couplings(LEVEL, (x, y, z, extra, sd), m.size), a.view(3, *m.size), factors, m.periodic, torch.float32
     )
@@ -127,11 +125,20 @@ def inverse_of(m: Medium) -> Tensor:
 # --- what the host calls ----------------------------------------------------------------------------------------------
 
 
-def is_network(rule: Any) -> bool:
-    """Whether a rule is the network that the kernels of `cuda_network` evaluate."""
-    from ..network import CoefficientNetwork
+def hierarchy_cycle(
+    h: Hierarchy, codes: CellFormat16 | None = None, exponent: int = 0, storage: torch.dtype | None = None
+) -> CudaCycle:
+    """Take over a quantised hierarchy.
 
-    return isinstance(rule, CoefficientNetwork)
+    codes : of the finest level before it was divided by 2^exponent
+    storage : of the conductances of stored levels; None: as h has them
+    """
+    kept = storage or h.inverse.dtype
+
+    def convert(level: Level, finest: bool) -> CudaLevel:
+        return CudaLevel.from_tensors(level.op, level.s, level.transfer, kept, codes if finest else None, exponent)
+
+    return CudaCycle(convert_levels(h, convert), h.bottom.size, h.inverse)
 
 
 def device_cycle(
@@ -151,26 +158,12 @@ def device_cycle(
         with the bytes that are needed and those that are free
     """
     try:
-        if is_network(rule) and storage != torch.float64:
+        if isinstance(rule, CoefficientNetwork) and storage != torch.float64:
             cycle = network_cycle(A, exponent, rule, storage)
         else:
-            cycle = CudaCycle.from_hierarchy(hierarchy(), cell_codes(A), exponent, storage)
+            cycle = hierarchy_cycle(hierarchy(), cell_codes(A), exponent, storage)
         if A.device.type == "cuda":
             torch.cuda.synchronize(A.device)  # set-up is timed by the host
         return cycle
     except torch.cuda.OutOfMemoryError as error:
         raise out_of_memory(A, rule, storage) from error
-
-
-def out_of_memory(A: Any, rule: Any, storage: torch.dtype) -> torch.cuda.OutOfMemoryError:
-    """Say what is needed, what is free, and what to do."""
-    cells = A.cache.get("cell codes") is not None
-    need = memory_needed(
-        tuple(A.diag.shape), cells=cells, rule="network" if is_network(rule) else "torch", storage=storage
-    )  # fmt: skip
-    free = f"{torch.cuda.mem_get_info(A.device)[0]:,}" if A.device.type == "cuda" else "an unknown number"
-    return torch.cuda.OutOfMemoryError(
-        f"out of memory: set-up needs {need.setting_up:,} bytes beyond the operator and a solve {need.solving:,} on "
-        f"{A.device}, {free} are free; expected a smaller grid or a larger device: solve on the CPU (A.to('cpu')), or "
-        "free other tensors first"
-    )

@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...kernels.cuda.formats import Codes
-from ...kernels.cuda.smoothing import run
+from ...kernels.cuda.formats import CellFormat16
+from ...kernels.cuda.launch import run
 from . import coarse_level as cuda_coarse, fine_level as cuda_fine
 from .perceptron import LANES, place
 
@@ -30,7 +30,7 @@ class Medium:
     arrays: tuple[Tensor, Tensor, Tensor, Tensor]
     size: Triple
     periodic: tuple[bool, bool, bool]
-    codes: Codes | None = None
+    codes: CellFormat16 | None = None
 
     @classmethod
     def empty(cls, size: Triple, periodic: tuple[bool, bool, bool], device: torch.device) -> Medium:
@@ -40,7 +40,7 @@ class Medium:
         return cls((w, g, h, q), size, periodic)
 
     @classmethod
-    def of(cls, A: Any, codes: Codes | None, exponent: int) -> Medium:
+    def of(cls, A: Any, codes: CellFormat16 | None, exponent: int) -> Medium:
         """Read a Poisson operator, divided by 2^exponent."""
         size = tuple(A.shift.shape)
         if codes is not None:

@@ -8,14 +8,15 @@ solve needs beyond the operator and the caller's right-hand side.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from ...kernels.cuda.cycle import CudaCycle
-from ...kernels.cuda.formats import TABLE
+from ...kernels.cuda.formats import CELL_CODES, TABLE
 from ...kernels.cuda.level import CudaLevel
 from ..hierarchy import COARSEST, visits
+from ..network import CoefficientNetwork
 
 VECTORS = 32  # bytes per cell of x, r, p and a copy of b in fp64; A p borrows the work space of the cycle
 # bytes per cell at the peak of a set-up beyond what is kept: circuits, fp32 medium, marks, coarse stencils; of a
@@ -100,3 +101,16 @@ def memory_needed(
     kept += 4 * COARSEST * (COARSEST + 2)
     key = "torch" if rule == "torch" else "network, cells" if cells else "network"
     return Need(kept, kept + math.prod(size) * VECTORS, math.prod(size) * PEAK[key])
+
+
+def out_of_memory(A: Any, rule: Any, storage: torch.dtype) -> torch.cuda.OutOfMemoryError:
+    """Say what is needed, what is free, and what to do."""
+    cells = CELL_CODES.get(A) is not None
+    kind = "network" if isinstance(rule, CoefficientNetwork) else "torch"
+    need = memory_needed(tuple(A.diag.shape), cells=cells, rule=kind, storage=storage)
+    free = f"{torch.cuda.mem_get_info(A.device)[0]:,}" if A.device.type == "cuda" else "an unknown number"
+    return torch.cuda.OutOfMemoryError(
+        f"out of memory: set-up needs {need.setting_up:,} bytes beyond the operator and a solve {need.solving:,} on "
+        f"{A.device}, {free} are free; expected a smaller grid or a larger device: solve on the CPU (A.to('cpu')), or "
+        "free other tensors first"
+    )

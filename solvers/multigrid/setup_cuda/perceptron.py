@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...kernels.cuda.smoothing import INTERPRETED
+from ...kernels.cuda.launch import INTERPRETED
 
 # cells per program: 16 hidden units of each in the registers of a thread; the interpreter takes many at once
 LANES = 4096 if INTERPRETED else 128

@@ -13,7 +13,7 @@ from krylearn.pde import FAMILIES, scene
 from krylearn.solvers import NeuralMultigrid
 from krylearn.solvers.multigrid import weight_files as storage
 from krylearn.solvers.multigrid.network import CoefficientNetwork
-from krylearn.solvers.published import dcdm_storage, npsdo_method as npsdo_directions
+from krylearn.solvers.published import dcdm_method, npsdo_method as npsdo_directions
 from multigrid_cases import random_network
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -212,7 +212,7 @@ def test_shipped_weights_load_and_their_cards_agree(name):
 
 
 def test_nothing_else_is_shipped():
-    published = [*dcdm_storage.SHIPPED.values(), *npsdo_directions.DEFAULT.values()]
+    published = [*dcdm_method.SHIPPED.values(), *npsdo_directions.DEFAULT.values()]
     for package, expected in (("multigrid", SHIPPED), ("published", published)):
         folder = resources.files(f"krylearn.solvers.{package}") / "weights"
         names = {p.name for p in folder.iterdir() if p.is_file()}

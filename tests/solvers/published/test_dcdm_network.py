@@ -6,7 +6,7 @@ import torch
 from krylearn.pde import Poisson, right_hand_side, scene
 from krylearn.solvers import DCDM, DCDMNetwork, cg, dcdm
 from krylearn.solvers.multigrid.weight_files import card_of
-from krylearn.solvers.published.dcdm_storage import SHIPPED, load_network, save_network, shipped_network
+from krylearn.solvers.published.dcdm_method import SHIPPED, load_network, save_network, shipped_network
 from torch.utils.flop_counter import FlopCounterMode
 
 

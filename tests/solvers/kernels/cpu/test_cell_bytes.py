@@ -5,7 +5,7 @@ import pytest
 import torch
 from krylearn.pde import Poisson, right_hand_side, scene
 from krylearn.solvers import NeuralMultigrid, cg
-from krylearn.solvers.kernels.cpu.cell_bytes import codes_of
+from krylearn.solvers.kernels.cpu.cell_bytes import find_cell_bytes
 from krylearn.solvers.multigrid.hierarchy import v_cycle
 
 CELL_TYPE = ["open_box", "obstacles", "thin_walls", "mazes", "porous", "free_surface", "neumann", "periodic"]
@@ -17,7 +17,7 @@ SHAPES = [(14, 12, 13), (25, 22)]
 @pytest.mark.parametrize("family", CELL_TYPE)
 def test_the_bytes_are_the_operator(family, shape):
     A = scene(family, shape, 39_001)
-    codes = codes_of(A)
+    codes = find_cell_bytes(A)
     for w, code in zip(A.links, codes.links, strict=True):
         np.testing.assert_array_equal(codes.unit * code, w.numpy())
     np.testing.assert_allclose(codes.unit * codes.diag, A.diag.numpy(), rtol=4e-15)
@@ -26,12 +26,12 @@ def test_the_bytes_are_the_operator(family, shape):
 @pytest.mark.parametrize("shape", SHAPES, ids=["3d", "2d"])
 @pytest.mark.parametrize("family", OTHERS)
 def test_other_media_are_not_of_cell_type(family, shape):
-    assert codes_of(scene(family, shape, 39_009)) is None
+    assert find_cell_bytes(scene(family, shape, 39_009)) is None
 
 
 @pytest.mark.parametrize("shift", [0.5, 1e-3, 300.0])
 def test_a_diagonal_that_is_no_small_multiple_is_not(shift):
-    assert codes_of(Poisson.from_coefficients(np.ones((6, 5, 4)), shift=np.full((6, 5, 4), shift))) is None
+    assert find_cell_bytes(Poisson.from_coefficients(np.ones((6, 5, 4)), shift=np.full((6, 5, 4), shift))) is None
 
 
 def test_one_different_link_is_enough():
@@ -43,7 +43,7 @@ def test_one_different_link_is_enough():
         f[tuple(inside)] = A.links[d].numpy()
     faces[1][3, 5, 7] = 0.999
     changed = Poisson.from_faces(faces, extra=np.full((12, 12, 12), 1.0))
-    assert codes_of(changed) is None
+    assert find_cell_bytes(changed) is None
 
 
 @pytest.mark.parametrize("weights", [None, "geometric", "resistor", "tuned"])
@@ -64,7 +64,7 @@ def test_the_conductance_may_have_any_value(scale):
     b = right_hand_side(A, "white", 39_041)
     x, info = cg(A, b, rtol=1e-8)
     y, other = cg(scaled, scale * b, rtol=1e-8)
-    assert codes_of(scaled) is not None
+    assert find_cell_bytes(scaled) is not None
     assert info == other == 0
     assert info.iterations == other.iterations
     torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-7 * float(x.abs().max()))

@@ -7,9 +7,11 @@ import torch
 from krylearn.pde import FAMILIES, scene
 from krylearn.solvers import NeuralMultigrid
 from krylearn.solvers.kernels import FusedProduct, reference
-from krylearn.solvers.kernels.cpu import compile as cpu_jit, cycle_bytes as cpu
-from krylearn.solvers.kernels.cpu.compile import kernel
+from krylearn.solvers.kernels.cpu import compile as cpu_jit
+from krylearn.solvers.kernels.cpu.compile import kernel, threads_for
 from krylearn.solvers.kernels.cpu.cycle import outer_index, sources
+from krylearn.solvers.kernels.cpu.smoothing import apply_dot, smooth, smooth_from_zero
+from krylearn.solvers.kernels.cpu.transfer import prolong_add, residual_rows, restrict_rows
 from krylearn.solvers.multigrid import weight_files as storage
 from krylearn.solvers.multigrid.hierarchy import v_cycle
 from krylearn.solvers.multigrid.network import CoefficientNetwork
@@ -43,7 +45,7 @@ def test_four_products_agree(grid, dtype):
     expected = torch.from_numpy(A.matrix() @ x.flatten().numpy()).view(x.shape)
     op = reference.Stencil(A.links, A.ground, A.shift, A.periodic)
     y, partial = np.empty(x.shape, x.numpy().dtype), np.empty(x.shape[0] * x.shape[1])
-    cpu.apply_dot(A.diag.numpy(), tuple(w.numpy() for w in A.links), x.numpy(), y, partial)
+    apply_dot(A.diag.numpy(), tuple(w.numpy() for w in A.links), x.numpy(), y, partial)
     for product in (A.apply(x), reference.apply(op, x), FusedProduct(A)(x), torch.from_numpy(y)):
         agree(product.numpy(), expected)
     np.testing.assert_allclose(partial.sum(), float((x.double() * expected.double()).sum()), rtol=ROUNDING[dtype])
@@ -87,9 +89,9 @@ def test_the_fused_transfer_is_its_own_transpose(grid):
         r, c = rng.standard_normal(v.b.shape), rng.standard_normal(coarse.shape)
         no_links, up = tuple(np.zeros_like(w) for w in v.w), np.zeros_like(r)
         # with x = 0 the residual is b where there are unknowns
-        cpu.residual_rows(v.diag, no_links, np.zeros_like(r), r, v.a, v.factors, v.periodic_z, v.t)
-        cpu.restrict_rows(v.t, v.a, v.factors, v.sources[0], v.sources[1], coarse)
-        cpu.prolong_add(c, v.a, v.sd, v.factors, v.outer[0], v.outer[1], v.periodic_z, up)
+        residual_rows(v.diag, no_links, np.zeros_like(r), r, v.a, v.factors, v.periodic_z, v.t)
+        restrict_rows(v.t, v.a, v.factors, v.sources[0], v.sources[1], coarse)
+        prolong_add(c, v.a, v.sd, v.factors, v.outer[0], v.outer[1], v.periodic_z, up)
         assert np.vdot(coarse, c) == pytest.approx(np.vdot(r, up), rel=1e-12, abs=1e-12 * np.linalg.norm(up))
 
 
@@ -113,16 +115,16 @@ def test_every_kernel_agrees_on_every_level(grid, dtype):
         op, s, t = level.op, level.s, level.transfer
         first, second = v.omega
         b, x = noise(op.diag, 32_057), noise(op.diag, 32_059)
-        cpu.smooth_from_zero(v.diag, v.w, v.sd, b.numpy(), v.x, first, second)
+        smooth_from_zero(v.diag, v.w, v.sd, b.numpy(), v.x, first, second)
         agree(v.x, reference.smooth_from_zero(op, s, b))
-        cpu.smooth(v.diag, v.w, v.sd, x.numpy(), b.numpy(), v.y, second)
+        smooth(v.diag, v.w, v.sd, x.numpy(), b.numpy(), v.y, second)
         agree(v.y, reference.smooth(op, s, x, b, reference.OMEGA[1]))
         coarse = np.empty_like(M.fused.levels[l + 1].b if l + 1 < len(M.fused.levels) else M.fused.bottom_b)
-        cpu.residual_rows(v.diag, v.w, x.numpy(), b.numpy(), v.a, v.factors, v.periodic_z, v.t)
-        cpu.restrict_rows(v.t, v.a, v.factors, v.sources[0], v.sources[1], coarse)
+        residual_rows(v.diag, v.w, x.numpy(), b.numpy(), v.a, v.factors, v.periodic_z, v.t)
+        restrict_rows(v.t, v.a, v.factors, v.sources[0], v.sources[1], coarse)
         agree(coarse, reference.restrict(t, b - reference.apply(op, x)))
         c, up = noise(torch.from_numpy(coarse), 32_063, mask=False), x.numpy().copy()
-        cpu.prolong_add(c.numpy(), v.a, v.sd, v.factors, v.outer[0], v.outer[1], v.periodic_z, up)
+        prolong_add(c.numpy(), v.a, v.sd, v.factors, v.outer[0], v.outer[1], v.periodic_z, up)
         agree(up, x + reference.prolong(t, c))
 
 
@@ -173,10 +175,10 @@ def test_threads_change_no_digit(monkeypatch):
 
 def test_small_grids_run_on_one_thread_and_give_the_others_back():
     before = numba.get_num_threads()
-    with cpu.threads_for(100):
+    with threads_for(100):
         assert numba.get_num_threads() == 1
     assert numba.get_num_threads() == before
-    with cpu.threads_for(10**6):
+    with threads_for(10**6):
         assert numba.get_num_threads() == before
 
 

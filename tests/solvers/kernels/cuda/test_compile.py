@@ -12,7 +12,7 @@ PROGRAM = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from krylearn.solvers.kernels.cuda import pattern_format as cuda_codes, small_levels as cuda_tail, smoothing as cuda
+from krylearn.solvers.kernels.cuda import formats as cuda_codes, small_levels as cuda_tail, smoothing as cuda
 from krylearn.solvers.kernels.cuda import transfer as cuda_transfer, vectors as cuda_vectors
 from krylearn.solvers.multigrid.setup_cuda import build as cuda_setup, coarse_level as cuda_coarse
 from krylearn.solvers.multigrid.setup_cuda import fine_level as cuda_fine, medium as cuda_medium
@@ -31,15 +31,17 @@ def compiled(kernel, types, warps=4, **constants):
 
 f, d, u, h, i16, i32 = "*fp32 ", "*fp64 ", "*u8 ", "*bf16 ", "*i16 ", "*i32 "
 size, coarse, tile = "i32 i32 i32 ", "i32 i32 ", {"R": 8, "Z": 128}
-outer = {STORED: 5 * d, CODES: i16 + 4 * d}
-level = {LEVEL: 5 * h, TABLE: "*u16 " + f + i32 + f + f}
+outer = {STORED: 4 * d, CODES: i16 + 3 * d}  # without damping
+level = {LEVEL: 4 * h, TABLE: "*u16 " + f + i32 + f}
+damping = {LEVEL: h, TABLE: f}
 for form, w in outer.items():
     compiled(cuda._apply_dot, w + d + d + d + d + size, FORM=form, **tile)
 factors = dict(FX=2, FY=1, FZ=2, WX=True, WY=False, WZ=False)
 for form, w in level.items():
+    compiled(cuda._correct, w + f + f + d + size, FORM=form, **tile)
+    w += damping[form]
     name, a = (w.split()[0] + " "), (u if form == LEVEL else i32)
     compiled(cuda._relax, w + f + f + d + size, FORM=form, OMEGA=0.57, **tile)
-    compiled(cuda._correct, w + f + f + d + size, FORM=form, **tile)
     donors = dict(R=1, Z=128, DX=1, DY=0, DZ=1)
     compiled(cuda_transfer._restrict, name + f + a + f + d + size + size, FORM=form, **donors, **factors)
     compiled(cuda_transfer._prolong, name + f + a + f + d + coarse + size, FORM=form, **factors, **tile)
@@ -64,7 +66,7 @@ compiled(cuda_coarse._grounds, 8 * f + 4 * "i32 ", **net)
 compiled(cuda_coarse._links, 8 * f + 10 * "i32 ", **net)
 sides = dict(FX=2, FY=2, FZ=2, WX=True, WY=False, WZ=False)
 compiled(cuda_medium._quiet, i16 + u + "i32 " + size + "i32", **sides, **lanes)
-compiled(cuda_setup._pack, 4 * f + u + 5 * h + "i32 " + size, **lanes)
+compiled(cuda_setup._pack, 3 * f + u + 5 * h + "i32 " + size, **lanes)
 compiled(cuda_vectors._finish_rz, 3 * d + "i32 " + d, HAVE=True, B=1024)
 compiled(cuda_vectors._finish_pap, 3 * d + "i32", SCALED=True, B=1024)
 compiled(cuda_vectors._finish_rr, 3 * d + "i32", FIRST=False, SCALED=True, B=1024)

@@ -14,7 +14,7 @@ from cuda_cases import DEVICE, close
 from krylearn.solvers import NeuralMultigrid, cg
 from krylearn.solvers.kernels import choice
 from krylearn.solvers.kernels.cuda import conjugate_gradients as cuda_cg
-from krylearn.solvers.kernels.cuda.conjugate_gradients import cuda_cg_steps, cuda_product
+from krylearn.solvers.kernels.cuda.conjugate_gradients import WORKSPACE, cuda_cg_steps, cuda_product
 from krylearn.solvers.kernels.cuda.formats import cell_codes
 from krylearn.solvers.krylov.conjugate_gradients import cg_steps
 from krylearn.solvers.krylov.system import CountedMap, Preconditioner
@@ -93,14 +93,14 @@ def test_starts_from_a_given_x_and_keeps_its_workspace():
     M = NeuralMultigrid(A, kernels="triton")
     steps, x, _ = started(A, b, M)
     list(islice(steps, 3))
-    first = A.cache["cuda cg"]
+    first = WORKSPACE.get(A)
     first.p.fill_(torch.nan)  # what a failed solve may leave
     again = cuda_cg_steps(CountedMap(cuda_product(A), A), A.to_grid(b), x, Preconditioner(M.apply, M))
     _, r, rr, _ = next(again)
     close(r, A.to_grid(b) - A.apply(x), 1e-12)
     _, r, rr, _ = next(again)
     assert math.isfinite(float(rr))
-    assert A.cache["cuda cg"] is first
+    assert WORKSPACE.get(A) is first
     assert cuda_cg.workspace(A, A.to_grid(b).float(), Preconditioner(M.apply, M)) is not first
 
 
@@ -213,7 +213,7 @@ def test_one_synchronisation_per_look(family):
     cg(A, b, rtol=1e-8)  # compiles, captures
     steps, _, _ = started(A, b, NeuralMultigrid(A))
     list(islice(steps, 4))
-    assert A.cache["cuda cg"].graph is not None
+    assert WORKSPACE.get(A).graph is not None
     torch.cuda.set_sync_debug_mode("error")
     try:
         list(islice(steps, 5))

@@ -5,15 +5,27 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux: pip install krylearn[cuda]")
 
-from cuda_cases import DEVICE, GO, SYSTEMS, cell_system, close, finest, hierarchy_as_stored, levels, stored, vector
+from cuda_cases import (
+    DEVICE,
+    GO,
+    SYSTEMS,
+    cell_system,
+    close,
+    finest,
+    hierarchy_as_stored,
+    kernel_level,
+    levels,
+    stored,
+    vector,
+)
 from krylearn.pde import Poisson
 from krylearn.solvers.kernels import reference
-from krylearn.solvers.kernels.cuda import smoothing as cuda, transfer as cuda_transfer, vectors as cuda_vectors
-from krylearn.solvers.kernels.cuda.cycle import CudaCycle
+from krylearn.solvers.kernels.cuda import launch, smoothing as cuda, transfer as cuda_transfer, vectors as cuda_vectors
 from krylearn.solvers.kernels.cuda.formats import CODES, LEVEL, STORED, TABLE, Couplings, cell_codes, couplings_of
-from krylearn.solvers.kernels.cuda.level import CudaLevel, diagonal_of
+from krylearn.solvers.kernels.cuda.level import diagonal_of
 from krylearn.solvers.kernels.reference import OMEGA, Transfer
 from krylearn.solvers.multigrid.hierarchy import v_cycle
+from krylearn.solvers.multigrid.setup_cuda.build import hierarchy_cycle
 from multigrid_cases import GRIDS, grid_system
 
 FORMS = sorted(SYSTEMS)
@@ -23,7 +35,7 @@ EXACT = {torch.float32: 1e-5, torch.float64: 1e-13}
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Many programs per grid, whose tiles divide nothing evenly."""
-    monkeypatch.setattr(cuda, "blocks", lambda size, cells=0: (16, min(4, cuda.triton.next_power_of_2(size[2]))))
+    monkeypatch.setattr(launch, "blocks", lambda size, cells=0: (16, min(4, launch.triton.next_power_of_2(size[2]))))
     monkeypatch.setattr(cuda_vectors, "BLOCK", 64)
 
 
@@ -38,7 +50,7 @@ def test_product_and_its_dot(grid, form, dtype, small_tiles):
     A = system(form, grid)
     op = couplings_of(A, dtype)
     assert op.form == (CODES if form == "cells" else STORED)
-    x, y, sums = vector(op.size, dtype=dtype), vector(op.size, 1, dtype), cuda.new_sums(op.size, A.device)
+    x, y, sums = vector(op.size, dtype=dtype), vector(op.size, 1, dtype), launch.new_sums(op.size, A.device)
     cuda.apply_dot(op, x, y, sums, GO)
     expected = A.to(dtype=torch.float64).apply(x.double())
     close(y, expected, EXACT[dtype])
@@ -72,7 +84,7 @@ def test_every_kernel_of_a_level(grid, form):
 def finish_is_the_reference(level, v, c, left):
     """The two steps from zero, the correction and the two steps in reverse order, however they are computed."""
     b = vector(v.size, 2) * level.op.mask
-    sums = torch.zeros(cuda.programs(v.size, cuda_transfer.FINISH), dtype=torch.float64, device=DEVICE)
+    sums = torch.zeros(launch.programs(v.size, cuda_transfer.FINISH), dtype=torch.float64, device=DEVICE)
     cuda.relax(v.op, b, v.r, OMEGA[0], GO)
     cuda.relax(v.op, v.r, v.second, OMEGA[1], GO)
     x = reference.smooth_from_zero(level.op, level.s, b)
@@ -121,7 +133,7 @@ def test_restriction_is_the_transpose_for_any_weights_and_factors(grid):
 def whole_cycle(grid, form, storage=torch.float32):
     A = system(form, grid)
     h, exponent = levels(A)
-    cycle = CudaCycle.from_hierarchy(h, cell_codes(A), exponent, storage)
+    cycle = hierarchy_cycle(h, cell_codes(A), exponent, storage)
     b = vector(tuple(A.diag.shape)) * A.unknown
     close(cycle.apply(b), v_cycle(hierarchy_as_stored(h, cycle), b))
     return cycle
@@ -135,7 +147,7 @@ def test_whole_cycle(grid, form):
 
 @pytest.mark.parametrize(("grid", "form"), [("odd_3d", "cells"), ("flat_last", "stored")])
 def test_whole_cycle_in_small_tiles(grid, form, small_tiles):
-    assert cuda.programs(GRIDS[grid][0]) > 4
+    assert launch.programs(GRIDS[grid][0]) > 4
     whole_cycle(grid, form)
 
 
@@ -169,7 +181,7 @@ def test_the_coarsest_inverse():
 def test_no_kernel_of_the_cycle_writes_once_stopped():
     A = system("stored", "prime_3d")
     h, _ = levels(A)
-    cycle = CudaCycle.from_hierarchy(h)
+    cycle = hierarchy_cycle(h)
     b = vector(tuple(A.diag.shape))
     cycle(b)
     kept = [t for v in cycle.levels for t in (v.r, v.second, v.e)] + [cycle.bottom_b, cycle.bottom_x]
@@ -254,9 +266,9 @@ def test_codes_say_all_of_a_cell_type_operator(grid):
 def test_more_patterns_than_sixteen_bits_name(monkeypatch):
     A = system("cells", "prime_3d")
     h, exponent = levels(A)
-    short = CudaLevel.of(h.levels[0], torch.float32, cell_codes(A), exponent).allocate()
+    short = kernel_level(h.levels[0], torch.float32, cell_codes(A), exponent).allocate()
     monkeypatch.setattr("krylearn.solvers.kernels.cuda.level.SHORT", 3)
-    long = CudaLevel.of(h.levels[0], torch.float32, cell_codes(A), exponent).allocate()
+    long = kernel_level(h.levels[0], torch.float32, cell_codes(A), exponent).allocate()
     assert (short.op.arrays[0].dtype, long.op.arrays[0].dtype) == (torch.uint16, torch.int32)
     b = vector(long.size)
     for v in (short, long):

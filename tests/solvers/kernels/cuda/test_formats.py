@@ -11,10 +11,10 @@ pytest.importorskip("triton", reason="Triton is for Linux: pip install krylearn[
 
 from cuda_cases import DEVICE, hierarchy_as_stored, levels
 from krylearn.solvers import NeuralMultigrid, cg
-from krylearn.solvers.kernels.cuda.cycle import CudaCycle
 from krylearn.solvers.kernels.cuda.formats import LEVEL
 from krylearn.solvers.multigrid.hierarchy import Hierarchy, Level, v_cycle
 from krylearn.solvers.multigrid.preconditioner import find_rule
+from krylearn.solvers.multigrid.setup_cuda.build import hierarchy_cycle
 from multigrid_cases import GRIDS, matrix_of, rough
 
 BOTH = (torch.float32, torch.bfloat16)
@@ -23,7 +23,7 @@ BOTH = (torch.float32, torch.bfloat16)
 def stored_levels(A, storage, rule=None):
     """The reference's levels with the numbers that the kernels store, and the exponent of A."""
     h, exponent = levels(A, rule)
-    return hierarchy_as_stored(h, CudaCycle.from_hierarchy(h, storage=storage)), exponent
+    return hierarchy_as_stored(h, hierarchy_cycle(h, storage=storage)), exponent
 
 
 # six decades, four decades cell by cell, and a medium without contrast
@@ -79,7 +79,7 @@ def test_rows_still_add_up():
     """A constant is in the null space of every level, so a singular system stays one."""
     A = rough((9, 10, 7), {}, solid=0.1)
     h, _ = levels(A)
-    for level, v in zip(h.levels, CudaCycle.from_hierarchy(h, storage=torch.bfloat16).levels, strict=True):
+    for level, v in zip(h.levels, hierarchy_cycle(h, storage=torch.bfloat16).levels, strict=True):
         assert not any(g.any() for g in level.op.ground)
         assert v.op.form == LEVEL
         assert not v.op.arrays[3].any()

@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from krylearn.pde import Poisson, scene
 from krylearn.pde.poisson import conductances as builders
 from krylearn.solvers import NeuralMultigrid, cg
-from krylearn.solvers.kernels.cpu.cell_bytes import codes_of
+from krylearn.solvers.kernels.cpu.cell_bytes import find_cell_bytes
 
 KINDS = ("neumann", "dirichlet", "periodic")
 FEW = settings(deadline=None, max_examples=60)
@@ -43,9 +43,9 @@ def is_postponed(A):
 @given(st.integers(0, 2**32), st.integers(2, 3), st.booleans())
 def test_bytes_null_space_and_product_are_those_of_the_arrays(seed, dimension, small):
     A, arrays = both(*problem(seed, dimension, small))
-    expected = codes_of(arrays)
+    expected = find_cell_bytes(arrays)
     if expected is not None:  # the arrays show no conductance if no two unknowns touch
-        codes = codes_of(A)
+        codes = find_cell_bytes(A)
         assert codes.unit == expected.unit
         for x, y in zip((*codes.links, codes.diag), (*expected.links, expected.diag), strict=True):
             np.testing.assert_array_equal(x, y)
@@ -67,7 +67,7 @@ def test_bytes_null_space_and_product_are_those_of_the_arrays(seed, dimension, s
 @given(st.integers(0, 2**32), st.integers(2, 3))
 def test_the_cycle_is_that_of_the_arrays_bit_for_bit(seed, dimension):
     A, arrays = both(*problem(seed, dimension))
-    if codes_of(arrays) is None:
+    if find_cell_bytes(arrays) is None:
         return
     M, expected = NeuralMultigrid(A), NeuralMultigrid(arrays)
     for level, wanted in zip(M.fused.levels, expected.fused.levels, strict=True):

@@ -5,9 +5,8 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux: pip install krylearn[cuda]")
 
-from cuda_cases import DEVICE, SYSTEMS, levels
+from cuda_cases import DEVICE, SYSTEMS, kernel_level, levels
 from krylearn.solvers.kernels.cuda.formats import LEVEL, TABLE, cell_codes
-from krylearn.solvers.kernels.cuda.level import CudaLevel
 from krylearn.solvers.multigrid.setup_cuda import build as cuda_setup
 from multigrid_cases import random_network
 
@@ -59,7 +58,7 @@ def levels_of_the_reference(grid, form, network):
     assert [v.size for v in cycle.levels] == [v.op.size for v in h.levels]
     codes = cell_codes(A)
     for l, (ours, level) in enumerate(zip(cycle.levels, h.levels, strict=True)):
-        theirs = CudaLevel.of(level, torch.float32, None if l else codes, exponent)
+        theirs = kernel_level(level, torch.float32, None if l else codes, exponent)
         assert ours.op.form == (LEVEL if l or codes is None else TABLE)
         assert ours.factors == theirs.factors
         same(ours, theirs)
