@@ -1,5 +1,6 @@
 """What solves the systems: Krylov methods with one honest stopping rule, and the preconditioners that drive them."""
 
+from .front_door.calls import factorized, solve_matrix
 from .krylov.conjugate_directions import dcdm
 from .krylov.conjugate_gradients import cg
 from .krylov.driver import ConvergenceError, Reason, SolveInfo
@@ -13,5 +14,5 @@ from .published.npsdo_network import NPSDONetwork
 
 __all__ = [
     "DCDM", "NPSDO", "ConvergenceError", "DCDMNetwork", "NPSDONetwork", "NeuralMultigrid", "Reason", "SolveInfo", "cg",
-    "dcdm", "ritz_pairs", "solve", "tridiagonalize",
+    "dcdm", "factorized", "ritz_pairs", "solve", "solve_matrix", "tridiagonalize",
 ]  # fmt: skip

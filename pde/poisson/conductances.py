@@ -15,6 +15,7 @@ from .grid import (
     Cell,
     Kinds,
     check_grid_shape,
+    finite,
     internal_axes,
     internal_shape,
     non_negative,
@@ -39,6 +40,11 @@ class Conductances(NamedTuple):
     ground: Triple
     shift: Tensor
     sides: tuple[tuple[Tensor, Tensor], ...] = ()
+
+
+def without_negative_shift(given: Conductances) -> Conductances:
+    """Return the same with a shift of 0 where it is negative: what is left is an M-matrix."""
+    return given._replace(shift=given.shift.clamp_min(0))
 
 
 def neighbour(t: Tensor, d: int, periodic: bool, fill: float = 0) -> Tensor:
@@ -186,7 +192,7 @@ def _split_faces(w: Tensor, d: int, axis: int, wraps: bool) -> tuple[Tensor, Ten
 
 def _on_cells(given: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return a shift or extra, given as None, number or array, on the grid."""
-    values = non_negative(0 if given is None else given, name, dtype, "a negative diagonal makes A indefinite")
+    values = finite(0 if given is None else given, name, dtype)
     if values.ndim and tuple(values.shape) != shape:
         raise ValueError(f"got {name} of shape {tuple(values.shape)}; expected a number or one value per cell, {shape}")
     return placed(values, given, name, device).expand(shape)

@@ -55,6 +55,9 @@ class PoissonFields:
     def __post_init__(self) -> None:
         if isinstance(self.source, Conductances) and not bool(torch.isfinite(self.diag.max())):
             raise ValueError(f"got conductances that overflow {self.dtype}; expected finite sums: rescale kappa")
+        if isinstance(self.source, Conductances) and float(self.diag.detach().min()) < 0:
+            low = float(self.diag.detach().min())
+            raise ValueError(f"got a shift that makes a diagonal {low:g}; expected > 0: A would be indefinite")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "cache": {}}

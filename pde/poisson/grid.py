@@ -142,6 +142,17 @@ def placed(tensor: Tensor, given: Any, name: str, device: torch.device) -> Tenso
     return tensor.to(device)
 
 
+def finite(values: Any, name: str, dtype: torch.dtype) -> Tensor:
+    """Return `values` as a tensor of finite numbers; an error names the first one that is none."""
+    tensor = as_real(values, name, dtype)
+    bad = ~torch.isfinite(tensor)
+    if bool(bad.any()):
+        where = tuple(int(i) for i in bad.nonzero()[0])
+        at = f" at {where}" if where else ""
+        raise ValueError(f"got {name} {float(tensor[where])}{at}; expected finite numbers")
+    return tensor
+
+
 def non_negative(values: Any, name: str, dtype: torch.dtype, remedy: str) -> Tensor:
     """Return `values` as a tensor of finite numbers >= 0; an error names the first offending entry."""
     tensor = as_real(values, name, dtype)

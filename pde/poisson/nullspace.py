@@ -117,6 +117,8 @@ def find_components(A: PoissonFields) -> Components:
         return (_large_of_voxels if large else _small_of_voxels)(A.voxels.to("cpu"), unknown, A.periodic)
     links = [w.detach().cpu().numpy() for w in A.links]
     extras = [g.detach().cpu().numpy() for g in (A.shift, *A.ground)]
+    if extras[0].min(initial=0.0) < 0:  # a negative shift does not belong to the constants either
+        extras[0] = np.abs(extras[0])
     limit = 64 * EPS * float(A.diag.detach().sum())
     # one extra above that fraction of the whole diagonal makes its component regular; where all others are 0 nothing
     # has to be summed

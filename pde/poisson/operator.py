@@ -19,7 +19,7 @@ Symmetric, and positive semidefinite since every w, ground and shift is >= 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,13 @@ from torch import Tensor
 
 from . import assembly, boundary_values, conductances, recognise, vectors
 from .cells import keep_cells
-from .conductances import Conductances
+from .conductances import Conductances, without_negative_shift
 from .fields import PoissonFields, Slot
 from .grid import torch_dtype
 from .nullspace import NULLSPACE, NullSpace
 
 DETACHED: Slot[Poisson] = Slot("detached")
+DOMINANT: Slot[Poisson] = Slot("without its negative shift")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,7 +81,7 @@ class Poisson(PoissonFields):
         spacing : cell size, one number or one per axis
         boundary : "neumann", "dirichlet", "periodic", or a dict such as {"x": "periodic", "z+": "dirichlet"};
             sides that a dict does not name are Neumann
-        shift : None, number or array of numbers >= 0 per unit volume
+        shift : None, number or array of numbers per unit volume; below 0 as long as A stays definite
         dtype : float64 or float32
 
         Raises
@@ -314,6 +315,17 @@ class Poisson(PoissonFields):
         if self.voxels is not None or not self.diag.requires_grad:
             return self
         return DETACHED.compute_once(self, lambda: self._map_tensors(Tensor.detach))
+
+    def dominant(self) -> Poisson:
+        """Return the operator without what is negative in its shift, of which preconditioners are made; self if it can.
+
+        >>> A = Poisson.from_coefficients(np.ones((2, 2)), shift=-0.5)
+        >>> A.diag.min().item(), A.dominant().diag.min().item()
+        (5.5, 6.0)
+        """
+        if self.voxels is not None or not bool((self.shift < 0).any()):
+            return self
+        return DOMINANT.compute_once(self, lambda: replace(self, source=without_negative_shift(self.conductances)))
 
     def __repr__(self) -> str:
         known = f", nullspace={self.nullspace.dimension}" if self.unknowns <= 10**5 else ""

@@ -1,7 +1,7 @@
 """`Poisson.from_matrix`: find the conductances in an assembled matrix, or say where it is no such stencil.
 
 Every off-diagonal entry must couple neighbours of the grid (or the two ends of an axis, which makes it periodic), be
-equal to its mirror image and not positive; every diagonal entry must be at least the sum of its row's off-diagonals.
+equal to its mirror image and not positive. A diagonal below the sum of its row's off-diagonals is a negative shift.
 All comparisons allow 64 rounding errors of the matrix's dtype, relative to the smaller diagonal entry.
 
 What a diagonal has in excess is split into directions, because boundary conductances and shifts coarsen differently:
@@ -20,6 +20,7 @@ import torch
 
 from .conductances import Conductances
 from .grid import Cell, Kinds, check_grid_shape, internal_axes, internal_shape, parse_cells
+from .stencil_scan import SINGLE, Scanned, common_shift, scan
 
 Array = np.ndarray
 SYMMETRY = "equal ones: symmetrise the assembly, and eliminate columns together with rows (move a_ij x_j to b)"
@@ -45,53 +46,70 @@ class Stencil:
         return f"row {int(row)} (cell {at})"
 
 
-def from_matrix(matrix: Any, shape: Any, cells: Any, order: str) -> dict[str, Any]:
-    """Return the fields of a `Poisson` with this matrix; see `Poisson.from_matrix`."""
+def from_matrix(matrix: Any, shape: Any, cells: Any, order: str, eps: float | None = None) -> dict[str, Any]:
+    """Return the fields of a `Poisson` with this matrix; see `Poisson.from_matrix`.
+
+    eps : rounding unit of the numbers in the matrix; None: of its dtype
+    """
     grid_shape = check_grid_shape(shape)
-    rows, columns, values, n = _entries(matrix)
-    fluid, numbering = _numbering(n, grid_shape, cells, order)
-    grid = Stencil(grid_shape, numbering, order, float(np.finfo(values.dtype).eps))
-    off = rows != columns
-    diag = np.zeros(n)
-    diag[rows[~off]] = values[~off]
-    rows, columns, values = rows[off], columns[off], values[off].astype(np.float64)
-    _check_sign(grid, diag, rows)
-    following, preceding, periodic = _sort_by_direction(grid, rows, columns, values)
-    row_of = np.full(int(np.prod(grid_shape)), -1)
-    row_of[numbering] = np.arange(n)
-    links = _links(grid, row_of, diag, following, preceding)
-    on_grid = np.zeros(row_of.size)
-    on_grid[numbering] = diag
-    on_grid = on_grid.reshape(grid.shape)
-    unknown = _unknown(grid, fluid, on_grid, links, row_of)
-    surplus = _surplus(grid, on_grid, links, unknown, row_of)
-    shift, ground = _split(surplus, unknown, periodic, internal_axes(len(grid_shape)))
-    dtype = torch.float32 if grid.eps > 1e-10 else torch.float64
-    plain = order == "C" and n == row_of.size
+    csr = _checked(matrix)
+    fluid, numbering = _numbering(csr.shape[0], grid_shape, cells, order)
+    rounding = float(np.finfo(csr.dtype).eps) if eps is None else eps
+    plain = order == "C" and csr.shape[0] == int(np.prod(grid_shape))
+    inside, flat = internal_shape(grid_shape), len(grid_shape) == 2
+    found = scan(csr, inside, flat, fluid, None if plain else numbering, rounding)
+    alone = found is not None and ((found.read.ravel() != 0) if fluid is None else fluid) & ~found.unknown.ravel()
+    if found is None or alone.any():
+        found = _read_slowly(csr, Stencil(grid_shape, numbering, order, rounding), fluid)
+    dtype = torch.float32 if csr.dtype == np.float32 else torch.float64
     return {
         "grid_shape": grid_shape,
         "spacing": (1.0,) * len(grid_shape),
-        "boundary": _kinds(ground, periodic, internal_axes(len(grid_shape))),
-        "unknown": torch.from_numpy(unknown),
+        "boundary": _kinds(found.ground, found.wraps, internal_axes(len(grid_shape))),
+        "unknown": torch.from_numpy(found.unknown),
         "source": Conductances(
-            tuple(torch.from_numpy(w).to(dtype) for w in links),
-            tuple(torch.from_numpy(g).to(dtype) for g in ground),
-            torch.from_numpy(shift).to(dtype),
+            tuple(torch.from_numpy(w).to(dtype) for w in found.links),
+            tuple(torch.from_numpy(g).to(dtype) for g in found.ground),
+            torch.from_numpy(found.shift).to(dtype),
         ),
         "numbering": None if plain else torch.from_numpy(numbering),
     }
 
 
-def _entries(matrix: Any) -> tuple[Array, Array, Array, int]:
-    """Return rows, columns and values of the non-zeros, duplicates summed, and n."""
+def _read_slowly(csr: Any, grid: Stencil, fluid: Array | None) -> Scanned:
+    """Do what `scan` does, in NumPy; errors name the row, the expectation and the remedy."""
+    rows, columns, values = _entries(csr)
+    off, n = rows != columns, csr.shape[0]
+    diag = np.zeros(n)
+    diag[rows[~off]] = values[~off]
+    rows, columns, values = rows[off], columns[off], values[off].astype(np.float64)
+    _check_sign(grid, diag, rows)
+    following, preceding, periodic = _sort_by_direction(grid, rows, columns, values)
+    row_of = np.full(int(np.prod(grid.grid_shape)), -1)
+    row_of[grid.numbering] = np.arange(n)
+    links = _links(grid, row_of, diag, following, preceding)
+    on_grid = np.zeros(row_of.size)
+    on_grid[grid.numbering] = diag
+    on_grid = on_grid.reshape(grid.shape)
+    unknown = _unknown(grid, fluid, on_grid, links, row_of)
+    surplus, sums = _surplus(grid, on_grid, links, unknown, row_of)
+    shift, ground = _split(surplus, unknown, periodic, internal_axes(len(grid.grid_shape)))
+    return Scanned(links, ground, shift, sums, unknown, periodic, on_grid)
+
+
+def _checked(matrix: Any) -> scipy.sparse.csr_array:
+    """Return the matrix as CSR of single or double precision, duplicates allowed."""
     if not (scipy.sparse.issparse(matrix) or isinstance(matrix, np.ndarray)):
         raise TypeError(f"got a {type(matrix).__name__}; expected a sparse matrix: use scipy.sparse.csr_array")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"got a matrix of shape {matrix.shape}; expected a square one")
     if matrix.dtype.kind not in "fiub":
         raise TypeError(f"got a matrix of dtype {matrix.dtype}; expected real numbers")
-    dtype = np.float32 if matrix.dtype == np.float32 else np.float64
-    csr = scipy.sparse.csr_array(matrix, dtype=dtype)
+    return scipy.sparse.csr_array(matrix, dtype=np.float32 if matrix.dtype == np.float32 else np.float64)
+
+
+def _entries(csr: Any) -> tuple[Array, Array, Array]:
+    """Return rows, columns and values of the non-zeros, duplicates summed."""
     if not csr.has_canonical_format:
         csr = csr.copy()  # the caller's matrix stays as it is
         csr.sum_duplicates()
@@ -101,7 +119,7 @@ def _entries(matrix: Any) -> tuple[Array, Array, Array, int]:
         k = bad[0]
         raise ValueError(f"got {csr.data[k]} in row {rows[k]}, column {csr.indices[k]}; expected finite entries")
     keep = csr.data != 0
-    return rows[keep], csr.indices[keep].astype(np.int64), csr.data[keep], csr.shape[0]
+    return rows[keep], csr.indices[keep].astype(np.int64), csr.data[keep]
 
 
 def _numbering(n: int, grid_shape: tuple[int, ...], cells: Any, order: str) -> tuple[Array | None, Array]:
@@ -222,21 +240,23 @@ def _unknown(grid: Stencil, fluid: Array | None, diag: Array, links: list[Array]
     return unknown
 
 
-def _surplus(grid: Stencil, diag: Array, links: list[Array], unknown: Array, row_of: Array) -> Array:
-    """Return diagonal minus couplings, rounding removed; it must not be negative."""
+def _surplus(grid: Stencil, diag: Array, links: list[Array], unknown: Array, row_of: Array) -> tuple[Array, Array]:
+    """Return diagonal minus couplings, rounding removed, and the diagonal without that rounding.
+
+    A surplus may be negative (a shift < 0): whether A is definite all the same, a solve finds out. But where all
+    negative ones may be the rounding of single precision, the matrix is no such thing.
+    """
     sums = sum(w + np.roll(w, 1, d) for d, w in enumerate(links))
     surplus = np.where(unknown, diag - sums, 0.0)
-    noise = 64 * grid.eps * diag
-    wrong = surplus < -noise
-    if wrong.any():
-        k = np.flatnonzero(wrong)[0]
-        single = sums.flat[k] - diag.flat[k] < 64 * np.finfo(np.float32).eps * diag.flat[k]
-        remedy = "pass matrix.astype(numpy.float32) if it has single precision" if single else "check its assembly"
+    surplus = np.where(np.abs(surplus) > 64 * grid.eps * diag, surplus, 0.0)
+    negative = surplus < 0
+    if negative.any() and (surplus[negative] > -SINGLE * diag[negative]).all() and np.ptp(surplus[unknown]) > 0:
+        k = np.flatnonzero(negative)[0]
         raise ValueError(
             f"got diagonal {diag.flat[k]:.17g} in {grid.place(row_of[k])}, less than the sum {sums.flat[k]:.17g} "
-            f"of its couplings; expected at least that sum, else A may be indefinite: {remedy}"
+            "of its couplings; expected at least that sum: pass matrix.astype(numpy.float32) if it has single precision"
         )
-    return np.where(surplus > noise, surplus, 0.0)
+    return surplus, np.where(unknown, sums + surplus, 0.0)
 
 
 def _split(surplus: Array, unknown: Array, periodic: list[bool], axes: tuple[int, ...]) -> tuple[Array, list[Array]]:
@@ -250,10 +270,11 @@ def _split(surplus: Array, unknown: Array, periodic: list[bool], axes: tuple[int
         missing[d] = np.where(unknown, (~low).astype(np.int8) + ~high, 0)
     count = missing[0] + missing[1] + missing[2]
     inner = surplus[unknown & (count == 0)]
-    common = min(inner.min(), surplus[unknown].min()) if inner.size else 0.0
+    common = common_shift(inner.min(), inner.max(), surplus[unknown].min()) if inner.size else 0.0
     rest = surplus - common * unknown
-    share = np.divide(rest, count, out=np.zeros_like(rest), where=count > 0)
-    return np.where(count > 0, common * unknown, surplus), [share * m for m in missing]
+    divided = (count > 0) & (rest >= 0)
+    share = np.divide(rest, count, out=np.zeros_like(rest), where=divided)
+    return np.where(divided, common * unknown, surplus), [share * m for m in missing]
 
 
 def _kinds(ground: list[Array], periodic: list[bool], axes: tuple[int, ...]) -> Kinds:

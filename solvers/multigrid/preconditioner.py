@@ -141,7 +141,7 @@ class NeuralMultigrid:
             raise ValueError(
                 f"got a grid of {len(A.grid_shape)} dimensions; expected {self._dimension}: make a new NeuralMultigrid"
             )
-        A = A.detach()  # gradients are the business of `solve`
+        A = A.detach().dominant()  # gradients are the business of `solve`, a negative shift is that of CG
         self.backend = choice.backend(self._kernels, A.device)
         if self.uses_pieces:
             self.backend = "reference"

@@ -172,7 +172,7 @@ def test_a_coefficient_of_any_size_neither_overflows_nor_vanishes():
         (lambda: Poisson.from_coefficients(np.ones((3, 0))), "at least one cell"),
         (lambda: Poisson.from_coefficients(np.zeros((3, 2))), "kappa = 0 everywhere"),
         (lambda: Poisson.from_coefficients(np.full((1, 2), 1e308)), "overflow"),
-        (lambda: Poisson.from_coefficients(np.ones((3, 2)), shift=-1), "shift -1.0; expected"),
+        (lambda: Poisson.from_coefficients(np.ones((3, 2)), shift=-9), "shift that makes a diagonal -4; expected > 0"),
         (lambda: Poisson.from_coefficients(np.ones((3, 2)), shift=np.ones(6)), r"shift of shape \(6,\)"),
         (lambda: Poisson.from_coefficients(np.ones((3, 2)), cells=np.ones((2, 3))), "cells of shape"),
         (lambda: Poisson.from_cells(np.zeros((3, 2))), "without FLUID"),
