@@ -9,6 +9,7 @@ RUN    := $(BIN)/python
 READY       := $(VENV)/.krylearn-ready
 CHECK_READY := $(VENV)/.krylearn-check-ready
 DOCS_READY  := $(VENV)/.krylearn-docs-ready
+PAGES_READY := $(VENV)/.krylearn-pages-ready
 WHEEL_SITE  := build/check-site
 
 PACKAGES := krylearn.pde krylearn.solvers krylearn.optim krylearn.bench
@@ -17,7 +18,7 @@ PYTEST   := OMP_WAIT_POLICY=passive $(RUN) -m pytest
 ARGS     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench report docs wheel clean distclean
+.PHONY: help demo test test-slow test-pages check bench report docs wheel clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -30,10 +31,13 @@ demo: $(READY)  ## smoke past a moving obstacle, solved and compared; leaves a p
 	@echo "Pictures: $(CURDIR)/demo-output/summary.png and $(CURDIR)/demo-output/smoke.gif"
 
 test: $(READY)  ## the tests that .ci/run runs (under 15 minutes on two cores)
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow and not browser" $(ARGS)
 
 test-slow: $(READY)  ## the long tests
 	$(PYTEST) -m slow $(ARGS)
+
+test-pages: $(PAGES_READY)  ## the web pages in headless Chromium (Debian: apt-get install chromium)
+	$(PYTEST) -m browser tests/test_pages_in_browser.py $(ARGS)
 
 check: $(READY) $(CHECK_READY)  ## lint, format, import arrows, and types of the installed wheel
 	$(RUN) -m ruff check .
@@ -80,4 +84,8 @@ $(CHECK_READY): $(READY)
 
 $(DOCS_READY): $(READY)
 	$(RUN) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[docs]"
+	@touch $@
+
+$(PAGES_READY): $(DOCS_READY)
+	$(RUN) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[pages]"
 	@touch $@

@@ -15,7 +15,6 @@ release = importlib.metadata.version("krylearn")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "numpydoc",
 ]
@@ -23,7 +22,7 @@ exclude_patterns = ["_build"]
 root_doc = "index"
 default_role = "literal"  # `x` in a docstring is code, as its reader in a terminal takes it
 
-myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 autodoc_default_options = {"members": True, "show-inheritance": True, "member-order": "bysource"}
