@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..compiled import compile_cached
+
 Array = np.ndarray[Any, Any]
 
 
@@ -82,7 +84,7 @@ def label_rows(unknown, x, y, z, nx, ny, wraps, starts, stops, firsts, parent):
     return count
 
 
-def find_earth(extras, limit, starts, stops, firsts, of_run, singular):
+def find_grounded(extras, limit, starts, stops, firsts, of_run, singular):
     """Clear `singular` for components with an extra above the limit; tell whether others are left with one below it."""
     left, doubtful = singular.shape[0], False
     for row in range(firsts.shape[0] - 1):
@@ -103,7 +105,7 @@ def find_earth(extras, limit, starts, stops, firsts, of_run, singular):
     return doubtful
 
 
-def runs_of_cells(starts, stops, firsts, runs):
+def write_runs(starts, stops, firsts, runs):
     """Write the run of every cell, -1 without unknown."""
     for row in range(firsts.shape[0] - 1):
         runs[row, :] = -1
@@ -111,7 +113,7 @@ def runs_of_cells(starts, stops, firsts, runs):
             runs[row, starts[s] : stops[s]] = s
 
 
-def find_fixed(cells, nx, ny, fixed, wraps, starts, stops, firsts, of_run, singular):
+def find_grounded_cells(cells, nx, ny, fixed, wraps, starts, stops, firsts, of_run, singular):
     """Clear `singular` for components with a face towards p = 0: next to OPEN (2), or on a fixed side.
 
     fixed : (3, 2), whether the ends of an axis are Dirichlet sides
@@ -177,30 +179,24 @@ class Runs(NamedTuple):
     def of_cells(self) -> Array:
         """Return the run of every cell, -1 without unknown."""
         runs = np.empty((len(self.firsts) - 1, self.shape[-1]), np.int32)
-        compiled(runs_of_cells)(self.starts, self.stops, self.firsts, runs)
+        compile_once(write_runs)(self.starts, self.stops, self.firsts, runs)
         return runs.reshape(self.shape)
 
 
 @cache
-def compiled(function: Any) -> Any:
-    """Return one of these functions as machine code, kept on disk where a cache can be written."""
-    import numba
-
+def compile_once(function: Any) -> Any:
+    """Return one of these functions as machine code."""
     # sums may be taken in another order than they are written in, always in the same
-    options = {"nogil": True, "fastmath": {"reassoc", "nsz", "contract"}}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # "cannot cache function: no locator available"
-        return numba.njit(**options)(function)
+    return compile_cached(function, nogil=True, fastmath={"reassoc", "nsz", "contract"})
 
 
-def label(unknown: Array, links: list[Array], periodic: tuple[bool, ...]) -> Runs:
-    """Return the runs and the component of every run, as `nullspace.label`.
+def label_runs_compiled(unknown: Array, links: list[Array], periodic: tuple[bool, ...]) -> Runs:
+    """Return the runs and the component of every run, as `nullspace.label_runs`.
 
     Examples
     --------
     >>> ones = np.ones((2, 1, 3))
-    >>> found = label(ones > 0, [ones * 0, ones * 0, ones * [1, 0, 0]], (False,) * 3)
+    >>> found = label_runs_compiled(ones > 0, [ones * 0, ones * 0, ones * [1, 0, 0]], (False,) * 3)
     >>> found.of_cells().tolist(), found.of_run.tolist()
     ([[[0, 0, 1]], [[2, 2, 3]]], [0, 1, 2, 3])
     """
@@ -209,47 +205,47 @@ def label(unknown: Array, links: list[Array], periodic: tuple[bool, ...]) -> Run
     starts, stops, parent = (np.empty(cells, np.int32) for _ in range(3))  # memory is taken where it is written
     flat = (np.ascontiguousarray(v).reshape(rows) for v in (unknown, *links))
     firsts = np.empty(rows[0] + 1, np.int32)
-    count = compiled(label_rows)(*flat, nx, ny, np.array(periodic), starts, stops, firsts, parent)
+    count = compile_once(label_rows)(*flat, nx, ny, np.array(periodic), starts, stops, firsts, parent)
     return Runs(starts[:count].copy(), stops[:count].copy(), firsts, parent[:count].copy(), unknown.shape)
 
 
-def earthed(extras: list[Array], limit: float, runs: Runs) -> tuple[Array, bool]:
+def find_ungrounded_compiled(extras: list[Array], limit: float, runs: Runs) -> tuple[Array, bool]:
     """Return which components have no extra above the limit, and whether any of them may have some below it."""
     flat = tuple(np.ascontiguousarray(g).reshape(-1, runs.shape[-1]) for g in extras)
     singular = np.ones(int(runs.of_run.max(initial=-1)) + 1, dtype=bool)
-    return singular, compiled(find_earth)(flat, limit, *runs[:4], singular)
+    return singular, compile_once(find_grounded)(flat, limit, *runs[:4], singular)
 
 
-def unfixed(cells: Array, dirichlet: Array, periodic: tuple[bool, ...], runs: Runs) -> Array:
+def find_ungrounded_cells(cells: Array, dirichlet: Array, periodic: tuple[bool, ...], runs: Runs) -> Array:
     """Return which components of voxels have no face towards p = 0; dirichlet : (3, 2), of the sides."""
     nx, ny, nz = runs.shape
     singular = np.ones(int(runs.of_run.max(initial=-1)) + 1, dtype=bool)
-    compiled(find_fixed)(cells.reshape(-1, nz), nx, ny, dirichlet, np.array(periodic), *runs[:4], singular)
+    compile_once(find_grounded_cells)(cells.reshape(-1, nz), nx, ny, dirichlet, np.array(periodic), *runs[:4], singular)
     return singular
 
 
-def without_means(g: Array, runs: Runs, singular: Array) -> Array:
+def subtract_component_means(g: Array, runs: Runs, singular: Array) -> Array:
     """Return a grid minus its mean over each singular component; nothing else changes.
 
     Examples
     --------
-    >>> runs = label(np.ones((1, 1, 3)) > 0, [np.ones((1, 1, 3))] * 3, (False,) * 3)
-    >>> without_means(np.array([[[1.0, 2.0, 6.0]]]), runs, np.array([True])).tolist()
+    >>> runs = label_runs_compiled(np.ones((1, 1, 3)) > 0, [np.ones((1, 1, 3))] * 3, (False,) * 3)
+    >>> subtract_component_means(np.array([[[1.0, 2.0, 6.0]]]), runs, np.array([True])).tolist()
     [[[-2.0, -1.0, 3.0]]]
     """
     out = np.array(g, order="C")
     sums = np.zeros(len(singular)), np.zeros(len(singular))
-    compiled(subtract_means)(out.reshape(-1, runs.shape[-1]), *runs[:4], singular, *sums)
+    compile_once(subtract_means)(out.reshape(-1, runs.shape[-1]), *runs[:4], singular, *sums)
     return out
 
 
 def compile_components(in_bytes: bool) -> None:
     """Compile for voxels or for double precision, so that no solve has to."""
     ones = np.ones((1, 1, 2))
-    runs = label(ones > 0, [ones > 0 if in_bytes else ones] * 3, (False,) * 3)
+    runs = label_runs_compiled(ones > 0, [ones > 0 if in_bytes else ones] * 3, (False,) * 3)
     runs.of_cells()
-    without_means(ones, runs, np.ones(1, bool))
+    subtract_component_means(ones, runs, np.ones(1, bool))
     if in_bytes:
-        unfixed(np.ones((1, 1, 2), np.uint8), np.zeros((3, 2), bool), (False,) * 3, runs)
+        find_ungrounded_cells(np.ones((1, 1, 2), np.uint8), np.zeros((3, 2), bool), (False,) * 3, runs)
     else:
-        earthed([ones] * 4, 0.0, runs)
+        find_ungrounded_compiled([ones] * 4, 0.0, runs)

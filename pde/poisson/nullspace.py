@@ -94,7 +94,7 @@ class NullSpace:
             return g
         runs = self._found.runs
         if isinstance(runs, components.Runs) and g.is_cpu and g.dim() == 3 and not g.requires_grad:
-            return torch.from_numpy(components.without_means(g.numpy(), runs, self._found.singular))
+            return torch.from_numpy(components.subtract_component_means(g.numpy(), runs, self._found.singular))
         if self.dimension == 1:
             mask = self._slots > 0
             total = torch.where(mask, g, 0).sum((-3, -2, -1), keepdim=True, dtype=torch.float64)
@@ -114,7 +114,7 @@ def find_components(A: PoissonFields) -> Components:
     unknown = A.unknown.cpu().numpy()
     large = unknown.size > SMALL
     if A.voxels is not None:
-        return (_large_of_voxels if large else _small_of_voxels)(A.voxels.to("cpu"), unknown, A.periodic)
+        return (_find_in_cells_compiled if large else _find_in_cells)(A.voxels.to("cpu"), unknown, A.periodic)
     links = [w.detach().cpu().numpy() for w in A.links]
     extras = [g.detach().cpu().numpy() for g in (A.shift, *A.ground)]
     if extras[0].min(initial=0.0) < 0:  # a negative shift does not belong to the constants either
@@ -123,17 +123,17 @@ def find_components(A: PoissonFields) -> Components:
     # one extra above that fraction of the whole diagonal makes its component regular; where all others are 0 nothing
     # has to be summed
     if large:
-        runs = components.label(unknown, links, A.periodic)
-        singular, doubtful = components.earthed(extras, limit, runs)
+        runs = components.label_runs_compiled(unknown, links, A.periodic)
+        singular, doubtful = components.find_ungrounded_compiled(extras, limit, runs)
         found = Components(runs, runs.of_run, singular)
     else:
-        of_cells, of_run = label(unknown, links, A.periodic)
-        singular, doubtful = earthed(extras, limit, of_cells, of_run, int(of_run.max(initial=-1)) + 1)
+        of_cells, of_run = label_runs(unknown, links, A.periodic)
+        singular, doubtful = find_ungrounded(extras, limit, of_cells, of_run, int(of_run.max(initial=-1)) + 1)
         found = Components(of_cells, of_run, singular)
-    return found._replace(singular=_by_sums(A, found, extras)) if doubtful else found
+    return found._replace(singular=_compare_sums(A, found, extras)) if doubtful else found
 
 
-def _by_sums(A: PoissonFields, found: Components, extras: list[np.ndarray]) -> np.ndarray:
+def _compare_sums(A: PoissonFields, found: Components, extras: list[np.ndarray]) -> np.ndarray:
     """Tell which components have extras of at most 64 eps times the sum of their diagonal."""
     runs, count = found.of_cells(), len(found.singular)
     of_cell = found.of_run[runs[runs >= 0]]
@@ -142,22 +142,24 @@ def _by_sums(A: PoissonFields, found: Components, extras: list[np.ndarray]) -> n
     return extra <= 64 * EPS * diag
 
 
-def _small_of_voxels(voxels: Voxels, unknown: np.ndarray, periodic: tuple[bool, ...]) -> Components:
+def _find_in_cells(voxels: Voxels, unknown: np.ndarray, periodic: tuple[bool, ...]) -> Components:
     """Find them from bytes; one face towards p = 0 makes a component regular."""
-    runs, of_run = label(unknown, [voxels.linked_along(d) for d in range(3)], periodic)
+    runs, of_run = label_runs(unknown, [voxels.linked_along(d) for d in range(3)], periodic)
     singular = np.ones(int(of_run.max(initial=-1)) + 1, dtype=bool)
     singular[of_run[runs[voxels.grounded()]]] = False
     return Components(runs, of_run, singular)
 
 
-def _large_of_voxels(voxels: Voxels, unknown: np.ndarray, periodic: tuple[bool, ...]) -> Components:
+def _find_in_cells_compiled(voxels: Voxels, unknown: np.ndarray, periodic: tuple[bool, ...]) -> Components:
     """Do the same by compiled kernels: unknowns side by side are linked."""
-    runs = components.label(unknown, [unknown] * 3, periodic)
+    runs = components.label_runs_compiled(unknown, [unknown] * 3, periodic)
     dirichlet = np.array([[kind == "dirichlet" for kind in pair] for pair in voxels.kinds])
-    return Components(runs, runs.of_run, components.unfixed(voxels.cells.numpy(), dirichlet, periodic, runs))
+    return Components(
+        runs, runs.of_run, components.find_ungrounded_cells(voxels.cells.numpy(), dirichlet, periodic, runs)
+    )
 
 
-def earthed(
+def find_ungrounded(
     extras: list[np.ndarray], limit: float, runs: np.ndarray, of_run: np.ndarray, count: int
 ) -> tuple[np.ndarray, bool]:
     """Return which components have no extra above the limit, and whether any of them may have some below it."""
@@ -169,7 +171,9 @@ def earthed(
     return singular, doubtful and bool(singular.any())
 
 
-def label(unknown: np.ndarray, links: list[np.ndarray], periodic: tuple[bool, ...]) -> tuple[np.ndarray, np.ndarray]:
+def label_runs(
+    unknown: np.ndarray, links: list[np.ndarray], periodic: tuple[bool, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the run of every cell (-1: no unknown), and the component of every run.
 
     A run is a stretch of linked cells along the last axis; components are those of the graph of runs, which has one
@@ -187,10 +191,10 @@ def label(unknown: np.ndarray, links: list[np.ndarray], periodic: tuple[bool, ..
         pairs.append((runs[lower][edge], runs[upper][edge]))
     wraps = [(d, w[cut(d, -1, None)]) for d, w in enumerate(links) if periodic[d]]
     pairs += [(runs[cut(d, -1, None)][w], runs[cut(d, 0, 1)][w]) for d, w in wraps]
-    return runs, _connect(int(runs.max(initial=-1)) + 1, pairs)
+    return runs, _join_runs(int(runs.max(initial=-1)) + 1, pairs)
 
 
-def _connect(count: int, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def _join_runs(count: int, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     rows, columns = (np.concatenate([p[k] for p in pairs]) for k in (0, 1))
     graph = scipy.sparse.coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(count, count))
     return scipy.sparse.csgraph.connected_components(graph, directed=False)[1]

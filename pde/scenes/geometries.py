@@ -7,6 +7,8 @@ FLUID cell, for every size >= 4 per axis.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -66,23 +68,15 @@ def open_box(shape: tuple[int, ...], rng: np.random.Generator) -> Cells:
     return cells
 
 
-def obstacles(
-    shape: tuple[int, ...],
-    rng: np.random.Generator,
-    *,
-    spheres: tuple[int, int] = (4, 10),
-    radius: Range = (0.04, 0.16),
-    bricks: tuple[int, int] = (2, 8),
-    side: Range = (0.04, 0.3),
-) -> Cells:
-    """Solid spheres and boxes in a closed box with a flat open top.
+def obstacles(shape: tuple[int, ...], rng: np.random.Generator, **sizes: Any) -> Cells:
+    """Solid spheres and boxes in a box with a flat open top; sizes : spheres, radius, bricks, side as of `closed`.
 
     Examples
     --------
     >>> sorted(np.unique(obstacles((16, 16), np.random.default_rng(31415))).tolist())
     [0, 1, 2]
     """
-    cells = closed(shape, rng, spheres=spheres, radius=radius, bricks=bricks, side=side)
+    cells = closed(shape, rng, **sizes)
     cells[..., -1] = OPEN
     return _with_fluid(cells)
 

@@ -87,7 +87,7 @@ def extend(v: Tensor, known: Tensor, layers: int = LAYERS) -> Tensor:
 
 
 @dataclass
-class DamBreak:
+class DamBreak(mac.Simulation[LiquidFrame]):
     """A column of liquid collapses in a closed box and runs against a solid pillar.
 
     Parameters
@@ -122,8 +122,7 @@ class DamBreak:
     time: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        if len(self.shape) not in (2, 3) or min(self.shape) < 4:
-            raise ValueError(f"shape is {self.shape}; expected two or three axes of at least 4 cells")
+        mac.check_shape(self.shape)
         self.inner = internal_shape(self.shape)
         self.h = 1.0 / self.inner[2]
         self.solid = torch.zeros(self.inner, dtype=torch.bool, device=self.device)
@@ -215,21 +214,14 @@ class DamBreak:
             out.append(torch.where((left == Cell.SOLID) != (right == Cell.SOLID), 0.0, v))
         return out
 
-    def step(self, solve: mac.Solve) -> LiquidFrame:
-        """Advance by dt; `solve(A, b)` returns the pressure, grid-shaped or flat."""
-        A, b = system = self.advance()
-        projected, p = mac.project(self.u, self.cells, self.h, solve, system)
+    def finish_step(self, system: tuple[Poisson, Tensor], projected: list[Tensor], p: Tensor) -> LiquidFrame:
+        """Extend the velocities into the air and hand their change back to the particles."""
         self.u = self._extended(projected)
         new = self._at_particles(self.u, self.particles)
         change = new - self._at_particles(self.before, self.particles)
         self.velocities = self.flip * (self.velocities + change) + (1 - self.flip) * new
         p, cells = p.reshape(self.shape), self.cells.reshape(self.shape)
-        return LiquidFrame(A, b, p, cells, self.u, self.particles, self.time)
-
-    def frames(self, steps: int, solve: mac.Solve) -> Iterator[LiquidFrame]:
-        """Yield `steps` frames."""
-        for _ in range(steps):
-            yield self.step(solve)
+        return LiquidFrame(*system, p, cells, self.u, self.particles, self.time)
 
 
 def liquid_sequence(

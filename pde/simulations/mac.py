@@ -10,8 +10,8 @@ Harlow and Welch 1965.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,48 @@ from ..poisson.grid import Cell
 from ..poisson.operator import Poisson
 
 Solve = Callable[[Poisson, Tensor], Any]  # (A, b) -> p, grid-shaped or flat
+Frame = TypeVar("Frame")
+
+
+class Simulation(Generic[Frame]):
+    """A simulation in steps of one pressure projection each; `advance` and `finish_step` make one.
+
+    shape : of the grid;  u, cells, h : face velocities, cells (internal 3D layout) and cell size, kept by the subclass
+    """
+
+    shape: tuple[int, ...]
+    u: list[Tensor]
+    cells: Tensor
+    h: float
+
+    def advance(self) -> tuple[Poisson, Tensor]:
+        """Do everything up to the projection and return the pressure system (A, b)."""
+        raise NotImplementedError
+
+    def finish_step(self, system: tuple[Poisson, Tensor], projected: list[Tensor], p: Tensor) -> Frame:
+        """Take over the projected velocities and return the frame."""
+        raise NotImplementedError
+
+    def step(self, solve: Solve) -> Frame:
+        """Advance by one time step; `solve(A, b)` returns the pressure, grid-shaped or flat."""
+        system = self.advance()
+        return self.finish_step(system, *project(self.u, self.cells, self.h, solve, system))
+
+    def frames(self, steps: int, solve: Solve) -> Iterator[Frame]:
+        """Yield `steps` frames."""
+        for _ in range(steps):
+            yield self.step(solve)
+
+
+def check_shape(shape: tuple[int, ...]) -> None:
+    """Refuse what is no grid for a simulation.
+
+    Examples
+    --------
+    >>> check_shape((8, 8))
+    """
+    if len(shape) not in (2, 3) or min(shape) < 4:
+        raise ValueError(f"shape is {shape}; expected two or three axes of at least 4 cells")
 
 
 def along(x: Tensor, axis: int, start: int, length: int) -> Tensor:

@@ -41,7 +41,7 @@ class Frame:
 
 
 @dataclass
-class SmokePlume:
+class SmokePlume(mac.Simulation[Frame]):
     """A plume of buoyant smoke from an inlet in the floor, and a solid sphere that moves through it.
 
     Parameters
@@ -80,8 +80,7 @@ class SmokePlume:
     time: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        if len(self.shape) not in (2, 3) or min(self.shape) < 4:
-            raise ValueError(f"shape is {self.shape}; expected two or three axes of at least 4 cells")
+        mac.check_shape(self.shape)
         nx, ny, nz = self.inner = internal_shape(self.shape)
         self.h = 1.0 / nz
         self.rng = np.random.default_rng(self.seed)
@@ -172,18 +171,12 @@ class SmokePlume:
         self.u = self._impose_walls(self._forces(advect_faces(self.u, moved)))
         return mac.pressure_system(self.u, self.cells, self.h, self.shape)
 
-    def step(self, solve: mac.Solve) -> Frame:
-        """Advance by dt; `solve(A, b)` returns the pressure, grid-shaped or flat."""
-        A, b = system = self.advance()
-        self.u, p = mac.project(self.u, self.cells, self.h, solve, system)
+    def finish_step(self, system: tuple[Poisson, Tensor], projected: list[Tensor], p: Tensor) -> Frame:
+        """Let smoke leave through the top as it reaches it."""
+        self.u = projected
         self.u[2][..., -1] = self.u[2][..., -2]
         p, smoke, cells = (g.reshape(self.shape) for g in (p, self.smoke, self.cells))
-        return Frame(A, b, p, smoke, cells, self.u, self.time)
-
-    def frames(self, steps: int, solve: mac.Solve) -> Iterator[Frame]:
-        """Yield `steps` frames."""
-        for _ in range(steps):
-            yield self.step(solve)
+        return Frame(*system, p, smoke, cells, self.u, self.time)
 
 
 def smoke_sequence(

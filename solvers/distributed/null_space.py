@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import scipy.sparse.csgraph
-from krylearn.pde.poisson.nullspace import EPS, label
+from krylearn.pde.poisson.nullspace import EPS, label_runs
 
 from .halo import bring
 from .partition import Array, Partition
@@ -66,7 +66,7 @@ def _label(unknown: Array, links: Array) -> tuple[Array, Array]:
     inner = [links[..., d].copy() for d in range(3)]
     for d, w in enumerate(inner):
         np.moveaxis(w, d, 0)[-1] = 0
-    return label(unknown, inner, (False, False, False))
+    return label_runs(unknown, inner, (False, False, False))
 
 
 def _join(part: Partition, labels: Array, count: int, links: Array) -> tuple[Array, int]:

@@ -8,10 +8,10 @@ or the network of `coefficients`. Every rule gives a symmetric positive definite
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -114,15 +114,54 @@ def visits(reduction: int, varying: bool) -> int:
     return 2 if reduction >= 64 else 1
 
 
+class Coarsening(NamedTuple):
+    """How a level is coarsened: its number (0: the finest), factors per axis, how often it is smoothed."""
+
+    level: int
+    factors: tuple[int, int, int]
+    visits: int
+
+
+def coarsen(
+    size: Sequence[int],
+    choose: Callable[[Sequence[int]], tuple[int, int, int]],
+    *,
+    varying: bool,
+    coarsest: int = COARSEST,
+) -> Iterator[Coarsening]:
+    """Yield level by level how to coarsen, until at most `coarsest` cells are left: the one loop of all set-ups.
+
+    Parameters
+    ----------
+    size : cells per axis of the finest level
+    choose : (size of a level) -> its factors; asked when that level's operator is there
+    varying : whether the medium varies, see `visits`
+
+    Examples
+    --------
+    >>> [tuple(step) for step in coarsen((32, 32, 8), lambda size: (2, 2, 1), varying=False)]
+    [(0, (2, 2, 1), 1), (1, (2, 2, 1), 1), (2, (2, 2, 1), 1)]
+    """
+    size, level, reduction = tuple(size), 0, 1
+    while math.prod(size) > coarsest:
+        factors = choose(size)
+        yield Coarsening(level, factors, visits(reduction, varying))
+        size = tuple(-(-n // f) for n, f in zip(size, factors, strict=True))
+        reduction, level = reduction * math.prod(factors), level + 1
+
+
 def build(op: Stencil, rule: Rule, coarsest: int = COARSEST) -> Hierarchy:
     """Coarsen until at most `coarsest` cells are left."""
-    levels, reduction, varying = [], 1, varies(op.links)
-    while op.shift.shape[-3:].numel() > coarsest:
-        factors = choose_factors(op)
+    levels: list[Level] = []
+
+    def choose(_: Sequence[int]) -> tuple[int, int, int]:
+        return choose_factors(op)
+
+    for _, factors, times in coarsen(op.size, choose, varying=varies(op.links), coarsest=coarsest):
         s, transfer, coarse = rule(op, factors)
         level = Level(op, s, transfer)
-        levels += [level.stay()] * (visits(reduction, varying) - 1) + [level]
-        op, reduction = coarse, reduction * math.prod(factors)
+        levels += [level.stay()] * (times - 1) + [level]
+        op = coarse
     return Hierarchy(levels, op, generalised_inverse(op).to(op.shift.dtype))
 
 

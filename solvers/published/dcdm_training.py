@@ -20,17 +20,11 @@ import torch
 from krylearn.pde import Poisson
 from torch import Tensor, nn
 
-from ..training.coefficients import LICENCE
-from ..training.loop import require_lightning
+from ..training.loop import LICENCE, grid_dot, require_lightning
 from .dcdm_method import load_network, save_network
 from .dcdm_network import SIZES, DCDMNetwork
 from .loop import SCHEDULES, RitzStream, fit_on_ritz
 from .ritz import scaled_theta, stored_basis
-
-
-def grid_dot(u: Tensor, v: Tensor) -> Tensor:
-    """Inner product per system, kept broadcastable."""
-    return (u * v).sum((-1, -2, -3), keepdim=True)
 
 
 def propose(network: nn.Module, A: Poisson, b: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ is stored. Validation right-hand sides come from another stream.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import torch
 from krylearn.pde import Poisson
 from torch import Tensor, nn
 
-from ..training.loop import check_settings, require_lightning, run
+from ..training.loop import check_settings, describe_run, require_lightning, run
 from .ritz import RitzBasis
 
 Loss = Callable[[Poisson, Tensor], Tensor]
@@ -116,10 +115,8 @@ def fit_on_ritz(
         precision="bf16-mixed" if settings["precision"] == "bfloat16" else "32-true",
     )  # fmt: skip
     return {
-        "hours": round(module.seconds / 3600, 3),
+        **describe_run(module.seconds, device),
         "cpu_hours": round(module.cpu_seconds / 3600, 3),
-        "hardware": f"{device}, {torch.get_num_threads()} threads, {platform.machine()}",
-        "torch": torch.__version__,
         "validation_loss": round(float(trainer.callback_metrics["validation"]), 5),
     }
 

@@ -18,8 +18,7 @@ import torch
 from krylearn.pde import FAMILIES, Poisson, scene
 from torch import Tensor
 
-from ..training.coefficients import LICENCE
-from ..training.loop import require_lightning
+from ..training.loop import LICENCE, require_lightning
 from .loop import SCHEDULES, RitzStream, fit_on_ritz
 from .npsdo_method import apply_on_grid, save_npsdo
 from .npsdo_network import NPSDONetwork, geometry_image

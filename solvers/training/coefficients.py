@@ -9,7 +9,6 @@ labels. One command (``krylearn train``), one seed, resumable, CPU or CUDA.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,11 @@ from ..multigrid.hierarchy import COARSEST, Rule, build, v_cycle
 from ..multigrid.network import CoefficientNetwork
 from ..multigrid.weight_files import load_weights, save_weights
 from .data import VALIDATION, Builder, Systems, builders
-from .loop import require_lightning, run, training_module
+from .loop import LICENCE, describe_run, grid_dot, require_lightning, run, training_module
 
-LICENCE = "BSD-3-Clause"
 # of the shipped weights; later steps moved no score by 1 % (constants) or few (networks)
 STEPS = {("network", 3): 3000, ("network", 2): 2500, ("constants", 3): 400, ("constants", 2): 600}
 Measure = Callable[[int, torch.device], tuple[str, Tensor]]
-
-
-def grid_dot(u: Tensor, v: Tensor) -> Tensor:
-    """Inner product per system, kept broadcastable."""
-    return (u * v).sum((-1, -2, -3), keepdim=True)
 
 
 def decades(op: Stencil, rule: Rule, b: Tensor, steps: int) -> Tensor:
@@ -202,9 +195,7 @@ def facts(trainer: Any, module: Any, systems: Systems, device: str) -> dict[str,
     scores = {k.split("/")[1]: round(float(v), 3) for k, v in trainer.callback_metrics.items() if "validation/" in k}
     return {
         "scenes": f"train stream, seeds 0 to {systems.pool - 1} per family and size; validation from {VALIDATION}",
-        "hours": round(module.seconds / 3600, 3),
-        "hardware": f"{device}, {torch.get_num_threads()} threads, {platform.machine()}",
-        "torch": torch.__version__,
+        **describe_run(module.seconds, device),
         "final_steps_per_decade": scores,
         "licence": LICENCE,
     }

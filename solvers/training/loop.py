@@ -1,4 +1,4 @@
-"""The Lightning side of `training`: module, trainer, what is printed, what Ctrl-C does, what a resumed run checks.
+"""What trainings share: inner products, what a card says, and Lightning: module, trainer, output, Ctrl-C, resuming.
 
 Lightning is an extra, so it is imported inside the functions.
 """
@@ -6,6 +6,7 @@ Lightning is an extra, so it is imported inside the functions.
 from __future__ import annotations
 
 import logging
+import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,6 +25,23 @@ NOISE = (
     "Experiment logs directory .* exists and is not empty",  # earlier curves are kept under another name
 )
 """Warnings of Lightning that do not apply to this training."""
+
+
+LICENCE = "BSD-3-Clause"  # of shipped weights
+
+
+def grid_dot(u: Tensor, v: Tensor) -> Tensor:
+    """Inner product per system, kept broadcastable."""
+    return (u * v).sum((-1, -2, -3), keepdim=True)
+
+
+def describe_run(seconds: float, device: str) -> dict[str, Any]:
+    """Return what every card says of a training: hours, hardware, version of torch."""
+    return {
+        "hours": round(seconds / 3600, 3),
+        "hardware": f"{device}, {torch.get_num_threads()} threads, {platform.machine()}",
+        "torch": torch.__version__,
+    }
 
 
 def require_lightning() -> None:

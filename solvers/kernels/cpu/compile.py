@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import numba
+from krylearn.pde.compiled import compile_cached
 
 FAST = {"contract", "reassoc", "nsz"}  # no nnan, no ninf: a NaN has to reach the stopping rule
 # set-up without reassoc: a compiled loop chooses between versions of itself by where its arrays lie in memory, and then
@@ -34,14 +35,10 @@ def threads_for(cells: int) -> Iterator[None]:
 
 
 def kernel(function: Any = None, *, parallel: bool = True, fastmath: Any = FAST) -> Any:
-    """``numba.njit`` with a disk cache where one can be written (containers and read-only installations have none)."""
+    """Compile a kernel that Python calls."""
     if function is None:
         return lambda f: kernel(f, parallel=parallel, fastmath=fastmath)
-    options = {"parallel": parallel, "fastmath": fastmath, "error_model": "numpy", "nogil": True}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # "cannot cache function: no locator available"
-        return numba.njit(**options)(function)
+    return compile_cached(function, parallel=parallel, fastmath=fastmath, error_model="numpy", nogil=True)
 
 
 def row_kernel(function: Any, fastmath: Any = FAST) -> Any:

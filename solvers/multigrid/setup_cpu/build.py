@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,7 +13,7 @@ from ...kernels.cpu.cell_bytes import CellBytes
 from ...kernels.cpu.compile import threads_for
 from ...kernels.cpu.cycle import FusedCycle, FusedLevel
 from ..coarsening import balanced_factors
-from ..hierarchy import generalised_inverse, varies, visits
+from ..hierarchy import coarsen, generalised_inverse, varies
 from ..network import Perceptron
 from .dirty_ranges import everywhere
 from .grid import Array, Grid, Source, link_means
@@ -98,17 +98,19 @@ def learned_cycle(
         with threads_for(grid.diag.size):
             source.fill(grid, everywhere(grid.size))
     tracked, levels, fused = codes is not None or bool(old), list[Level](), list[FusedLevel]()
-    varying, reduction, spans = codes is None and varies(grid.links()), 1, None
-    while grid.diag.size > coarsest:
+    varying, spans, rules = codes is None and varies(grid.links()), None, ((damping, weight), (link, earth))
+
+    def choose(size: Sequence[int]) -> tuple[int, int, int]:
         with threads_for(grid.diag.size):
             means = link_means(grid) if levels or codes is None else [float(w.any()) for w in codes.links]
-            factors = balanced_factors(means, grid.size)
-            kind = grid.size, grid.periodic, factors, codes and codes.unit, not levels, type(source)
+        return balanced_factors(means, size)
+
+    for number, factors, times in coarsen(grid.size, choose, varying=varying, coarsest=coarsest):
+        with threads_for(grid.diag.size):
+            kind = grid.size, grid.periodic, factors, codes and codes.unit, number == 0, type(source)
             level = old.pop(0) if old and old[0].fits(*kind) else Level(grid, factors, *kind[3:])
-            rules = (damping, weight), (link, earth)
-            fused += level.refresh(grid, rules, codes, source, spans, tracked, visits(reduction, varying))
+            fused += level.refresh(grid, rules, codes, source, spans, tracked, times)
             levels.append(level)
-            reduction *= math.prod(factors)
             grid, spans = level.below, level.changed
     if kept is not None:
         kept[:] = [nets, *levels]

@@ -15,8 +15,7 @@ So 2 and 5 ms leave a factor of two. The host looks a few times per operator and
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from ...kernels.cuda.launch import run
 from ...kernels.cuda.level import CudaLevel, pattern_keys, refuse_if_large
 from ...kernels.reference import Stencil
 from ..coarsening import balanced_factors
-from ..hierarchy import COARSEST, Hierarchy, Level, convert_levels, generalised_inverse, varies, visits
+from ..hierarchy import COARSEST, Hierarchy, Level, coarsen, convert_levels, generalised_inverse, varies
 from ..network import DAMPING_FEATURES, GROUND_FEATURES, LINK_FEATURES, WEIGHT_FEATURES, CoefficientNetwork
 from .medium import Medium, Triple
 from .memory import out_of_memory
@@ -100,16 +99,18 @@ def network_cycle(A: Any, exponent: int, network: Any, storage: torch.dtype, coa
     )
     codes = cell_codes(A) if A.diag.numel() > coarsest else None
     medium, levels = Medium.of(A, codes, exponent), []
-    varying, reduction = codes is None and varies(list(medium.arrays[0].view(3, -1))), 1
-    while medium.cells > coarsest:
-        factors = balanced_factors(medium.means(), medium.size)
+    varying = codes is None and varies(list(medium.arrays[0].view(3, -1)))
+
+    def choose(size: Sequence[int]) -> Triple:
+        return balanced_factors(medium.means(), size)
+
+    for _, factors, times in coarsen(medium.size, choose, varying=varying, coarsest=coarsest):
         paths = medium.paths(factors)
         if medium.codes is not None:
             level = cell_level(medium, paths, factors, (damping, weight), width)
         else:
             level = stored_level(medium, *medium.fine(factors, paths, (damping, weight), width), factors, storage)
-        levels += [level.stay() for _ in range(visits(reduction, varying) - 1)] + [level]
-        reduction *= math.prod(factors)
+        levels += [level.stay() for _ in range(times - 1)] + [level]
         medium = medium.coarse(factors, paths, (link, earth), width)
         del paths
     return CudaCycle(levels, medium.size, inverse_of(medium).to(device))

@@ -8,6 +8,7 @@ solve needs beyond the operator and the caller's right-hand side.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ import torch
 from ...kernels.cuda.cycle import CudaCycle
 from ...kernels.cuda.formats import CELL_CODES, TABLE
 from ...kernels.cuda.level import CudaLevel
-from ..hierarchy import COARSEST, visits
+from ..hierarchy import COARSEST, coarsen
 from ..network import CoefficientNetwork
 
 VECTORS = 32  # bytes per cell of x, r, p and a copy of b in fp64; A p borrows the work space of the cycle
@@ -91,12 +92,16 @@ def memory_needed(
     >>> round(need.solving / 256**3, 1), round(memory_needed((256, 256, 256), cells=False).solving / 256**3, 1)
     (54.3, 66.6)
     """
-    sizes = [size]
-    while math.prod(sizes[-1]) > COARSEST:
-        sizes.append(tuple(-(-n // 2) if n > 1 else 1 for n in sizes[-1]))
+    halved: list[tuple[int, ...]] = []
+
+    def halve(level: Sequence[int]) -> tuple[int, int, int]:
+        halved.append(tuple(level))
+        return tuple(2 if n > 1 else 1 for n in level)  # type: ignore[return-value]
+
+    repeats = [step.visits for step in coarsen(size, halve, varying=not cells)]
     stored = 5 * storage.itemsize + 3 + 16
     finest = 2 + 16 if cells else stored
-    coarser = [(math.prod(s), visits(8**l, varying=not cells)) for l, s in enumerate(sizes[1:-1], 1)]
+    coarser = [(math.prod(s), times) for s, times in zip(halved[1:], repeats[1:], strict=True)]
     kept = math.prod(size) * finest + sum(n * (stored + 8 * (times - 1)) for n, times in coarser)
     kept += 4 * COARSEST * (COARSEST + 2)
     key = "torch" if rule == "torch" else "network, cells" if cells else "network"

@@ -28,7 +28,7 @@ def mazes(draw):
 @FEW
 @given(mazes())
 def test_runs_and_components_are_those_of_the_readable_form(maze):
-    found, (wanted, of_wanted) = components.label(*maze), nullspace.label(*maze)
+    found, (wanted, of_wanted) = components.label_runs_compiled(*maze), nullspace.label_runs(*maze)
     of_run = found.of_run
     assert np.array_equal(found.of_cells(), wanted)
     pairs = set(zip(of_run.tolist(), of_wanted.tolist(), strict=True))
@@ -38,14 +38,14 @@ def test_runs_and_components_are_those_of_the_readable_form(maze):
 
 @FEW
 @given(problems(), st.integers(0, 2**32))
-def test_the_same_components_are_earthed(problem, seed):
+def test_the_same_components_are_grounded(problem, seed):
     A = Poisson.from_coefficients(**problem)
     rng = np.random.default_rng(seed)
     extras = [np.where(rng.random(A.diag.shape) < 0.2, rng.choice([1e-20, 1.0]), 0) * A.unknown.numpy() for _ in "1234"]
-    runs = components.label(A.unknown.numpy(), [w.numpy() for w in A.links], A.periodic)
+    runs = components.label_runs_compiled(A.unknown.numpy(), [w.numpy() for w in A.links], A.periodic)
     count, component = int(runs.of_run.max(initial=-1)) + 1, np.append(runs.of_run, -1)[runs.of_cells()]
-    singular, doubtful = components.earthed(extras, 1e-15, runs)
-    wanted, _ = nullspace.earthed(extras, 1e-15, runs.of_cells(), runs.of_run, count)
+    singular, doubtful = components.find_ungrounded_compiled(extras, 1e-15, runs)
+    wanted, _ = nullspace.find_ungrounded(extras, 1e-15, runs.of_cells(), runs.of_run, count)
     assert np.array_equal(singular, wanted)
     if not doubtful:  # then those that are left have nothing at all
         assert not any((g[np.isin(component, np.flatnonzero(singular))] > 0).any() for g in extras)
@@ -59,8 +59,8 @@ def test_components_of_voxels_are_those_of_their_conductances(seed):
     cells.flat[0] = 1
     kinds = [["neumann", "dirichlet", "periodic"][k] for k in rng.choice(3, 3, p=[0.7, 0.1, 0.2])]
     A = Poisson.from_cells(cells, boundary=dict(zip("xyz", kinds, strict=True)))
-    found = nullspace._large_of_voxels(A.voxels, A.unknown.numpy(), A.periodic)
-    small = nullspace._small_of_voxels(A.voxels, A.unknown.numpy(), A.periodic)
+    found = nullspace._find_in_cells_compiled(A.voxels, A.unknown.numpy(), A.periodic)
+    small = nullspace._find_in_cells(A.voxels, A.unknown.numpy(), A.periodic)
     arrays = Poisson(A.grid_shape, A.spacing, A.boundary, A.unknown, A.voxels.conductances()).nullspace
     for each in (found, small):
         assert np.array_equal(each.of_cells(), small.runs)
@@ -76,9 +76,9 @@ def test_means_are_those_of_the_readable_form(seed, dtype):
     cells = rng.choice(3, tuple(rng.integers(1, 6, 3)), p=rng.dirichlet([2, 4, 0.2]))
     cells.flat[0] = 1
     A = Poisson.from_cells(cells)
-    found = nullspace._large_of_voxels(A.voxels, A.unknown.numpy(), A.periodic)
+    found = nullspace._find_in_cells_compiled(A.voxels, A.unknown.numpy(), A.periodic)
     g = A.to_grid(rng.standard_normal(cells.shape).astype(dtype))
-    out = components.without_means(g.numpy(), found.runs, found.singular)
+    out = components.subtract_component_means(g.numpy(), found.runs, found.singular)
     assert out.dtype == dtype
     np.testing.assert_allclose(out, A.nullspace.project(g), atol=1e-6 if dtype == np.float32 else 1e-14)
 
