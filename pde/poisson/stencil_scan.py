@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .components import compiled
+from .components import compile_once
 
 Array = np.ndarray[Any, Any]
 SINGLE = 64 * 1.1920929e-07  # rounding of single precision, relative to the diagonal
@@ -246,11 +246,11 @@ def in_strips(function: Callable, count: int, alone: bool, *arguments: Any, per_
         for s, (start, stop) in enumerate(pairwise(bounds))
     ]
     if pieces == 1:
-        compiled(function)(*work[0])
+        compile_once(function)(*work[0])
         return
     with ThreadPoolExecutor(pieces - 1) as pool:
-        waiting = [pool.submit(compiled(function), *strip) for strip in work[1:]]
-        compiled(function)(*work[0])
+        waiting = [pool.submit(compile_once(function), *strip) for strip in work[1:]]
+        compile_once(function)(*work[0])
         for each in waiting:
             each.result()
 
