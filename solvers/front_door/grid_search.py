@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from krylearn.pde.poisson.components import compiled
+from krylearn.pde.poisson.components import compile_once
 
 Array = np.ndarray[Any, Any]
 MOST = 24  # distances that a 7-point grid can have, and a few more
@@ -49,7 +49,7 @@ def grids_of(csr: Any) -> Iterator[tuple[int, ...]]:
     """
     n = csr.shape[0]
     distances, counts = np.zeros(MOST, dtype=np.int64), np.zeros(MOST, dtype=np.int64)
-    found = compiled(find_distances)(csr.indptr, csr.indices, csr.data, distances, counts)
+    found = compile_once(find_distances)(csr.indptr, csr.indices, csr.data, distances, counts)
     if found > MOST:
         return
     known = set(distances[:found].tolist())

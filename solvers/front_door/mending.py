@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from krylearn.pde.poisson.components import compiled
+from krylearn.pde.poisson.components import compile_once
 
 Array = np.ndarray[Any, Any]
 ROUNDING = 1e-5  # largest asymmetry, relative to both diagonals, that is taken for rounding (six printed digits)
@@ -159,7 +159,7 @@ def change_signs(csr: scipy.sparse.csr_array, eps: float) -> Mended:
     """
     n = csr.shape[0]
     diagonal, coupled = np.zeros(n), np.zeros(n, dtype=np.bool_)
-    compiled(inspect_rows)(csr.indptr, csr.indices, csr.data, diagonal, coupled)
+    compile_once(inspect_rows)(csr.indptr, csr.indices, csr.data, diagonal, coupled)
     alone, negative = ~coupled, diagonal < 0
     factors = np.where(negative, -1.0, 1.0)
     left = np.where(coupled, factors, 0.0)
@@ -168,7 +168,7 @@ def change_signs(csr: scipy.sparse.csr_array, eps: float) -> Mended:
     if not (alone.any() or turned.any()):
         return mended
     data = np.empty_like(csr.data)
-    cleared = compiled(change_rows)(csr.indptr, csr.indices, csr.data, factors, alone, data)
+    cleared = compile_once(change_rows)(csr.indptr, csr.indices, csr.data, factors, alone, data)
     mended.matrix = scipy.sparse.csr_array((data, csr.indices, csr.indptr), shape=csr.shape)
     if turned.any():
         part = f"{turned.sum()} of {coupled.sum()} coupled rows have a negative diagonal: their signs were changed"
@@ -207,14 +207,14 @@ def make_symmetric(mended: Mended) -> Mended:
         mirror.sort_indices()
     entries = S.indptr, S.indices, S.data, mirror.data
     diagonal = S.diagonal()
-    worst, i, j = compiled(compare_triangles)(*entries, diagonal)
+    worst, i, j = compile_once(compare_triangles)(*entries, diagonal)
     if worst <= 64 * mended.eps:
         mended.matrix = S
         return mended
     factors, noise = np.ones(len(diagonal)), 64 * mended.eps
     if worst > ROUNDING:
         factors[:] = 0.0
-        i_bad, j_bad = compiled(follow_ratios)(*entries, factors, np.empty(len(diagonal), dtype=np.int64))
+        i_bad, j_bad = compile_once(follow_ratios)(*entries, factors, np.empty(len(diagonal), dtype=np.int64))
         if i_bad < 0:
             out = np.repeat(factors, np.diff(S.indptr)) * S.data - factors[S.indices] * mirror.data
             scale = np.abs(factors * diagonal)
@@ -233,7 +233,7 @@ def make_symmetric(mended: Mended) -> Mended:
         noise = max(noise, 4 * worst)
         mended.notes.append(f"a_ij and a_ji differ by up to {worst:.1g} of the diagonal, taken for rounding (row {i})")
     out = np.empty_like(S.data)
-    compiled(symmetrise)(*entries, factors, noise, out)
+    compile_once(symmetrise)(*entries, factors, noise, out)
     mended.matrix = scipy.sparse.csr_array((out, S.indices, S.indptr), shape=S.shape)
     mended.left = mended.left * factors
     mended.exact = False
@@ -255,7 +255,7 @@ def scale_symmetrically(mended: Mended) -> Mended | None:
     S, diagonal = mended.matrix, mended.matrix.diagonal()
     v, sums = np.ones(len(diagonal)), np.empty(len(diagonal))
     before = S.sum(axis=1)
-    compiled(relax_null_vector)(S.indptr, S.indices, S.data, diagonal, v, sums, SWEEPS)
+    compile_once(relax_null_vector)(S.indptr, S.indices, S.data, diagonal, v, sums, SWEEPS)
     coupled = ~mended.alone
     if not (v[coupled] > 0).all():
         return None
