@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 
@@ -19,3 +20,12 @@ def compile_cached(function: Any, **options: Any) -> Any:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # "cannot cache function: no locator available"
         return numba.njit(**options)(function)
+
+
+@cache
+def compile_once(function: Any) -> Any:
+    """Compile a function for whoever asks first, and return the same to all others.
+
+    Sums may be taken in another order than they are written in, always in the same.
+    """
+    return compile_cached(function, nogil=True, fastmath={"reassoc", "nsz", "contract"})

@@ -6,12 +6,11 @@ overlap of two runs, and most overlaps show theirs at once: little more is read 
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..compiled import compile_cached
+from ..compiled import compile_once
 
 Array = np.ndarray[Any, Any]
 
@@ -181,13 +180,6 @@ class Runs(NamedTuple):
         runs = np.empty((len(self.firsts) - 1, self.shape[-1]), np.int32)
         compile_once(write_runs)(self.starts, self.stops, self.firsts, runs)
         return runs.reshape(self.shape)
-
-
-@cache
-def compile_once(function: Any) -> Any:
-    """Return one of these functions as machine code."""
-    # sums may be taken in another order than they are written in, always in the same
-    return compile_cached(function, nogil=True, fastmath={"reassoc", "nsz", "contract"})
 
 
 def label_runs_compiled(unknown: Array, links: list[Array], periodic: tuple[bool, ...]) -> Runs:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .components import compile_once
+from ..compiled import compile_once
 
 Array = np.ndarray[Any, Any]
 SINGLE = 64 * 1.1920929e-07  # rounding of single precision, relative to the diagonal

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from krylearn.pde.poisson.components import compile_once
+from krylearn.pde.compiled import compile_once
 
 Array = np.ndarray[Any, Any]
 MOST = 24  # distances that a 7-point grid can have, and a few more

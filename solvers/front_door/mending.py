@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from krylearn.pde.poisson.components import compile_once
+from krylearn.pde.compiled import compile_once
 
 Array = np.ndarray[Any, Any]
 ROUNDING = 1e-5  # largest asymmetry, relative to both diagonals, that is taken for rounding (six printed digits)
