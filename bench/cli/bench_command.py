@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..measure.console import UsageError
 from .options import HERE, WEIGHTS, add_command, check_device, check_weights
 
 
@@ -35,13 +34,6 @@ def add_to(commands: Any) -> None:
     add("--device", default="cpu", help="of our solves, cpu or cuda; rivals run where they can")
     add("--rtol", type=float, default=1e-6, help="tolerance on the true relative residual")
     add("--matrix", type=Path, help="measure this system instead: .mtx, .mtx.gz or scipy.sparse.save_npz's .npz")
-    add(
-        "--system",
-        type=Path,
-        metavar="FILE.py",
-        help="or this one: system() returns (matrix or Poisson, b)",
-    )
-    add("--rival", type=Path, action="append", default=[], metavar="FILE.py", help="your solver: setup(system)")
     add("--rhs", type=Path, help="its right-hand side (default: A times seeded noise)")
     add("--shape", type=int, nargs="+", metavar="N", help="its grid: NX NY or NX NY NZ; without it only rivals run")
     add("--cells", type=Path, help=".npy of 0 SOLID, 1 FLUID, 2 OPEN, or booleans; if rows number FLUID cells only")
@@ -131,16 +123,13 @@ def _cuda(options: argparse.Namespace) -> int:
 def _solvers(options: argparse.Namespace) -> int:
     from ..measure.record import records_of
     from ..report.html import write_page
-    from ..rivals.plugins import load_rival
-    from ..solvers.compare import run_solvers, system_problem
+    from ..solvers.compare import run_solvers
 
-    if options.matrix and options.system:
-        raise UsageError("got both --matrix and --system; expected one system")
-    problem = _problem(options) if options.matrix else system_problem(options.system) if options.system else None
+    problem = _problem(options) if options.matrix else None
     usual = HERE / "solvers.jsonl" if options.quick or problem else records_of("solvers")
     output = options.records or usual
     facts = {"quick": options.quick, "device": check_device(options.device), "rtol": options.rtol}
-    run_solvers(problem=problem, more=[load_rival(path) for path in options.rival], output=output, **facts)
+    run_solvers(problem=problem, output=output, **facts)
     write_page(options.html, output)
     return 0
 

@@ -33,13 +33,16 @@ class Conductances(NamedTuple):
     """Every number of an operator but its diagonal, on the internal grid.
 
     links, ground : one tensor per axis;  shift : tensor
-    sides : per axis the part of `ground` that belongs to the low and to the high side of the box; () if nobody knows
+    sides : per axis the part of `ground` that belongs to the low and to the high side of the box
+    to_given : per axis the conductance from a cell to the next one where one of them is an unknown and the other holds
+        a given value; in `ground` too. () where these are OPEN cells of equal size, or none
     """
 
     links: Triple
     ground: Triple
     shift: Tensor
     sides: tuple[tuple[Tensor, Tensor], ...] = ()
+    to_given: tuple[Tensor, ...] = ()
 
 
 def without_negative_shift(given: Conductances) -> Conductances:

@@ -82,7 +82,7 @@ def parse_spacing(spacing: Any, ndim: int) -> tuple[float, ...]:
     return tuple(float(h) for h in values)
 
 
-def parse_boundary(boundary: Any, ndim: int, default: str) -> Kinds:
+def parse_boundary(boundary: Any, ndim: int, default: str, allowed: Sequence[str] = KINDS) -> Kinds:
     """Return the kinds of the two sides of each axis.
 
     Parameters
@@ -91,6 +91,7 @@ def parse_boundary(boundary: Any, ndim: int, default: str) -> Kinds:
         sides ("x-", "x+"); a side wins over its axis, and what is not named gets `default`.
     ndim : number of axes
     default : kind of the sides that a dict does not name
+    allowed : kinds
 
     Examples
     --------
@@ -103,8 +104,10 @@ def parse_boundary(boundary: Any, ndim: int, default: str) -> Kinds:
     for key, kind in given.items():
         if key not in known:
             raise ValueError(f"got boundary key {key!r}; expected one of {', '.join(known)}")
-        if kind not in KINDS:
-            raise ValueError(f"got boundary {kind!r} for {key}; expected one of {', '.join(KINDS)}")
+        if kind not in allowed:
+            raise ValueError(
+                f'got boundary {kind!r} for {key}; expected one of {", ".join(KINDS)}, or ("robin", alpha)'
+            )
     kinds = tuple(tuple(given.get(a + sign, given.get(a, default)) for sign in "-+") for a in names)
     for axis, (low, high) in zip(names, kinds, strict=True):
         if (low == "periodic") != (high == "periodic"):

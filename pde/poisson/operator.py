@@ -13,7 +13,8 @@ Rows are integrated over the cell. With h = cell size along the face's normal an
     last and first cell, periodic axis     as between two FLUID cells; with 2 cells both faces count, with 1 none
     the cell itself (shift)                shift x volume, on the diagonal
 
-Symmetric, and positive semidefinite since every w, ground and shift is >= 0.
+`unequal_cells` has the table for cells of different sizes, Robin sides and cells of given value. Symmetric, and
+positive semidefinite where no shift is negative, since every w and ground is >= 0.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from . import assembly, boundary_values, conductances, recognise, vectors
+from . import assembly, boundary_values, conductances, recognise, unequal_cells, vectors
+from .boundary_values import LIBRARY
 from .cells import keep_cells
 from .conductances import Conductances, without_negative_shift
 from .fields import PoissonFields, Slot
 from .grid import torch_dtype
 from .nullspace import NULLSPACE, NullSpace
+from .unequal_cells import is_unequal
 
 DETACHED: Slot[Poisson] = Slot("detached")
 DOMINANT: Slot[Poisson] = Slot("without its negative shift")
@@ -71,17 +74,27 @@ class Poisson(PoissonFields):
     # --- builders ---------------------------------------------------------------------------------------------------
     @classmethod
     def from_cells(
-        cls, cells: Any, spacing: Any = 1.0, boundary: Any = "neumann", shift: Any = None, *, dtype: Any = np.float64
+        cls,
+        cells: Any,
+        spacing: Any = 1.0,
+        boundary: Any = "neumann",
+        shift: Any = None,
+        *,
+        fixed: Any = None,
+        dtype: Any = np.float64,
     ) -> Poisson:
         """Build the pressure operator of a fluid (kappa = 1) around obstacles and below a free surface.
 
         Parameters
         ----------
         cells : (nx, ny) or (nx, ny, nz) array of `Cell` codes, or booleans (True = FLUID)
-        spacing : cell size, one number or one per axis
-        boundary : "neumann", "dirichlet", "periodic", or a dict such as {"x": "periodic", "z+": "dirichlet"};
-            sides that a dict does not name are Neumann
+        spacing : cell size: one number, or for each axis a number, an array of n sizes along it, or an array on the
+            grid (the length of every cell: orthogonal coordinates, ``(R dlat, R cos(lat) dlon)``)
+        boundary : "neumann", "dirichlet", "periodic", ("robin", alpha), or a dict such as {"x": "periodic",
+            "z+": "dirichlet", "z-": ("robin", 2.5)}; sides that a dict does not name are Neumann. Robin: kappa dp/dn =
+            alpha (g - p), n outward, with g from `rhs(dirichlet=...)`; alpha a number or an array on that side
         shift : None, number or array of numbers per unit volume; below 0 as long as A stays definite
+        fixed : boolean mask of cells that hold no unknown but a value, which `rhs(f, fixed=values)` is given
         dtype : float64 or float32
 
         Raises
@@ -96,7 +109,11 @@ class Poisson(PoissonFields):
         (4, 0, [2.0, 2.0, 0.0, 1.0, 0.0, 1.0])
         """
         arguments = cells, spacing, boundary, shift, torch_dtype(dtype)
-        return cls(**(keep_cells(*arguments) or conductances.from_cells(*arguments)))
+        if is_unequal(spacing, boundary, fixed):
+            fields = unequal_cells.from_coefficients(None, spacing, boundary, shift, cells, fixed, torch_dtype(dtype))
+        else:
+            fields = keep_cells(*arguments) or conductances.from_cells(*arguments)
+        return cls(**fields)._made_of(cells)
 
     @classmethod
     def from_coefficients(
@@ -107,6 +124,7 @@ class Poisson(PoissonFields):
         shift: Any = None,
         *,
         cells: Any = None,
+        fixed: Any = None,
         dtype: Any = np.float64,
     ) -> Poisson:
         """Build -div(kappa grad) + shift from one coefficient per cell.
@@ -114,7 +132,7 @@ class Poisson(PoissonFields):
         Parameters
         ----------
         kappa : (nx, ny) or (nx, ny, nz) array of numbers >= 0
-        spacing, boundary, shift, dtype : as in `from_cells`, but sides that a dict does not name are Dirichlet
+        spacing, boundary, shift, fixed, dtype : as in `from_cells`, but sides that a dict does not name are Dirichlet
         cells : optional `Cell` codes for obstacles and free surfaces inside the medium. Without it every cell is
             FLUID, except that a cell with kappa = 0 and no shift holds no unknown.
 
@@ -124,7 +142,12 @@ class Poisson(PoissonFields):
         >>> A.matrix().toarray().tolist()             # 1.5 = harmonic mean, area / distance = 2, volume = 0.5
         [[4.0, -3.0], [-3.0, 4.0]]
         """
-        return cls(**conductances.from_coefficients(kappa, spacing, boundary, shift, cells, torch_dtype(dtype)))
+        arguments = kappa, spacing, boundary, shift, cells
+        if is_unequal(spacing, boundary, fixed):
+            fields = unequal_cells.from_coefficients(*arguments, fixed, torch_dtype(dtype))
+        else:
+            fields = conductances.from_coefficients(*arguments, torch_dtype(dtype))
+        return cls(**fields)._made_of(kappa)
 
     @classmethod
     def from_faces(
@@ -133,6 +156,8 @@ class Poisson(PoissonFields):
         extra: Any = None,
         boundary: Any = "neumann",
         *,
+        cells: Any = None,
+        fixed: Any = None,
         spacing: Any = 1.0,
         dtype: Any = np.float64,
     ) -> Poisson:
@@ -145,6 +170,8 @@ class Poisson(PoissonFields):
             extra holds no unknown.
         extra : None, number or array >= 0 that adds to the diagonal
         boundary : only "periodic" has a meaning here; what a side is, its end entries say (0 = no flux)
+        cells : optional `Cell` codes: faces of SOLID cells are closed, those of OPEN ones lead to a given value
+        fixed : as in `from_cells`
         spacing : used by `rhs` alone
         dtype : float64 or float32
 
@@ -154,7 +181,12 @@ class Poisson(PoissonFields):
         >>> A.unknowns, A.matrix().toarray().tolist()
         (2, [[3.0, -2.0, 0.0], [-2.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
         """
-        return cls(**conductances.from_faces(faces, extra, spacing, boundary, torch_dtype(dtype)))
+        fields = conductances.from_faces(faces, extra, spacing, boundary, torch_dtype(dtype))
+        if cells is not None:
+            fields = unequal_cells.cut_faces(fields, cells)
+        if fixed is not None:
+            fields = unequal_cells.fix_cells(fields, fixed)
+        return cls(**fields)._made_of(*faces)
 
     @classmethod
     def from_matrix(cls, matrix: Any, shape: Any, cells: Any = None, order: str = "C") -> Poisson:
@@ -186,7 +218,7 @@ class Poisson(PoissonFields):
         >>> float(abs(A.matrix() - csr).max())
         0.0
         """
-        return cls(**recognise.from_matrix(matrix, shape, cells, order))
+        return cls(**recognise.from_matrix(matrix, shape, cells, order))._made_of(matrix)
 
     # --- null space -------------------------------------------------------------------------------------------------
     @property
@@ -250,16 +282,18 @@ class Poisson(PoissonFields):
         """
         return assembly.matrix(self, unknowns)
 
-    def rhs(self, f: Any = 0.0, dirichlet: Any = None, flux: Any = None) -> Any:
+    def rhs(self, f: Any = 0.0, dirichlet: Any = None, flux: Any = None, fixed: Any = None) -> Any:
         """Return b for the source f per unit volume and the values on the boundary; see `boundary_values.rhs`.
 
         Parameters
         ----------
-        f : number, flat or grid-shaped array; b has its shape and type (a number gives a grid-shaped tensor)
+        f : number, flat or grid-shaped array; b has its shape and type. A number gives an array on the grid, of the
+            library that the operator was built from. An operator from a matrix has cells of volume 1
         dirichlet : values of p where it is fixed (0 where not given): a number for all of them, or a dict of numbers or
             arrays. Keys are sides ("x-", or "x" for both; array: the grid without that axis) and "open" (array: the
             grid, read at OPEN cells).
         flux : dict of inward fluxes kappa dp/dn per unit area (n outward) through Neumann sides, keys as above
+        fixed : values of the cells that were built as `fixed`: a number or an array on the grid, read there
 
         Examples
         --------
@@ -267,7 +301,34 @@ class Poisson(PoissonFields):
         >>> A.rhs(np.zeros((1, 4)), dirichlet={"y+": 3.0}).tolist()     # kappa x area / (h / 2) = 2
         [[0.0, 0.0, 0.0, 6.0]]
         """
-        return boundary_values.rhs(self, f, dirichlet, flux)
+        return boundary_values.rhs(self, f, dirichlet, flux, fixed)
+
+    def flux(self, x: Any, dirichlet: Any = None, flux: Any = None, fixed: Any = None) -> tuple[Any, ...]:
+        """Return what flows through each face, -kappa dp/dn x area, per axis and towards larger indices.
+
+        Velocities, currents and effective conductivities: what flows out of a cell is what its right-hand side puts in.
+
+        Parameters
+        ----------
+        x : flat or grid-shaped array, batches first
+        dirichlet, flux, fixed : what `rhs` was given
+
+        Returns
+        -------
+        one array per axis, on the grid with n + 1 entries along that axis, in the library of x
+
+        Examples
+        --------
+        >>> A = Poisson.from_coefficients(np.ones((1, 3)), boundary={"x": "neumann"})
+        >>> A.flux(np.array([[2.5, 1.5, 0.5]]), dirichlet={"y-": 3.0})[1].tolist()         # from p = 3 to p = 0
+        [[1.0, 1.0, 1.0, 1.0]]
+        """
+        return boundary_values.face_fluxes(self, x, dirichlet, flux, fixed)
+
+    def _made_of(self, *arrays: Any) -> Poisson:
+        """Remember the library of the builder's arguments."""
+        LIBRARY.put(self, "torch" if any(isinstance(v, Tensor) for v in arrays) else "numpy")
+        return self
 
     def to(self, device: Any = None, dtype: Any = None) -> Poisson:
         """Return the operator on another device or in another precision (float64, float32); self if nothing changes.

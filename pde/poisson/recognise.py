@@ -71,6 +71,7 @@ def from_matrix(matrix: Any, shape: Any, cells: Any, order: str, eps: float | No
             tuple(torch.from_numpy(w).to(dtype) for w in found.links),
             tuple(torch.from_numpy(g).to(dtype) for g in found.ground),
             torch.from_numpy(found.shift).to(dtype),
+            tuple(tuple(torch.from_numpy(w).to(dtype) for w in _sides(found, d)) for d in range(3)),
         ),
         "numbering": None if plain else torch.from_numpy(numbering),
     }
@@ -275,6 +276,20 @@ def _split(surplus: Array, unknown: Array, periodic: list[bool], axes: tuple[int
     divided = (count > 0) & (rest >= 0)
     share = np.divide(rest, count, out=np.zeros_like(rest), where=divided)
     return np.where(divided, common * unknown, surplus), [share * m for m in missing]
+
+
+def _sides(found: Scanned, d: int) -> tuple[Array, Array]:
+    """Return what of the ground lies on the two sides of the box; half of it where the other neighbour lacks too."""
+    low, high = _slab(found.ground[d], d, 0)[:], _slab(found.ground[d], d, -1)[:]
+    n = found.unknown.shape[d]
+    if found.wraps[d]:
+        low, high = 0 * low, 0 * high
+    elif n == 1:
+        low, high = low / 2, high / 2
+    else:
+        low = np.where(_slab(found.unknown, d, 1), low, low / 2)
+        high = np.where(_slab(found.unknown, d, -2), high, high / 2)
+    return np.expand_dims(low, d), np.expand_dims(high, d)
 
 
 def _kinds(ground: list[Array], periodic: list[bool], axes: tuple[int, ...]) -> Kinds:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,7 +55,7 @@ def stack(operators: Sequence[Poisson]) -> Poisson:
     grid_shape = tuple(n if k != axis else room * len(operators) for k, n in enumerate(first.grid_shape))
     return Poisson(
         grid_shape=grid_shape,
-        spacing=first.spacing,
+        spacing=tuple(h if isinstance(h, float) else 1.0 for h in first.spacing),  # sizes by cell are of one grid
         boundary=tuple(("neumann", "neumann") if k == axis else kind for k, kind in enumerate(first.boundary)),
         unknown=joined([A.unknown for A in operators]),
         source=Conductances(
@@ -69,7 +70,9 @@ def _alike(operators: Sequence[Poisson]) -> Poisson:
         raise ValueError("got no operators; expected at least one")
     first = operators[0]
     for k, A in enumerate(operators):
-        for what in ("grid_shape", "spacing", "periodic", "dtype", "device"):
+        if not all(np.array_equal(g, h) for g, h in zip(A.spacing, first.spacing, strict=False)):
+            raise ValueError(f"got operators with different spacing (number {k}); expected equal ones: group them")
+        for what in ("grid_shape", "periodic", "dtype", "device"):
             mine, theirs = getattr(A, what), getattr(first, what)
             if mine != theirs:
                 raise ValueError(

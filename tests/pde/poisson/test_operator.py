@@ -361,7 +361,7 @@ def test_values_in_open_cells_count_at_their_centre():
 def test_one_pressure_everywhere_solves_with_itself_as_boundary_value(problem):
     A = Poisson.from_coefficients(**problem)
     extra = (A.shift + sum(A.ground)).reshape(A.grid_shape)
-    b = A.rhs(0.0, dirichlet=3.0) + 3 * A.shift.reshape(A.grid_shape)
+    b = torch.from_numpy(A.rhs(0.0, dirichlet=3.0)) + 3 * A.shift.reshape(A.grid_shape)
     torch.testing.assert_close(b, 3 * extra, rtol=1e-13, atol=1e-13 * float(extra.max()))
 
 

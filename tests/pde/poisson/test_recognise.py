@@ -174,9 +174,10 @@ def test_what_is_no_real_matrix_is_refused(matrix):
         Poisson.from_matrix(matrix, (3, 4))
 
 
-def test_the_right_hand_side_stays_with_the_code_that_made_the_matrix():
-    with pytest.raises(ValueError, match="built from a matrix"):
-        Poisson.from_matrix(DIRICHLET, (3, 4)).rhs(1.0)
+def test_the_right_hand_side_of_a_matrix_has_cells_of_volume_one():
+    A = Poisson.from_matrix(DIRICHLET, (3, 4))
+    np.testing.assert_array_equal(A.rhs(1.0), np.ones((3, 4)))
+    np.testing.assert_allclose(A.rhs(np.zeros(12), dirichlet=1.0), A @ np.ones(12), atol=1e-15)
 
 
 def test_a_matrix_of_single_precision_in_double_storage_gets_the_remedy():
