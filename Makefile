@@ -18,7 +18,7 @@ PYTEST   := OMP_WAIT_POLICY=passive $(RUN) -m pytest
 ARGS     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-pages check bench report docs wheel clean distclean
+.PHONY: help demo test test-slow test-pages fuzz check bench report docs wheel clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -38,6 +38,9 @@ test-slow: $(READY)  ## the long tests
 
 test-pages: $(PAGES_READY)  ## the web pages in headless Chromium (Debian: apt-get install chromium)
 	$(PYTEST) -m browser tests/test_pages_in_browser.py $(ARGS)
+
+fuzz: $(READY)  ## random and hostile input for some minutes; ARGS="files --seed 7", "kills --count 200", "systems ..." choose
+	nice $(RUN) -m tests.fuzz $(ARGS)
 
 check: $(READY) $(CHECK_READY)  ## lint, format, import arrows, and types of the installed wheel
 	$(RUN) -m ruff check .

@@ -14,6 +14,7 @@ import errno
 import io
 import json
 import os
+import re
 import secrets
 import stat
 import warnings
@@ -31,6 +32,7 @@ except ImportError:  # Windows: no locks, so leftovers of killed writers stay un
 EXCLUSIVE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 LEFTOVER = ".part"
 LONGEST = 255 - 18  # bytes of a file name, less what a temporary name adds
+OPEN_DESCRIPTOR = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/self)/fd/([0-9]+)")
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # file systems without fsync
 
 
@@ -73,7 +75,7 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     ('1.5', ['x.txt'])
     """
     try:
-        if _is_direct(path):
+        if is_direct(path):
             buffer = io.BytesIO()
             yield buffer
             _write_directly(path, buffer.getbuffer())
@@ -142,7 +144,7 @@ def check_writable(path: str | Path) -> None:
     >>> check_writable(Path(tempfile.mkdtemp()) / "x.npy")
     """
     try:
-        if _is_direct(path):
+        if is_direct(path):
             return
         place = os.path.realpath(path)
         if os.path.isdir(place):
@@ -157,6 +159,24 @@ def check_writable(path: str | Path) -> None:
         os.unlink(partial)
     except OSError as error:
         raise NotWrittenError.at(path, error) from error
+
+
+def is_direct(path: str | Path) -> bool:
+    """Tell whether a path is a device, a pipe or an open descriptor: nothing older to be kept, nothing to be renamed.
+
+    Examples
+    --------
+    >>> is_direct("/dev/null"), is_direct("x.npy")
+    (True, False)
+    """
+    absolute = os.path.abspath(path)
+    if absolute.startswith(("/proc/", "/dev/fd/")) or absolute in ("/dev/stdout", "/dev/stderr"):
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def append_json_lines(path: str | Path, lines: Iterable[dict[str, Any]]) -> None:
@@ -184,7 +204,7 @@ def append_json_lines(path: str | Path, lines: Iterable[dict[str, Any]]) -> None
     if not data:
         return
     try:
-        if _is_direct(path):
+        if is_direct(path):
             _write_directly(path, data)
             return
         os.makedirs(os.path.dirname(os.path.realpath(path)), exist_ok=True)
@@ -272,20 +292,12 @@ def _beginning(line: bytes) -> str:
     return repr(line[:40].decode("utf-8", "replace"))
 
 
-def _is_direct(path: str | Path) -> bool:
-    """Whether a path is a device, a pipe or an open descriptor: there is nothing older to keep, nothing to rename."""
-    absolute = os.path.abspath(path)
-    if absolute.startswith(("/proc/", "/dev/fd/")) or absolute in ("/dev/stdout", "/dev/stderr"):
-        return True
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-
-
 def _write_directly(path: str | Path, data: bytes | memoryview) -> None:
-    descriptor = os.open(path, os.O_WRONLY)
+    opened = OPEN_DESCRIPTOR.fullmatch(os.path.abspath(path))
+    if opened:  # the descriptor itself: opened by name, a file behind it would be written from its beginning
+        descriptor = os.dup(int(opened[2]) if opened[2] else {"stdout": 1, "stderr": 2}[opened[1]])
+    else:
+        descriptor = os.open(path, os.O_WRONLY)
     try:
         _write_all(descriptor, data)
     finally:

@@ -1,17 +1,20 @@
 """The command line: `krylearn demo | solve | train | bench | study | report | spectrum | warmup`.
 
 One module per command describes its options and runs it; each imports what it needs when it runs, so that
-`krylearn --help` is quick. Exit codes: 0 done (a solve converged), 1 done but not converged, or a check failed, 2 input
-that cannot be used.
+`krylearn --help` is quick. Exit codes: 0 done (a solve converged), 1 done but not converged, not written, or a check
+failed, 2 input that cannot be used, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+import os
+import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from ..measure.console import UsageError
+from ..measure.safe_output import printable, safe_output, say_error, true_code
 from . import (
     bench_command,
     demo_command,
@@ -45,12 +48,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> main(["solve", "no-such-file.mtx", "b.txt", "--shape", "4", "4"])
     2
     """
-    options = parser().parse_args(arguments)
+    with safe_output():
+        return true_code(run_guarded(parser().parse_args(arguments)))
+
+
+def run_guarded(options: argparse.Namespace) -> int:
+    """Run a command; whatever goes wrong is one sentence and an exit code, with KRYLEARN_TRACEBACK=1 the traceback too.
+
+    Examples
+    --------
+    >>> run_guarded(argparse.Namespace(run=lambda options: 0, command="solve"))
+    0
+    """
+    from krylearn.solvers.files import NotWrittenError
+
     try:
         return options.run(options)
-    except (UsageError, ImportError) as error:
-        print(f"krylearn {options.command}: {error}", file=sys.stderr)
-        return 2
+    except NotWrittenError as error:
+        code, text = 1, str(error)
+    except (UsageError, ImportError, ValueError, OSError) as error:  # ours say: got, expected, remedy
+        code, text = 2, str(error)
+    except MemoryError:
+        code, text = 1, "there is not enough memory for this"
+    except KeyboardInterrupt as error:
+        code, text = 130, str(error) or "stopped"
+    except Exception as error:
+        remedy = "please report it; KRYLEARN_TRACEBACK=1 shows where it comes from"
+        code, text = 1, f"{type(error).__name__}: {error}; {remedy}"
+    if os.environ.get("KRYLEARN_TRACEBACK"):
+        traceback.print_exc()
+    say_error(f"krylearn {options.command}: {text}")
+    return code
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages hold no control characters of what was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and end with 2."""
+        super().error(printable(message))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     >>> parser().parse_args(["demo", "--quick"]).quick
     True
     """
-    top = argparse.ArgumentParser(prog="krylearn", description="Learned components for Krylov methods.")
+    top = Parser(prog="krylearn", description="Learned components for Krylov methods.")
     top.set_defaults(command="")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:

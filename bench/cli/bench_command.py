@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import HERE, WEIGHTS, add_command, check_device, check_weights
+from .options import HERE, WEIGHTS, add_command, check_count, check_device, check_tolerance, check_weights
 
 
 def add_to(commands: Any) -> None:
@@ -32,10 +32,16 @@ def add_to(commands: Any) -> None:
     add = add_command(experiments, "solvers", _solvers, text).add_argument
     add("--quick", action="store_true", help="small grids: under three minutes on two cores")
     add("--device", default="cpu", help="of our solves, cpu or cuda; rivals run where they can")
-    add("--rtol", type=float, default=1e-6, help="tolerance on the true relative residual")
+    add("--rtol", type=check_tolerance, default=1e-6, help="tolerance on the true relative residual")
     add("--matrix", type=Path, help="measure this system instead: .mtx, .mtx.gz or scipy.sparse.save_npz's .npz")
     add("--rhs", type=Path, help="its right-hand side (default: A times seeded noise)")
-    add("--shape", type=int, nargs="+", metavar="N", help="its grid: NX NY or NX NY NZ; without it only rivals run")
+    add(
+        "--shape",
+        type=check_count,
+        nargs="+",
+        metavar="N",
+        help="its grid: NX NY or NX NY NZ; else only rivals run",
+    )
     add("--cells", type=Path, help=".npy of 0 SOLID, 1 FLUID, 2 OPEN, or booleans; if rows number FLUID cells only")
     add("--order", choices=("C", "F"), default="C", help="C: last axis fastest; F: x fastest")
     add(
@@ -46,9 +52,9 @@ def add_to(commands: Any) -> None:
     add("--html", type=Path, default=Path("krylearn-report.html"), help="page to write")
     text = "iterations on every scene family: geometric, resistor, tuned, learned"
     add = add_command(experiments, "families", _families, text).add_argument
-    add("--size", type=int, default=64, help="cells per axis")
+    add("--size", type=check_count, default=64, help="cells per axis")
     add("--dim", type=int, choices=(2, 3), default=3, help="number of axes")
-    add("--seeds", type=int, default=5, help="scenes per family, of the test stream")
+    add("--seeds", type=check_count, default=5, help="scenes per family, of the test stream")
     add("--families", nargs="+", metavar="FAMILY", help="scene families (default: all)")
     names = ("geometric", "resistor", "tuned", "learned", "pyamg-rs")
     add("--methods", nargs="+", metavar="METHOD", choices=names, help=f"default: all of {', '.join(names)}")
@@ -60,16 +66,27 @@ def add_to(commands: Any) -> None:
     )
     text = "one large system: ours against SciPy's cg with PyAMG, solves paired"
     add = add_command(experiments, "headline", _headline, text).add_argument
-    add("--size", type=int, default=128, help="cells per axis")
+    add("--size", type=check_count, default=128, help="cells per axis")
     add("--family", default="free_surface", help="scene family")
-    add("--rtol", type=float, default=1e-8, help="tolerance on the true relative residual")
-    add("--pairs", type=int, default=3, help="timed pairs, of which the median counts")
+    add("--rtol", type=check_tolerance, default=1e-8, help="tolerance on the true relative residual")
+    add("--pairs", type=check_count, default=3, help="timed pairs, of which the median counts")
     add("--weights", type=check_weights, help=WEIGHTS)
     add("--records", type=Path, help="file to append to (default: headline.jsonl in bench/studies/records)")
     text = "every check and benchmark of the CUDA kernels in one go; needs a CUDA device, or --interpret"
     add = add_command(experiments, "cuda", _cuda, text).add_argument
-    add("--size", type=int, nargs="+", metavar="N", help="cells per axis (default: 128 256 384 512; interpreted: 16)")
-    add("--rtol", type=float, nargs="+", help="tolerances on the true relative residual (default: 1e-6 and 1e-10)")
+    add(
+        "--size",
+        type=check_count,
+        nargs="+",
+        metavar="N",
+        help="cells per axis (128 256 384 512; interpreted: 16)",
+    )
+    add(
+        "--rtol",
+        type=check_tolerance,
+        nargs="+",
+        help="tolerances on the true relative residual (1e-6 and 1e-10)",
+    )
     add("--minutes", type=float, default=9.0, help="no new case is begun after so many")
     add("--interpret", action="store_true", help="run the kernels on the CPU, by Triton's interpreter: no time is kept")
     add(
@@ -85,8 +102,8 @@ def add_to(commands: Any) -> None:
     add = add_command(
         experiments, "noise", _noise, "a solve paired with itself: what a ratio is worth here"
     ).add_argument
-    add("--pairs", type=int, default=20, help="pairs A B A B")
-    add("--size", type=int, default=48, help="cells per axis")
+    add("--pairs", type=check_count, default=20, help="pairs A B A B")
+    add("--size", type=check_count, default=48, help="cells per axis")
     add("--records", type=Path, default=HERE / "noise.jsonl", help="file to append to")
 
 

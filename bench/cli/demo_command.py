@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import WEIGHTS, add_command, check_weights
+from .options import WEIGHTS, add_command, check_count, check_weights
 
 
 def add_to(commands: Any) -> None:
@@ -17,8 +17,14 @@ def add_to(commands: Any) -> None:
     >>> add_to(argparse.ArgumentParser().add_subparsers())
     """
     add = add_command(commands, "demo", run_demo, "simulate smoke past a moving obstacle, compare solvers").add_argument
-    add("--shape", type=int, nargs=3, metavar=("NX", "NY", "NZ"), help="grid, z up (default: over 500,000 unknowns)")
-    add("--steps", type=int, help="steps of the simulation (default: 60)")
+    add(
+        "--shape",
+        type=check_count,
+        nargs=3,
+        metavar=("NX", "NY", "NZ"),
+        help="grid, z up (over 500,000 unknowns)",
+    )
+    add("--steps", type=check_count, help="steps of the simulation (default: 60)")
     add("--output", type=Path, default=Path("demo-output"), help="folder for pictures and records")
     add("--quick", action="store_true", help="a small grid and few steps")
     add("--weights", type=check_weights, help=WEIGHTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,58 @@ def check_weights(value: str) -> str:
     except (OSError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"{error}; or one of {', '.join(RULES)}") from error
     return value
+
+
+def check_count(text: str) -> int:
+    """Accept a whole number of at least 1.
+
+    Examples
+    --------
+    >>> check_count("64")
+    64
+    """
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number of at least 1")
+    return value
+
+
+def check_tolerance(text: str) -> float:
+    """Accept a tolerance: finite, and not negative.
+
+    Examples
+    --------
+    >>> check_tolerance("1e-8")
+    1e-08
+    """
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a number of at least 0, such as 1e-6")
+    return value
+
+
+def check_rate(text: str) -> float:
+    """Accept a learning rate: finite and positive.
+
+    Examples
+    --------
+    >>> check_rate("0.01")
+    0.01
+    """
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a positive number, such as 1e-3")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def check_device(name: str) -> str:

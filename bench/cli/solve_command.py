@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import WEIGHTS, add_command, check_weights
+from .options import WEIGHTS, add_command, check_count, check_tolerance, check_weights
 
 
 def add_to(commands: Any) -> None:
@@ -20,10 +20,10 @@ def add_to(commands: Any) -> None:
     add = add_command(commands, "solve", run_solve, text).add_argument
     add("matrix", type=Path, help="Matrix Market .mtx or .mtx.gz, or scipy.sparse.save_npz's .npz")
     add("rhs", type=Path, help=".mtx, .npy, .npz (one array) or .txt")
-    add("--shape", type=int, nargs="+", required=True, metavar="N", help="grid: NX NY or NX NY NZ")
+    add("--shape", type=check_count, nargs="+", required=True, metavar="N", help="grid: NX NY or NX NY NZ")
     add("--cells", type=Path, help=".npy of 0 SOLID, 1 FLUID, 2 OPEN, or booleans; if rows number FLUID cells only")
     add("--order", choices=("C", "F"), default="C", help="C: last axis fastest; F: x fastest")
-    add("--rtol", type=float, default=1e-6, help="tolerance on the true relative residual")
+    add("--rtol", type=check_tolerance, default=1e-6, help="tolerance on the true relative residual")
     add("--weights", type=check_weights, help=WEIGHTS)
     add("-o", "--output", type=Path, help="write the solution: .npy, .txt or .mtx")
 

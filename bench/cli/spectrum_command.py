@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import add_command
+from .options import add_command, check_count
 
 
 def add_to(commands: Any) -> None:
@@ -26,11 +26,11 @@ def add_to(commands: Any) -> None:
     add("--loss", metavar="WHERE:NAME", help="loss(outputs, targets), as in torch.nn.functional:cross_entropy "
         "(default: what training_step returns)")  # fmt: skip
     add("--kind", choices=("hessian", "ggn"), default="hessian", help="ggn needs --loss")
-    add("--samples", type=int, default=512, help="size of the curvature batch, from the first training batches")
-    add("--micro-batch", type=int, help="samples at a time, where memory is short")
+    add("--samples", type=check_count, default=512, help="size of the curvature batch, from the first training batches")
+    add("--micro-batch", type=check_count, help="samples at a time, where memory is short")
     add("--batchnorm", choices=("batch", "running", "ghost"), default="batch", help="statistics that BatchNorm uses")
-    add("--steps", type=int, default=60, help="Lanczos steps of each probe")
-    add("--probes", type=int, default=2, help="random probes; with one there is no error band")
+    add("--steps", type=check_count, default=60, help="Lanczos steps of each probe")
+    add("--probes", type=check_count, default=2, help="random probes; with one there is no error band")
     add("--seed", type=int, default=0, help="of the probes and of shuffled data")
     add("--device", default="cpu", help="torch device")
     add("--trust", action="store_true", help="unpickle everything in the checkpoint: only files that you made yourself")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import HERE, Run, add_command
+from .options import HERE, Run, add_command, check_count, check_tolerance
 
 TRAINING_STAGES = ("tuner", "grid", "rivals", "seeds", "robustness", "ablation")
 
@@ -29,35 +29,35 @@ def add_to(commands: Any) -> None:
     studies = study.add_subparsers(title="studies", metavar="NAME")
     text = "what learning is worth in seconds: four sets of weights in the same kernels, every family"
     add = _add_study(studies, "rules", _rules, text).add_argument
-    add("--size", type=int, default=128, help="cells per axis")
+    add("--size", type=check_count, default=128, help="cells per axis")
     add("--families", nargs="+", metavar="FAMILY", help="scene families (default: all)")
     add("--records", type=Path, help="file to append to (default: rules.jsonl in bench/studies/records)")
     text = "what limits the cycle: iterations with parts of it replaced by better ones, hard families"
     add = _add_study(studies, "ablations", _ablations, text).add_argument
-    add("--size", type=int, default=32, help="cells per axis; the cycles are assembled as matrices")
-    add("--seeds", type=int, default=2, help="scenes per family, of the test stream")
+    add("--size", type=check_count, default=32, help="cells per axis; the cycles are assembled as matrices")
+    add("--seeds", type=check_count, default=2, help="scenes per family, of the test stream")
     add("--families", nargs="+", metavar="FAMILY", help="scene families (default: the hard ones)")
     add("--records", type=Path, help="file to append to (default: ablations.jsonl in bench/studies/records)")
     text = "a moving obstacle, set up anew at every step: ours against PyAMG"
     add = _add_study(studies, "sequence", _sequence, text).add_argument
-    add("--size", type=int, default=96, help="cells per axis")
-    add("--steps", type=int, default=50, help="systems")
+    add("--size", type=check_count, default=96, help="cells per axis")
+    add("--steps", type=check_count, default=50, help="systems")
     add("--records", type=Path, help="file to append to (default: sequence.jsonl in bench/studies/records)")
     text = "what a starting guess made of earlier solutions saves in sequences of fluid steps"
     add = _add_study(studies, "warmstarts", _warm_starts, text).add_argument
-    add("--shape", type=int, nargs=3, default=[48, 40, 56], metavar=("NX", "NY", "NZ"), help="grid, z up")
-    add("--steps", type=int, default=50, help="steps of each sequence, of which the first ten do not count")
+    add("--shape", type=check_count, nargs=3, default=[48, 40, 56], metavar=("NX", "NY", "NZ"), help="grid, z up")
+    add("--steps", type=check_count, default=50, help="steps of each sequence, of which the first ten do not count")
     add("--records", type=Path, help="file to append to (default: warmstarts.jsonl in bench/studies/records)")
     text = "the published learned methods beside classical ones: iterations, times, memory, what training costs"
     add = _add_study(studies, "published", _published, text).add_argument
-    add("--size", type=int, nargs="+", default=[32, 64], metavar="N", help="cells per axis, one or more")
-    add("--seeds", type=int, default=2, help="scenes per size, of the test stream")
+    add("--size", type=check_count, nargs="+", default=[32, 64], metavar="N", help="cells per axis, one or more")
+    add("--seeds", type=check_count, default=2, help="scenes per size, of the test stream")
     add("--families", nargs="+", default=["neumann"], metavar="FAMILY", help="scene families")
     kinds = ("white", "divergence", "points")
     add("--rhs", nargs="+", choices=kinds, default=["white"], help="right-hand sides")
-    add("--rtol", type=float, default=1e-4, help="tolerance on the true relative residual, of every method")
+    add("--rtol", type=check_tolerance, default=1e-4, help="tolerance on the true relative residual, of every method")
     add("--methods", nargs="+", metavar="METHOD", help='names as in the table, for example "krylearn CG" DCDM')
-    add("--repeats", type=int, default=1, help="timed solves per scene")
+    add("--repeats", type=check_count, default=1, help="timed solves per scene")
     add("--counts", action="store_true", help="only iterations, nothing timed; records go to publishedcounts.jsonl")
     add("--records", type=Path, help="file to append to (default: published.jsonl in bench/studies/records)")
     text = "top eigenvalue and density of Hessians against PyHessian, curvlinops, hessian-eigenthings, at equal error"
@@ -68,7 +68,13 @@ def add_to(commands: Any) -> None:
     add = _add_study(studies, "batch-scaling", _batch_scaling, text).add_argument
     add("--tasks", nargs="+", metavar="TASK", choices=("digits", "waves", "characters"), help="default: all three")
     add("--methods", nargs="+", metavar="METHOD", choices=("sgd", "adamw"), help="default: both")
-    add("--sizes", type=int, nargs="+", metavar="B", help="batch sizes, the base 128 among them (default: all seven)")
+    add(
+        "--sizes",
+        type=check_count,
+        nargs="+",
+        metavar="B",
+        help="batch sizes, the base 128 among them (all seven)",
+    )
     add("--seeds", type=int, nargs="+", metavar="SEED", help="of initial parameters and order (default: three)")
     add("--fresh", action="store_true", help="begin a new run; otherwise the last one is continued where it was")
     add("--records", type=Path, help="file to append to (default: batch_scaling.jsonl in bench/studies/records)")

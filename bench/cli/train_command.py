@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..measure.console import UsageError
-from .options import add_command
+from ..measure.console import UsageError, console
+from .options import add_command, check_count, check_rate
 
 METHODS = ("multigrid", "dcdm", "npsdo")
 COMMON = ("dimension", "steps", "seed", "output", "resume", "device")
@@ -39,10 +39,10 @@ def add_to(commands: Any) -> None:
     add = made.add_argument_group("every method").add_argument
     add("--dim", dest="dimension", type=int, choices=(2, 3), help="dimension of the grids (default: 3)")
     add(
-        "--grid", dest="sizes", type=int, nargs="+", metavar="N",
+        "--grid", dest="sizes", type=check_count, nargs="+", metavar="N",
         help="cells per axis of the training grids: one, for multigrid one or more",
     )  # fmt: skip
-    add("--steps", type=int, help="optimiser steps")
+    add("--steps", type=check_count, help="optimiser steps")
     add("--seed", type=int, help="of initialisation and of the stream of systems or right-hand sides")
     add("--output", type=Path, default=Path("checkpoints"), help="folder for checkpoints, weights and their card")
     add("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
@@ -54,20 +54,20 @@ def add_to(commands: Any) -> None:
     add = made.add_argument_group("multigrid").add_argument
     add("--architecture", choices=("network", "constants"), help="a network (default), or the best constants")
     add = made.add_argument_group("dcdm and npsdo").add_argument
-    add("--ritz-vectors", type=int, metavar="M", help="steps of Lanczos per operator")
-    add("--right-hand-sides", type=int, metavar="COUNT", help="of an epoch (dcdm: 20,000), or per scene (npsdo)")
-    add("--batch", type=int, help="right-hand sides per step")
-    add("--lr", type=float, help="learning rate of Adam, the peak of one cycle")
+    add("--ritz-vectors", type=check_count, metavar="M", help="steps of Lanczos per operator")
+    add("--right-hand-sides", type=check_count, metavar="COUNT", help="of an epoch (dcdm: 20,000) or scene (npsdo)")
+    add("--batch", type=check_count, help="right-hand sides per step")
+    add("--lr", type=check_rate, help="learning rate of Adam, the peak of one cycle")
     add("--schedule", choices=("one-cycle", "constant"), help="of the learning rate; constant is the published one")
     add = made.add_argument_group("dcdm").add_argument
     add("--size", type=int, choices=(64, 128), help="which of the published networks (default: 64)")
     add("--theta", type=int, help="the lowest M/2 + THETA Ritz vectors weigh nine times as much (default: M/20)")
     add("--precision", choices=("float32", "bfloat16"), help="of a training step")
     add = made.add_argument_group("npsdo").add_argument
-    add("--levels", type=int, help="how often the grid is halved (default: 4)")
+    add("--levels", type=check_count, help="how often the grid is halved (default: 4)")
     add("--symmetric", action="store_true", default=None, help="the variant that cg may use")
-    add("--scenes", type=int, help="scenes per family")
-    add("--passes", type=int, help="epochs over the right-hand sides of a scene before the next (default: 5)")
+    add("--scenes", type=check_count, help="scenes per family")
+    add("--passes", type=check_count, help="epochs over the right-hand sides of a scene before the next (default: 5)")
 
 
 def arguments(options: argparse.Namespace) -> dict[str, Any]:
@@ -101,9 +101,9 @@ def train(options: argparse.Namespace) -> int:
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     except KeyboardInterrupt as stopped:  # the message names the checkpoint to continue from
-        print(stopped)
+        console.print(str(stopped))
         return 130
-    print(f"weights: {path}")
+    console.print(f"weights: {path}")
     return 0
 
 

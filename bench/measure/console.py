@@ -10,7 +10,31 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-console = Console()
+from .safe_output import drop_output, lose_output, printable
+
+
+class SafeConsole(Console):
+    """A console that shows text as it is and never ends a command: results are in files before they are printed.
+
+    Names of files are no markup, and their control characters are shown as escapes. Where nobody reads any more
+    (`krylearn ... | head`) or nothing can be written (a full disk; exit code 1), the rest is dropped.
+    """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; texts are made printable first."""
+        try:
+            super().print(*(printable(o) if isinstance(o, str) else o for o in objects), **options)
+        except OSError as error:
+            self.quiet = True
+            lose_output(error)
+
+    def on_broken_pipe(self) -> None:
+        """Go on without a reader."""
+        self.quiet = True
+        drop_output()
+
+
+console = SafeConsole(markup=False, emoji=False)
 
 
 class UsageError(Exception):
@@ -25,11 +49,12 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], cap
     >>> table("t", ["name", "s"], [["cg", 1.0]]).row_count
     1
     """
-    made = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    caption = caption and printable(caption)
+    made = Table(title=printable(title), caption=caption, title_justify="left", caption_justify="left")
     for k, column in enumerate(columns):
-        made.add_column(column, justify="right" if k else "left", no_wrap=not k)
+        made.add_column(printable(column), justify="right" if k else "left", no_wrap=not k)
     for row in rows:
-        made.add_row(*[str(cell) for cell in row])
+        made.add_row(*[printable(str(cell)) for cell in row])
     return made
 
 
@@ -42,8 +67,8 @@ def progress() -> Progress:
     ...     task = bar.add_task("frames", total=3, note="")
     """
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False), console=console,
     )  # fmt: skip
 
 

@@ -189,5 +189,7 @@ def true_relative_residual(A: Any, x: Any, b: Any) -> float:
     0.2773500981126146
     """
     x, b = (np.asarray(v, dtype=np.float64).reshape(-1) for v in (x, b))
+    exponent = int(np.frexp(np.abs(b).max(initial=0.0))[1])
+    x, b = np.ldexp(x, -exponent), np.ldexp(b, -exponent)  # squares neither overflow nor vanish
     scale = float(np.linalg.norm(b))
     return float(np.linalg.norm(b - A @ x)) / (scale if scale > 0 else 1.0)

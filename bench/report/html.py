@@ -10,13 +10,14 @@ from typing import Any
 from krylearn.solvers.files import write_bytes, write_text
 
 from ..measure.console import UsageError, console
-from ..measure.record import latest, read
+from ..measure.record import faults, latest, read
 from ..show import comparison, figures
 from ..show.markdown import provenance
 from ..solvers import contest
 from ..solvers.tables import break_even
 
 Lines = Sequence[dict[str, Any]]
+EXPECTED = "a file of `krylearn bench solvers` or `bench kernels`"
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 
 
@@ -39,19 +40,33 @@ def write_page(output: Path, records: Path, *, before: Path | None = None, pictu
     --------
     >>> write_page(Path("report.html"), Path("krylearn-records/solvers.jsonl"))         # doctest: +SKIP
     """
-    lines = latest(read(records))
-    if not lines:
-        raise UsageError(f"{records} holds no records; expected a file of `krylearn bench solvers` or `bench kernels`")
-    drawn = sections(lines)
-    if before:
-        older = latest(read(before))
-        drawn.append(_compared(older, lines, before))
+    lines = _last_run(records)
+    older = _last_run(before) if before else []
+    try:
+        drawn = sections(lines)
+        if before:
+            drawn.append(_compared(older, lines, before))
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UsageError(f"{records} lacks what the page shows ({error!r}); expected {EXPECTED}") from error
     write_text(output, rendered(lines, drawn))
     if pictures:
         for section in drawn:
             if section.get("png"):
                 write_bytes(pictures / f"{section['id']}.png", section["png"])
     console.print(f"page: {output}")
+
+
+def _last_run(path: Path) -> list[dict[str, Any]]:
+    """Read the last run of a file of records, all of which keep to the schema."""
+    lines = read(path)
+    if not lines:
+        raise UsageError(f"{path} holds no records; expected {EXPECTED}")
+    for number, line in enumerate(lines, 1):
+        more = line.get("more")
+        wrong = [*faults(line), *([] if isinstance(more, dict) and "run" in more else ["more.run is missing"])]
+        if wrong:
+            raise UsageError(f"{path}, record {number}: {wrong[0]}; expected {EXPECTED}")
+    return latest(lines)
 
 
 def rendered(lines: Lines, drawn: Sequence[dict[str, Any]]) -> str:

@@ -208,7 +208,7 @@ def show(records: Sequence[Record]) -> None:
         found = [line for line in lines if line["problem"] == problem]
         console.print(table(title(found), HEADER, summary(found)))
     for reason, methods in missing(records).items():
-        console.print(f"{', '.join(methods)}: {reason}", markup=False)
+        console.print(f"{', '.join(methods)}: {reason}")
 
 
 def missing(records: Sequence[Record]) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ from krylearn.pde import Poisson
 from ..measure.console import UsageError
 from ..rivals.loops import System
 from .compare import Problem
-from .matrix_files import load_cells, load_matrix, load_vector
+from .system_files import load_cells, load_matrix, load_vector
 
 
 def file_problem(

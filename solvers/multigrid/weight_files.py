@@ -105,7 +105,7 @@ def load_weights(path: str | Path) -> CoefficientNetwork:
     path = Path(path)
     hidden = facts.get("hidden", "none")
     if not (hidden.isascii() and hidden.isdigit() and len(hidden) < 10 and int(hidden) <= WIDEST):
-        raise ValueError(f"{path.name} has hidden={hidden!r}; expected a width from 0 to {WIDEST}; {REMEDY}")
+        raise ValueError(f"{path.name} has hidden={hidden!r:.40}; expected a width from 0 to {WIDEST}; {REMEDY}")
     return fill(lambda: CoefficientNetwork(int(hidden)), tensors, facts, path)
 
 
@@ -130,7 +130,7 @@ def read_tensors(path: str | Path, architecture: str) -> tuple[dict[str, torch.T
         ) from None
     if facts.get("architecture") != architecture:
         got = facts.get("architecture", "none")
-        raise ValueError(f"{path.name} has architecture {got!r}; expected {architecture!r}; {REMEDY}")
+        raise ValueError(f"{path.name} has architecture {got!r:.40}; expected {architecture!r}; {REMEDY}")
     return tensors, facts
 
 

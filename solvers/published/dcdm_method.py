@@ -163,7 +163,8 @@ def load_network(path: str | Path) -> DCDMNetwork:
 def _number(facts: dict[str, str], name: str, path: str | Path) -> int:
     text = facts.get(name, "none")
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ValueError(f"{Path(path).name} has {name}={text!r}; expected a number; train with `krylearn train dcdm`")
+        remedy = "train with `krylearn train dcdm`"
+        raise ValueError(f"{Path(path).name} has {name}={text!r:.40}; expected a number; {remedy}")
     return int(text)
 
 

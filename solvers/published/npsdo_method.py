@@ -120,10 +120,9 @@ def load_npsdo(path: str | Path) -> NPSDONetwork:
     tensors, facts = read_tensors(path, ARCHITECTURE)
     known = facts.get("levels", "") in [str(n) for n in range(1, 13)] and facts.get("dimension") in ("2", "3")
     if not known or facts.get("symmetric") not in ("0", "1"):
-        raise ValueError(
-            f"{Path(path).name} has levels={facts.get('levels')!r}, dimension={facts.get('dimension')!r}, "
-            f"symmetric={facts.get('symmetric')!r}; expected 1 to 12, 2 or 3, 0 or 1; train with `krylearn train npsdo`"
-        )
+        got = ", ".join(f"{name}={facts.get(name)!r:.40}" for name in ("levels", "dimension", "symmetric"))
+        remedy = "train with `krylearn train npsdo`"
+        raise ValueError(f"{Path(path).name} has {got}; expected 1 to 12, 2 or 3, 0 or 1; {remedy}")
     levels, dimension, symmetric = int(facts["levels"]), int(facts["dimension"]), facts["symmetric"] == "1"
     return fill(lambda: NPSDONetwork(levels, dimension, symmetric=symmetric), tensors, facts, Path(path))
 
