@@ -474,8 +474,8 @@ def good_weights():
     import torch
     from krylearn.solvers.multigrid.network import CoefficientNetwork
     from krylearn.solvers.multigrid.weight_files import load_weights, save_weights
-    from krylearn.solvers.published.dcdm_network import DCDMNetwork
     from krylearn.solvers.published.dcdm_method import load_network, save_network
+    from krylearn.solvers.published.dcdm_network import DCDMNetwork
     from krylearn.solvers.published.npsdo_method import NPSDONetwork, load_npsdo, save_npsdo
 
     torch.manual_seed(0)
