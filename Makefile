@@ -37,6 +37,8 @@ test-slow: $(READY)  ## the long tests
 	$(PYTEST) -m slow $(ARGS)
 
 test-pages: $(PAGES_READY)  ## the web pages in headless Chromium (Debian: apt-get install chromium)
+	@command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v google-chrome >/dev/null || { \
+	  echo "NOT RUN: needs Chromium, e.g. apt-get install chromium, or CHROMIUM=/path"; exit 77; }
 	$(PYTEST) -m browser tests/test_pages_in_browser.py $(ARGS)
 
 fuzz: $(READY)  ## random and hostile input for some minutes; ARGS="files --seed 7", "kills --count 200", "systems ..." choose

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..measure.console import UsageError
 from .options import HERE, WEIGHTS, add_command, check_count, check_device, check_tolerance, check_weights
 
 
@@ -34,6 +35,13 @@ def add_to(commands: Any) -> None:
     add("--device", default="cpu", help="of our solves, cpu or cuda; rivals run where they can")
     add("--rtol", type=check_tolerance, default=1e-6, help="tolerance on the true relative residual")
     add("--matrix", type=Path, help="measure this system instead: .mtx, .mtx.gz or scipy.sparse.save_npz's .npz")
+    add(
+        "--system",
+        type=Path,
+        metavar="FILE.py",
+        help="or this one: system() returns (matrix or Poisson, b)",
+    )
+    add("--rival", type=Path, action="append", default=[], metavar="FILE.py", help="your solver: setup(system)")
     add("--rhs", type=Path, help="its right-hand side (default: A times seeded noise)")
     add(
         "--shape",
@@ -140,13 +148,16 @@ def _cuda(options: argparse.Namespace) -> int:
 def _solvers(options: argparse.Namespace) -> int:
     from ..measure.record import records_of
     from ..report.html import write_page
-    from ..solvers.compare import run_solvers
+    from ..rivals.plugins import load_rival
+    from ..solvers.compare import run_solvers, system_problem
 
-    problem = _problem(options) if options.matrix else None
+    if options.matrix and options.system:
+        raise UsageError("got both --matrix and --system; expected one system")
+    problem = _problem(options) if options.matrix else system_problem(options.system) if options.system else None
     usual = HERE / "solvers.jsonl" if options.quick or problem else records_of("solvers")
     output = options.records or usual
     facts = {"quick": options.quick, "device": check_device(options.device), "rtol": options.rtol}
-    run_solvers(problem=problem, output=output, **facts)
+    run_solvers(problem=problem, more=[load_rival(path) for path in options.rival], output=output, **facts)
     write_page(options.html, output)
     return 0
 

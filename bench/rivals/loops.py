@@ -138,7 +138,7 @@ class LibraryLoop:
     """
 
     solve: Callable[[np.ndarray, float], Any]
-    history: Callable[[], tuple[Sequence[float], int]]
+    history: Callable[[], tuple[Sequence[float], int | None]]
     keep: Any = None  # what has to live as long as the loop
 
     def __call__(self, b: np.ndarray, rtol: float) -> Any:

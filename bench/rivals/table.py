@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import math
 import time
 import warnings
@@ -22,8 +23,8 @@ import numpy as np
 from ..measure.machine import version_of
 from ..measure.timers import HostTimer, timer_for
 from ..measure.timing import Timing, iterations_to, timed, true_relative_residual
-from . import cpu as peers_cpu, gpu as peers_gpu
-from .loops import Loop, OutOfTimeError, ScipyLoop, System, UnsuitedError, Watched, iterate
+from . import cpu as peers_cpu, gpu as peers_gpu, structured
+from .loops import LibraryLoop, Loop, OutOfTimeError, ScipyLoop, System, UnsuitedError, Watched, iterate
 
 __all__ = ["PEERS", "OutOfTimeError", "Outcome", "Peer", "System", "UnsuitedError", "iterate", "prepare", "run"]
 
@@ -34,6 +35,7 @@ Setup = Callable[[System], Any]
 class Peer:
     """A rival: its name in tables, its configuration in words, its distribution, and how it is set up.
 
+    `setup` returns what SciPy's `cg` takes as preconditioner, a function solve(b, rtol), or a loop (`loops.py`).
     `module` is what to import and `install` the line that brings it, where they do not follow from the distribution.
     """
 
@@ -44,6 +46,7 @@ class Peer:
     module: str = ""
     install: str = ""
     device: str = "cpu"
+    found: str | None = None  # version of a rival that is no distribution of its own (plugins.py)
 
     @property
     def version(self) -> str | None:
@@ -54,6 +57,8 @@ class Peer:
         >>> PEERS["scipy-cg"].version == version_of("scipy")
         True
         """
+        if self.found is not None:
+            return self.found
         found = version_of(self.distribution)
         name = self.module or self.distribution
         if found or importlib.util.find_spec(name.split(".")[0]) is None:
@@ -136,6 +141,28 @@ PEERS: dict[str, Peer] = {
             install=PETSC,
         ),
         Peer(
+            "hypre-pfmg",
+            "PETSc cg on a DMDA, hypre PFMG: symmetric red-black Gauss-Seidel, non-Galerkin coarse operators",
+            "petsc4py",
+            structured.pfmg,
+            install=PETSC,
+        ),
+        Peer(
+            "hypre-pfmg-jacobi",
+            "PETSc cg on a DMDA, hypre PFMG: weighted Jacobi, Galerkin coarse operators",
+            "petsc4py",
+            structured.pfmg_jacobi,
+            install=PETSC,
+        ),
+        Peer("hypre-smg", "PETSc cg on a DMDA, hypre SMG as shipped", "petsc4py", structured.smg, install=PETSC),
+        Peer(
+            "petsc-pcmg",
+            "PETSc cg on a DMDA, PCMG: Q0 interpolation, Galerkin, Chebyshev-Jacobi 2, halved while even and above 8",
+            "petsc4py",
+            structured.pcmg,
+            install=PETSC,
+        ),
+        Peer(
             "amgcl",
             "AMGCL cg, smoothed aggregation, spai0",
             "pyamgcl",
@@ -195,7 +222,9 @@ def prepare(peer: Peer, system: System) -> tuple[Loop, float]:
         # advice on matrix formats and deprecations inside the rival's package are not the reader's business
         warnings.simplefilter("ignore")
         made = peer.setup(system)
-    if not hasattr(made, "watch"):
+    if inspect.isfunction(made):
+        made = LibraryLoop(made, lambda: ([], None))
+    elif not hasattr(made, "watch"):
         made = ScipyLoop(system.matrix, made)
     return made, time.perf_counter() - start
 

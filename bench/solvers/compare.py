@@ -6,25 +6,29 @@ grids. "families": iterations of every family. Or, with a matrix out of a file, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from krylearn.pde import FAMILIES, Poisson, right_hand_side, scene
+from krylearn.pde.scenes.field_cases import FIELD_CASES, field_case
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
-from ..measure.console import console, count, progress, seconds, table
+from ..measure.console import UsageError, console, count, progress, seconds, table
 from ..measure.record import Record, append, new_run
 from ..measure.timers import Ceilings, ceilings
-from ..rivals.table import PEERS, System
+from ..rivals.plugins import installed_rivals, load_system
+from ..rivals.table import PEERS, Peer, System
 from .contest import HEADER, compressed, ours, rival, summary, title
 
 OWN = {"krylearn": None, "krylearn tuned": "tuned", "krylearn resistor": "resistor", "krylearn geometric": "geometric"}
 BOX = "plain box"  # the transforms' own ground
+FIELD = ("stretched_1.3", "layers_1000", "image_130")  # as real codes assemble them: scenes/field_cases.py
 EVERYBODY = (*OWN, *PEERS)
 FEW = ("krylearn", "pyamg-sa", "pyamg-rs", "scipy-cg-jacobi", "petsc-boomeramg")
 # of one iteration per cell: fused CG in fp64 (15 words, and 3 of the cycle) and the fp32 cycle (kernels/cpu/cycle.py)
@@ -56,21 +60,22 @@ class Job:
     time_limit: float = 15.0
 
 
-def jobs(quick: bool) -> list[Job]:
-    """List what is measured.
+def jobs(quick: bool, added: tuple[str, ...] = ()) -> list[Job]:
+    """List what is measured; `added` names rivals of the user's own, who take part wherever systems are compared.
 
     Examples
     --------
     >>> sorted({job.part for job in jobs(quick=True)})
     ['families', 'sizes', 'tolerance']
     """
-    families = (BOX, "free_surface", "lognormal", *(() if quick else ("mazes",)))
+    families = (BOX, "free_surface", "lognormal", *(() if quick else ("mazes", *FIELD)))
     sizes = (12, 16, 24, 32, 40) if quick else (16, 32, 48, 64, 96, 128)
     iterations = (*OWN, "pyamg-sa", "pyamg-rs", "scipy-cg")
     limit = 10.0 if quick else 15.0  # seconds: the full run takes a quarter of an hour
-    contests = [Job("tolerance", f, 32 if quick else 96, EVERYBODY, 2 if quick else 3, limit) for f in families]
+    everybody = (*EVERYBODY, *added)
+    contests = [Job("tolerance", f, 32 if quick else 96, everybody, 2 if quick else 3, limit) for f in families]
     if not quick:  # where factorisations can take part
-        contests.append(Job("tolerance", "obstacles", 48, EVERYBODY, 3, limit))
+        contests.append(Job("tolerance", "obstacles", 48, everybody, 3, limit))
     growth = [Job("sizes", "free_surface", size, FEW, 2, limit) for size in sizes]
     every = [Job("families", family, 16 if quick else 48, iterations, 1, 5.0) for family in FAMILIES]
     return contests + growth + every
@@ -79,16 +84,43 @@ def jobs(quick: bool) -> list[Job]:
 def scene_problem(family: str, size: int, seed: int = 0) -> Problem:
     """Make the problem of a scene of the test stream, white right-hand side; BOX is a plain box with Dirichlet sides.
 
+    A field case (`krylearn.pde.scenes.field_cases`) is a family too.
+
     Examples
     --------
     >>> scene_problem(BOX, 6).system.matrix.shape
     (216, 216)
     """
     shape = (size,) * 3
-    A = Poisson.from_coefficients(np.ones(shape)) if family == BOX else scene(family, shape, seed)
+    if family == BOX:
+        A = Poisson.from_coefficients(np.ones(shape))
+    else:
+        A = field_case(family, shape, seed) if family in FIELD_CASES else scene(family, shape, seed)
     b = right_hand_side(A, "white", seed).numpy()
     matrix, rhs, _ = compressed(A, b)
     return Problem(family, System(matrix, A), rhs, A.grid_shape, seed, b)
+
+
+def system_problem(path: Path) -> Problem:
+    """Make the problem of somebody's `system()`: a `Poisson` operator is for everybody, another matrix for rivals.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be run, or its matrix is not symmetric.
+    """
+    operator, b = load_system(path)
+    if isinstance(operator, Poisson):
+        b = np.asarray(b, dtype=np.float64)
+        matrix, rhs, _ = compressed(operator, b)
+        return Problem(path.stem, System(matrix, operator), rhs, operator.grid_shape, None, b)
+    matrix = sp.csr_array(operator).astype(np.float64)
+    if abs(matrix - matrix.T).max() > 1e-10 * abs(matrix).max():
+        raise UsageError(f"the matrix of {path} is not symmetric; expected a symmetric positive (semi)definite one")
+    rhs = np.asarray(b, dtype=np.float64).ravel()
+    return Problem(
+        path.stem, System(matrix), rhs, matrix.shape, None, None, "krylearn needs the grid: return a Poisson"
+    )
 
 
 def measure(
@@ -100,8 +132,9 @@ def measure(
     device: str = "cpu",
     memory: bool = False,
     time_limit: float = 30.0,
+    peers: Mapping[str, Peer] = PEERS,
 ) -> Iterator[Record]:
-    """Yield one record per method; ours comes first, and rivals are timed in pairs with it.
+    """Yield one record per method; ours comes first, and rivals, found in `peers`, are timed in pairs with it.
 
     Examples
     --------
@@ -115,7 +148,7 @@ def measure(
     for name in methods:
         if name not in OWN:
             options = {"rtol": rtol, "pairs": pairs, "shape": problem.shape, "time_limit": time_limit}
-            yield rival(PEERS[name], problem.system, problem.b, solve, **options, **facts)
+            yield rival(peers[name], problem.system, problem.b, solve, **options, **facts)
         elif A is None:
             yield Record(
                 name, unknowns=problem.system.matrix.shape[0], tolerance=rtol, status="UNSUITED", shape=problem.shape,
@@ -163,6 +196,7 @@ def run_solvers(
     device: str = "cpu",
     rtol: float = 1e-6,
     problem: Problem | None = None,
+    more: Sequence[Peer] = (),
     output: Path,
 ) -> list[Record]:
     """Measure, show a live table, append the records, print the tables of the contests.
@@ -173,13 +207,16 @@ def run_solvers(
     device : of our solves; rivals run where they can
     rtol : tolerance on the true relative residual
     problem : the one system to measure, instead of scenes
+    more : rivals beside our table's: a user's own; those that installed packages offer come by themselves
     output : file of records
 
     Examples
     --------
     >>> run_solvers(quick=True, output=Path("solvers.jsonl"))           # doctest: +SKIP
     """
-    todo = [Job("file", problem.name, 0, EVERYBODY, 3, 120.0)] if problem else jobs(quick)
+    added = installed_rivals() | {peer.name: peer for peer in more}
+    peers, everybody = PEERS | added, (*EVERYBODY, *added)
+    todo = [Job("file", problem.name, 0, everybody, 3, 120.0)] if problem else jobs(quick, tuple(added))
     records: list[Record] = []
     run, limits, grown = new_run(), ceilings(device), live_table("everybody, as measured")
     bar = progress()
@@ -188,7 +225,7 @@ def run_solvers(
         for job in todo:
             one = problem or scene_problem(job.family, job.size)
             memory = job.part in ("tolerance", "file")
-            facts: dict[str, Any] = {"pairs": job.pairs, "device": device, "time_limit": job.time_limit}
+            facts: dict[str, Any] = {"pairs": job.pairs, "device": device, "time_limit": job.time_limit, "peers": peers}
             done = len(records)
             for record in measure(one, job.methods, rtol=rtol, memory=memory, **facts):
                 records.append(finished(record, job.part, run, limits, one.system.A))

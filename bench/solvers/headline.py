@@ -21,7 +21,9 @@ from .contest import HEADER, ours, rounded, summary, theirs, title
 
 RULES = ("tuned", "resistor", "geometric")
 RIVALS = ("pyamg-sa", "pyamg-rs")
-IF_INSTALLED = ("amgcl", "petsc-gamg", "petsc-boomeramg")
+IF_INSTALLED = (
+    "hypre-pfmg", "hypre-pfmg-jacobi", "hypre-smg", "petsc-pcmg", "amgcl", "petsc-gamg", "petsc-boomeramg",
+)  # fmt: skip
 
 
 def same_kernels(A: Poisson, b: Any, rule: str, solve: Any, *, rtol: float, pairs: int, **facts: Any) -> Record:

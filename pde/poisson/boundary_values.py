@@ -48,6 +48,8 @@ def rhs(A: PoissonFields, f: Any, dirichlet: Any, flux: Any, fixed: Any = None) 
 
 def face_fluxes(A: PoissonFields, x: Any, dirichlet: Any, flux: Any, fixed: Any = None) -> tuple[Any, ...]:
     """Return per axis what flows through each face, towards larger indices; see `Poisson.flux`."""
+    if not A.sides:
+        raise ValueError("got several operators in one; expected one: use their fluxes one by one")
     tensor = (
         x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x, dtype=np.result_type(A.dtype, np.asarray(x))))
     )
@@ -174,6 +176,8 @@ def _sides(A: PoissonFields, key: str, value: Any, kind: str) -> Tensor:
     """Contribution of a value on one side ("x-") or on both sides ("x") of an axis."""
     name = "flux" if kind == "neumann" else "dirichlet"
     axis, ends = _place_of(A, key, name)
+    if not A.sides:
+        raise ValueError(f"got {name} for several operators in one; expected none: use their rhs one by one")
     d, total = internal_axes(len(A.grid_shape))[axis], torch.zeros_like(A.shift)
     g = _on_side(A, key, value, name, axis)
     for end in ends:
