@@ -16,13 +16,13 @@ def add_to(commands: Any) -> None:
     --------
     >>> add_to(argparse.ArgumentParser().add_subparsers())
     """
-    text = "solve a system out of files: a 5-point or 7-point matrix of existing simulation code"
+    text = "solve a system out of files: a matrix of existing simulation code"
     add = add_command(commands, "solve", run_solve, text).add_argument
     add("matrix", type=Path, help="Matrix Market .mtx or .mtx.gz, or scipy.sparse.save_npz's .npz")
     add("rhs", type=Path, help=".mtx, .npy, .npz (one array) or .txt")
-    add("--shape", type=check_count, nargs="+", required=True, metavar="N", help="grid: NX NY or NX NY NZ")
+    add("--shape", type=check_count, nargs="+", metavar="N", help="grid: NX NY or NX NY NZ; else found in the pattern")
     add("--cells", type=Path, help=".npy of 0 SOLID, 1 FLUID, 2 OPEN, or booleans; if rows number FLUID cells only")
-    add("--order", choices=("C", "F"), default="C", help="C: last axis fastest; F: x fastest")
+    add("--order", choices=("C", "F"), help="not needed any more: either order is recognised")
     add("--rtol", type=check_tolerance, default=1e-6, help="tolerance on the true relative residual")
     add("--weights", type=check_weights, help=WEIGHTS)
     add("-o", "--output", type=Path, help="write the solution: .npy, .txt or .mtx")
@@ -32,5 +32,5 @@ def run_solve(options: argparse.Namespace) -> int:
     """Solve the system in the files."""
     from ..solvers.matrix_files import solve_files
 
-    facts = {name: getattr(options, name) for name in ("cells", "order", "rtol", "output", "weights")}
-    return solve_files(options.matrix, options.rhs, tuple(options.shape), **facts)
+    facts = {name: getattr(options, name) for name in ("cells", "rtol", "output", "weights")}
+    return solve_files(options.matrix, options.rhs, tuple(options.shape) if options.shape else None, **facts)

@@ -30,15 +30,16 @@ class Prepared:
     Attributes
     ----------
     csr : the caller's matrix;  mended : what of it is solved
-    operator : `Poisson` if it is a grid, else S on the rows that did not leave, as CSR
+    operator : `Poisson` if it is a grid, else S on the rows that did not leave, as CSR; None if all left
+    weights : of the preconditioner on a grid
     notes : sentences for `info.notes`;  seconds : what getting ready took
     """
 
-    def __init__(self, A: Any, shape: Any = None, cells: Any = None) -> None:
+    def __init__(self, A: Any, shape: Any = None, cells: Any = None, *, weights: Any = None) -> None:
         start = time.perf_counter()
         self.csr, self.eps = to_csr(A)
         self.shape = shape if shape is None else tuple(int(n) for n in np.atleast_1d(shape))
-        self.cells, self.M, self.nullspace = cells, None, None
+        self.cells, self.weights, self.M, self.nullspace = cells, weights, None, None
         self.mended, self.operator = self._make_ready()
         self.notes = [*self.mended.notes]
         if isinstance(self.operator, Poisson):
@@ -209,7 +210,7 @@ class Prepared:
             rtol = min(0.3 * tolerance / _norm(r), 0.1)
         rtol = max(rtol, 1e-13)
         if isinstance(self.operator, Poisson):
-            y, info = cg(self.operator, scaled, rtol=rtol)
+            y, info = cg(self.operator, scaled, rtol=rtol, M=self.weights)
             return mended.right * y, info
         keep = ~mended.alone
         step = np.zeros_like(r)
