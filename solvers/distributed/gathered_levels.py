@@ -36,7 +36,7 @@ class GatheredLevels:
 
     def view(self, pc: Any, viewer: Any) -> None:
         """Describe the levels."""
-        sizes = " -> ".join(" x ".join(map(str, v.size)) for v in self.cycle.levels if not v.stays)
+        sizes = " -> ".join(" x ".join(map(str, v.size)) for v in self.cycle.levels if not v.identity_transfer)
         bottom = " x ".join(map(str, self.cycle.bottom_b.shape))
         viewer.printfASCII(f"  krylearn: gathered on every rank, {sizes} -> {bottom} inverted\n")
 

@@ -20,10 +20,10 @@ from ..multigrid.coarsening import balanced_factors, choose_factors
 from ..multigrid.hierarchy import COARSEST, Hierarchy, Level, Rule, generalised_inverse, visits
 from ..multigrid.network import CoefficientNetwork
 from ..multigrid.preconditioner import power_of_two, quantise
-from ..multigrid.setup_cpu.build import all_packed
-from ..multigrid.setup_cpu.dirty_ranges import everywhere
+from ..multigrid.setup_cpu.build import pack_network
+from ..multigrid.setup_cpu.dirty_ranges import cover_grid
 from ..multigrid.setup_cpu.grid import Grid
-from ..multigrid.setup_cpu.level import Level as SetupLevel
+from ..multigrid.setup_cpu.level import SetupLevel
 from .builders import Fields
 from .halo import Halo
 from .partition import Array, Box, Partition
@@ -128,17 +128,19 @@ def evaluate(
         with torch.no_grad():
             s, transfer, coarse = rule(op, factors)
             h = quantise(Hierarchy([Level(op, s, transfer)], NOTHING, torch.zeros(1, 1)), torch.float32)
-        return FusedLevel.from_level(h.levels[0]), [v.numpy() for v in (*coarse.links, *coarse.ground, coarse.shift)]
-    damping, weight, link, ground = all_packed(rule)
+        level = h.levels[0]
+        fused = FusedLevel.from_tensors(level.op, level.s, level.transfer)
+        return fused, [v.numpy() for v in (*coarse.links, *coarse.ground, coarse.shift)]
+    damping, weight, link, ground = pack_network(rule)
     grid = Grid.empty(fields.shape[:3], periodic)
     for d in range(3):
         grid.w[d] = fields[..., d].ravel()
         grid.ground[d] = fields[..., 3 + d].ravel()
     grid.shift[:] = fields[..., 6].ravel()
-    grid.sum_diagonal(everywhere(grid.size))
+    grid.sum_diagonal(cover_grid(grid.size))
     level = SetupLevel(grid, factors, None, finest, object)
     (fused,) = level.refresh(grid, ((damping, weight), (link, ground)), None, None, None, False, 1)
-    below = level.below
+    below = level.next_grid
     return fused, [v.reshape(below.size) for v in (*below.w, *below.ground, below.shift)]
 
 
@@ -161,7 +163,7 @@ def gathered_cycle(ladder: Ladder, rule: Rule) -> FusedCycle:
     while math.prod(size) > COARSEST:
         factors = choose_factors(stencil_of_fields(fields, periodic))
         fused, coarse = evaluate(rule, fields, periodic, factors, not levels and reduction == 1)
-        levels += fused.visited(visits(reduction, ladder.varying))
+        levels += fused.repeated(visits(reduction, ladder.varying))
         fields, reduction = np.stack(coarse, -1), reduction * math.prod(factors)
         size = coarse[0].shape
     return FusedCycle(levels, size, generalised_inverse(stencil_of_fields(fields, periodic)).float())

@@ -151,7 +151,7 @@ class Transfer:
     periodic: tuple[bool, bool, bool]
 
     @property
-    def stays(self) -> bool:
+    def identity_transfer(self) -> bool:
         """Whether this is the identity, to a further visit of the same level."""
         return self.factors == (1, 1, 1)
 

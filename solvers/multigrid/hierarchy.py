@@ -28,7 +28,7 @@ Rule = Callable[[Stencil, tuple[int, int, int]], tuple[Tensor, Transfer, Stencil
 class KernelLevel(Protocol):
     """A level of some kernels."""
 
-    def stay(self: T) -> T:
+    def repeat(self: T) -> T:
         """Share the arrays, with the identity as transfer."""
 
 
@@ -46,7 +46,7 @@ class Level:
     s: Tensor
     transfer: Transfer
 
-    def stay(self) -> Level:
+    def repeat(self) -> Level:
         """Return the level with the identity as transfer: a pair of smoothing steps more on either side."""
         return Level(self.op, self.s, Transfer([None] * 3, (1, 1, 1), self.op.mask, self.op.periodic))
 
@@ -160,19 +160,19 @@ def build(op: Stencil, rule: Rule, coarsest: int = COARSEST) -> Hierarchy:
     for _, factors, times in coarsen(op.size, choose, varying=varies(op.links), coarsest=coarsest):
         s, transfer, coarse = rule(op, factors)
         level = Level(op, s, transfer)
-        levels += [level.stay()] * (times - 1) + [level]
+        levels += [level.repeat()] * (times - 1) + [level]
         op = coarse
     return Hierarchy(levels, op, generalised_inverse(op).to(op.shift.dtype))
 
 
 def convert_levels(h: Hierarchy, convert: Callable[[Level, bool], T]) -> list[T]:
-    """Return the levels as some kernels store them; a level that is visited again shares its arrays by `.stay()`.
+    """Return the levels as some kernels store them; a level that is visited again shares its arrays by `.repeat()`.
 
     convert : (level, whether it is the finest) -> the level of these kernels
     """
     levels: list[T] = []
     for level in reversed(h.levels):
-        levels.append(levels[-1].stay() if level.transfer.stays else convert(level, level is h.levels[0]))
+        levels.append(levels[-1].repeat() if level.transfer.identity_transfer else convert(level, level is h.levels[0]))
     return levels[::-1]
 
 

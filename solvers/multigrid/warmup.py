@@ -55,7 +55,7 @@ def compile_kernels(kind: str) -> float:
     start = time.perf_counter()
     compile_components(in_bytes=kind == "voxels")
     A, b = tiny(kind), torch.ones(6, 6, 6, dtype=torch.float64)
-    fused = learned_cycle(A, 0, CoefficientNetwork(0), coarsest=8, codes=find_cell_bytes(A))
+    fused = learned_cycle(A, 0, CoefficientNetwork(0), coarsest=8, cell_bytes=find_cell_bytes(A))
     M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0, mantissa=1.0))
     FusedProduct(A)(b)
     list(islice(fused_cg_steps(SimpleNamespace(operator=A, calls=0), b, torch.zeros_like(b), M), 3))

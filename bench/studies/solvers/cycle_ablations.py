@@ -76,12 +76,12 @@ class Assembled:
     """
 
     def __init__(self, h: Hierarchy) -> None:
-        levels = [v for v in h.levels if not v.transfer.stays]
+        levels = [v for v in h.levels if not v.transfer.identity_transfer]
         sizes = [*(v.op.size for v in levels[1:]), h.bottom.size]
         self.own = [*(matrix_of_stencil(v.op) for v in levels), matrix_of_stencil(h.bottom)]
         self.P = [matrix_of_transfer(v.transfer, size) for v, size in zip(levels, sizes, strict=True)]
         self.s = [v.s.double().numpy().ravel() for v in levels]
-        repeated = [v.op.size for v in h.levels if v.transfer.stays]
+        repeated = [v.op.size for v in h.levels if v.transfer.identity_transfer]
         self.shipped = [1 + repeated.count(v.op.size) for v in levels]
 
     def variant(self, name: str) -> Map:

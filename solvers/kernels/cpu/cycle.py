@@ -70,7 +70,7 @@ class FusedLevel:
         self.omega = kind(OMEGA[0] * unit), kind(OMEGA[1] * unit)
         self.outer = [outer_index(n, p) for n, p in zip(diag.shape, periodic, strict=True)]
         self.sources = [sources(n, p) for n, p in zip(diag.shape, periodic, strict=True)]
-        self.periodic_z, self.stays = bool(periodic[2]), max(factors) == 1
+        self.periodic_z, self.identity_transfer = bool(periodic[2]), max(factors) == 1
         self.b, self.x, self.y = (np.zeros(diag.shape, kind) for _ in range(3))
         self.t = self.y  # the residual is not needed any more when the last steps begin
 
@@ -87,18 +87,18 @@ class FusedLevel:
             return cls(t.factors, op.periodic, codes.links, codes.diag, (sd * np.float32(STEPS)).astype(np.uint16), a)
         return cls(t.factors, op.periodic, w, op.diag.contiguous().numpy(), sd, a)
 
-    def stay(self) -> FusedLevel:
-        """Share the arrays, with the identity as transfer and work space of its own: see `hierarchy.Level.stay`."""
+    def repeat(self) -> FusedLevel:
+        """Share the arrays, with the identity as transfer and work space of its own: see `hierarchy.Level.repeat`."""
         periodic = False, False, self.periodic_z  # not read along axes that are not coarsened
         level = FusedLevel((1, 1, 1), periodic, self.w, self.diag, self.sd, self.a)
         self.b = level.t  # whose residual is the right-hand side of the next visit
         return level
 
-    def visited(self, times: int) -> list[FusedLevel]:
-        """Return this level after times - 1 that stay on it."""
+    def repeated(self, times: int) -> list[FusedLevel]:
+        """Return this level after times - 1 repeats of it."""
         levels = [self]
         while len(levels) < times:
-            levels.insert(0, levels[0].stay())
+            levels.insert(0, levels[0].repeat())
         return levels
 
     @property
@@ -148,7 +148,7 @@ class FusedCycle:
         first, second = v.omega
         smooth_from_zero(v.diag, v.w, v.sd, b, v.x, first, second)
         residual_rows(v.diag, v.w, v.x, b, v.a, v.factors, v.periodic_z, v.t)
-        if not v.stays:
+        if not v.identity_transfer:
             restrict_rows(v.t, v.a, v.factors, v.sources[0], v.sources[1], coarse)
         correction = self(coarse, l + 1)
         prolong_add(correction, v.a, v.sd, v.factors, v.outer[0], v.outer[1], v.periodic_z, v.x)
@@ -162,6 +162,6 @@ def cycle_bytes(cycle: FusedCycle) -> float:
     moved = 0.0
     for level in cycle.levels:
         bytes_of = LEVEL_BYTES[level.sd.dtype.name]
-        each = sum(bytes_of.values()) + bytes_of["smooth"] - (bytes_of["restrict"] if level.stays else 0)
+        each = sum(bytes_of.values()) + bytes_of["smooth"] - (bytes_of["restrict"] if level.identity_transfer else 0)
         moved += each * level.b.size
     return moved / max(cycle.input.size, 1)

@@ -40,7 +40,7 @@ class CudaCycle:
     def __init__(self, levels: list[CudaLevel], bottom: tuple[int, ...], inverse: Tensor) -> None:
         self.levels, self.inverse = [v.allocate() for v in levels], inverse.contiguous()
         for v, below in pairwise(levels):
-            if v.stays:
+            if v.identity_transfer:
                 v.lend(below)
         self.bottom_b, self.bottom_x = inverse.new_zeros(bottom), inverse.new_zeros(bottom)
         self.go = never(inverse.device)
@@ -101,10 +101,10 @@ class CudaCycle:
         coarse = self.levels[l + 1].b if l + 1 < len(self.levels) else self.bottom_b
         relax(v.op, b, v.r, OMEGA[0], stop)
         relax(v.op, v.r, v.second, OMEGA[1], stop)
-        if not v.stays:
+        if not v.identity_transfer:
             restrict(v.op, v.second, v.a, v.factors, v.periodic, coarse, stop)
         c = self._descend(coarse, l + 1, stop)
-        if not v.stays:
+        if not v.identity_transfer:
             prolong(v.op, c, v.a, v.factors, v.periodic, v.e, stop)
         correct(v.op, v.e, v.second, stop)
         finish(v.op, c, v.a, v.factors, v.periodic, b, v.second, v.r, stop, sums)

@@ -29,7 +29,7 @@ class CudaLevel:
     ----------
     b, r : right-hand side, and residual after the first step, then z
     second, e : residual after the second step, and the correction; both lie in `scratch`, which is free between calls
-        (of a level that `stays`, e is the z of the next)
+        (with an `identity_transfer`, e is the z of the next)
     """
 
     b: Tensor
@@ -43,14 +43,14 @@ class CudaLevel:
         self.factors, self.periodic = tuple(map(int, factors)), tuple(map(bool, periodic))
         refuse_if_large(self.cells)
 
-    def stay(self) -> CudaLevel:
-        """Share the arrays, with the identity as transfer, before work space is made: see `hierarchy.Level.stay`."""
+    def repeat(self) -> CudaLevel:
+        """Share the arrays, with the identity as transfer, before work space is made: see `hierarchy.Level.repeat`."""
         level = copy.copy(self)
         level.factors = (1, 1, 1)
         return level
 
     @property
-    def stays(self) -> bool:
+    def identity_transfer(self) -> bool:
         """Whether the transfer is the identity: the next level is this one, smoothed once more."""
         return self.factors == (1, 1, 1)
 
@@ -135,7 +135,7 @@ class CudaLevel:
         return cls.stored(op.links, extra, s, a, t.factors, op.periodic, storage, dtype)
 
     def lend(self, below: CudaLevel) -> None:
-        """Let the same level, visited after this one that `stays`, read its b and write its z where this one has them.
+        """Let the level that repeats this one read its b, and write its z, where this one has them.
 
         So the identity costs nothing: b of the next visit is what the second step left, the correction is its z.
         """

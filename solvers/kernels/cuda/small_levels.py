@@ -28,7 +28,7 @@ TAIL = 1024  # cells of the largest level of the tail
 
 @triton.jit
 def descend(op, work, size, coarse, coarse_size, SHAPE: tl.constexpr, COARSE: tl.constexpr, KIND: tl.constexpr):
-    """Relax twice, restrict unless the level stays; KIND: factors, periodic, donors per axis and form of the level."""
+    """Relax twice; restrict unless the transfer is the identity."""
     w0, w1, w2, e, sd, a = op
     b, r, second, _ = work
     nx, ny, nz = size

@@ -15,9 +15,9 @@ from ...kernels.cpu.cycle import FusedCycle, FusedLevel
 from ..coarsening import balanced_factors
 from ..hierarchy import coarsen, generalised_inverse, varies
 from ..network import Perceptron
-from .dirty_ranges import everywhere
-from .grid import Array, Grid, Source, link_means
-from .level import Level, Weights
+from .dirty_ranges import cover_grid
+from .grid import Array, ConductanceSource, Grid, link_means
+from .level import SetupLevel, Weights
 from .voxels import VoxelSource
 
 # in which order the set-up kernels write the features: those last that are 0 in most cells, which are then skipped
@@ -25,10 +25,10 @@ DAMPING_ORDER, WEIGHT_ORDER = (2, 3, 4, 5, 6, 7, 8, 0, 1), (0, 1, 2, 3, 4, 5, 6,
 LINK_ORDER, GROUND_ORDER = (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 14, 15, 9, 10, 11), tuple(range(9))
 
 
-KNOWN: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+PACKED: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
-def packed(perceptron: Perceptron, order: tuple[int, ...]) -> Weights:
+def pack_perceptron(perceptron: Perceptron, order: tuple[int, ...]) -> Weights:
     """Return w (features, units) and b of both hidden layers and of the outputs (outputs, units), units in eights.
 
     A constant one becomes a perceptron that answers its bias.
@@ -49,25 +49,25 @@ def packed(perceptron: Perceptron, order: tuple[int, ...]) -> Weights:
     parts = (v.detach().float().cpu().numpy() for v in (w1, b1, w2, b2, perceptron.last.weight))
     first, *others, last = parts
     return (
-        padded(first[list(order)], rows=False),
-        *(padded(v) for v in others),
-        padded(last, rows=False),
+        pad_to_eights(first[list(order)], rows=False),
+        *(pad_to_eights(v) for v in others),
+        pad_to_eights(last, rows=False),
         bias,
     )
 
 
-def all_packed(network: Any) -> tuple[Weights, ...]:
+def pack_network(network: Any) -> tuple[Weights, ...]:
     """Return all four perceptrons: the same arrays as long as nobody trains the network."""
-    parameters, known = list(network.parameters()), KNOWN.get(network)
+    parameters, known = list(network.parameters()), PACKED.get(network)
     if known is None or not all(map(torch.equal, parameters, known[0])):
         perceptrons = network.damping, network.weight, network.link, network.ground
         orders = DAMPING_ORDER, WEIGHT_ORDER, LINK_ORDER, GROUND_ORDER
         seen = [p.detach().clone() for p in parameters]
-        known = KNOWN[network] = seen, tuple(map(packed, perceptrons, orders))
+        known = PACKED[network] = seen, tuple(map(pack_perceptron, perceptrons, orders))
     return known[1]
 
 
-def padded(v: Array, rows: bool = True) -> Array:
+def pad_to_eights(v: Array, rows: bool = True) -> Array:
     """Copy an array, with zeros appended so that the last axis, or every axis, is a multiple of eight long."""
     shape = [n + -n % 8 if rows or axis == v.ndim - 1 else n for axis, n in enumerate(v.shape)]
     wide = np.zeros(shape, np.float32)
@@ -81,46 +81,50 @@ def learned_cycle(
     network: Any,
     coarsest: int,
     mantissa: float = 1.0,
-    codes: CellBytes | None = None,
+    cell_bytes: CellBytes | None = None,
     kept: list[Any] | None = None,
 ) -> FusedCycle:
     """Set up the fused cycle of a Poisson operator divided by mantissa 2^exponent.
 
-    codes : the same in bytes
+    cell_bytes : the same in bytes
     kept : an empty list, and from then on what the last set-up left in it: arrays that this one changes in place where
         the operator has changed. The result is the same, bit for bit.
     """
-    damping, weight, link, earth = nets = all_packed(network)
-    source: Any = Source(A, exponent, mantissa, codes) if codes is None or A.voxels is None else VoxelSource(A, codes)
-    old = taken(kept, nets)
+    damping, weight, link, ground = nets = pack_network(network)
+    source: Any = (
+        ConductanceSource(A, exponent, mantissa, cell_bytes)
+        if cell_bytes is None or A.voxels is None
+        else VoxelSource(A, cell_bytes)
+    )
+    old = take_levels(kept, nets)
     grid = Grid.empty(source.size, source.periodic)
-    if codes is None or grid.diag.size <= coarsest:
+    if cell_bytes is None or grid.diag.size <= coarsest:
         with threads_for(grid.diag.size):
-            source.fill(grid, everywhere(grid.size))
-    tracked, levels, fused = codes is not None or bool(old), list[Level](), list[FusedLevel]()
-    varying, spans, rules = codes is None and varies(grid.links()), None, ((damping, weight), (link, earth))
+            source.fill(grid, cover_grid(grid.size))
+    tracked, levels, fused = cell_bytes is not None or bool(old), list[SetupLevel](), list[FusedLevel]()
+    varying, ranges, rules = cell_bytes is None and varies(grid.links()), None, ((damping, weight), (link, ground))
 
     def choose(size: Sequence[int]) -> tuple[int, int, int]:
         with threads_for(grid.diag.size):
-            means = link_means(grid) if levels or codes is None else [float(w.any()) for w in codes.links]
+            means = link_means(grid) if levels or cell_bytes is None else [float(w.any()) for w in cell_bytes.links]
         return balanced_factors(means, size)
 
     for number, factors, times in coarsen(grid.size, choose, varying=varying, coarsest=coarsest):
         with threads_for(grid.diag.size):
-            kind = grid.size, grid.periodic, factors, codes and codes.unit, number == 0, type(source)
-            level = old.pop(0) if old and old[0].fits(*kind) else Level(grid, factors, *kind[3:])
-            fused += level.refresh(grid, rules, codes, source, spans, tracked, times)
+            kind = grid.size, grid.periodic, factors, cell_bytes and cell_bytes.unit, number == 0, type(source)
+            level = old.pop(0) if old and old[0].fits_kind(*kind) else SetupLevel(grid, factors, *kind[3:])
+            fused += level.refresh(grid, rules, cell_bytes, source, ranges, tracked, times)
             levels.append(level)
-            grid, spans = level.below, level.changed
+            grid, ranges = level.next_grid, level.changed
     if kept is not None:
         kept[:] = [nets, *levels]
     return FusedCycle(fused, grid.size, generalised_inverse(grid.stencil()).float())
 
 
-def taken(kept: list[Any] | None, nets: tuple[Weights, ...]) -> list[Level]:
-    """Take the levels out of what a set-up has kept, so that one which does not come to its end leaves nothing.
+def take_levels(kept: list[Any] | None, nets: tuple[Weights, ...]) -> list[SetupLevel]:
+    """Move the kept levels out, so that an exception during set-up leaves no half-updated state.
 
-    A network that has been trained since has other results.
+    Nothing is kept of a network that has been trained since.
     """
     if not kept:
         return []

@@ -9,7 +9,9 @@ from ...kernels.cpu.lanes import WIDTH, any_positive, larger, load, store, where
 from .perceptron import HALF, ONE, TINY, ZERO
 from .row_features import GROUND, HIGH, INNER, PATH, fill_row
 
-UNIFORM, SERIES, EARTH, OPEN, SQUARES = range(5)  # per axis: geometric link, resistor link, ground; open paths, squares
+UNIFORM, SERIES, GROUND_SUM, OPEN, SQUARES = range(
+    5
+)  # per axis: geometric link, resistor link, ground; open paths, squares
 
 
 @row_kernel
@@ -31,7 +33,7 @@ def add_ground(g, k, coarsened, total):
         inner = load(g, (INNER, k))
         r = where_positive(inner, HALF / larger(inner, TINY), ZERO)
         ground = where_positive(ground, ONE / (ONE / larger(ground, TINY) + r), ZERO)
-    store(total, (EARTH, k), load(total, (EARTH, k)) + ground)
+    store(total, (GROUND_SUM, k), load(total, (GROUND_SUM, k)) + ground)
 
 
 @inlined_kernel
@@ -77,7 +79,7 @@ def shares_along(n, periodic, coarsened, factors, shares):
 
 
 @row_kernel
-def collect(row, n, factor, out):
+def sum_blocks(row, n, factor, out):
     """Add up the cells of blocks along a row."""
     m = out.shape[0]
     if factor == 1:
@@ -93,7 +95,7 @@ def collect(row, n, factor, out):
 @inlined_kernel
 def add_row(r, row, problem, space, room, owns, columns):
     """Add one fine row to the totals of its row of blocks."""
-    size, factors, periodic = problem[4], problem[5], problem[6]
+    _, _, _, _, size, factors, periodic = problem
     total, cells, along, shares, _ = room
     ny, nz = size[1], size[2]
     position = (row // ny, row % ny)
@@ -115,7 +117,7 @@ def coarse_row(index, problem, coarse, space, room, rows, owns, columns, here, s
     here, span : where the blocks in a span find their results: written are those that a block finds at itself; all, if
         `here` is empty
     """
-    size, factors = problem[4], problem[5]
+    _, _, _, _, size, factors, _ = problem
     uniform, path, grounds, shifts, facts = results
     total, cells, _, _, sums = room
     total[:] = 0
@@ -126,12 +128,12 @@ def coarse_row(index, problem, coarse, space, room, rows, owns, columns, here, s
     begin, n, nz, fz = index * coarse[2], coarse[2], size[2], factors[2]
     for d in range(3):
         for f in range(5):
-            collect(total[d, f], nz, fz, sums[5 * d + f])
+            sum_blocks(total[d, f], nz, fz, sums[5 * d + f])
         if coarse[d] == 1:  # a periodic axis of one block couples to itself: no link
             sums[5 * d + UNIFORM] = 0
             sums[5 * d + SERIES] = 0
-    collect(cells[1], nz, fz, sums[15])
-    collect(cells[0], nz, fz, sums[16])
+    sum_blocks(cells[1], nz, fz, sums[15])
+    sum_blocks(cells[0], nz, fz, sums[16])
     low, high = (span[0], span[1]) if here.shape[0] else (0, n)
     for k in range(low, high):
         if here.shape[0] and here[k] != begin + k:
@@ -139,7 +141,7 @@ def coarse_row(index, problem, coarse, space, room, rows, owns, columns, here, s
         c = begin + k
         for d in range(3):
             uniform[d, c], path[d, c] = sums[5 * d + UNIFORM, k], sums[5 * d + SERIES, k]
-            grounds[d, c] = sums[5 * d + EARTH, k]
+            grounds[d, c] = sums[5 * d + GROUND_SUM, k]
             facts[1 + d, c], facts[4 + d, c] = sums[5 * d + OPEN, k], sums[5 * d + SQUARES, k]
         shifts[c], facts[0, c] = sums[15, k], sums[16, k] / np.float32(factors[0] * factors[1] * fz)
 

@@ -7,21 +7,21 @@ import numpy as np
 from ...kernels.cpu.compile import inlined_kernel, ordered_row_kernel as row_kernel, strip_kernel
 from ...kernels.cpu.lanes import WIDTH, any_positive, larger, load, smaller, splat, store, store_all, where_positive
 from ...kernels.cpu.neighbours import above, below
-from .deduplicate import CHANGED, EMPTY, KEPT, ONCE, changed_range
+from .deduplicate import EVALUATE_CHANGED, EVALUATE_UNIQUE, NO_UNKNOWN, UNCHANGED, find_changed_vectors
 from .perceptron import (
     CHUNK,
     ONE,
     TINY,
     ZERO,
-    answer,
     exponential,
     fourth_root,
     hidden_units,
     network_space,
+    output_unit,
     ratio,
 )
 
-LEAST, BOUND, CUT = np.float32(-3), np.float32(3), np.float32(0.01)  # as in `coefficients`
+LEAST, BOUND, CUT = np.float32(-3), np.float32(3), np.float32(0.01)  # as in `network`
 # rows of what is gathered per axis, of the face above a cell: both coarse links, what their neighbours are, both cells'
 # diagonals, links across, ground and shift as fractions of the diagonal, children; open paths, squares
 (
@@ -33,8 +33,8 @@ LEAST, BOUND, CUT = np.float32(-3), np.float32(3), np.float32(0.01)  # as in `co
     DIAG_O,
     ACROSS,
     ACROSS_O,
-    EARTH,
-    EARTH_O,
+    GROUND_SHARE,
+    GROUND_SHARE_O,
     SHIFTS,
     CHILDREN,
     CHILDREN_O,
@@ -44,11 +44,11 @@ LEAST, BOUND, CUT = np.float32(-3), np.float32(3), np.float32(0.01)  # as in `co
 
 
 @strip_kernel
-def cell_facts(start, stop, spans, path, ground, shift, diag, size, pairs, fractions):
+def sum_link_pairs(start, stop, ranges, path, ground, shift, diag, size, pairs, fractions):
     """Write the sum of both links of a coarse cell per axis, and ground and shift as fractions of its diagonal."""
     ny, nz = size[1], size[2]
     for row in range(start, stop):
-        begin, end = spans[row, 0], spans[row, 1]
+        begin, end = ranges[row, 0], ranges[row, 1]
         first = row * nz
         lows = (
             below(first, row // ny, size[0], ny * nz),
@@ -82,8 +82,8 @@ def fill_axis(d, first, low, high, keep_low, keep_high, problem, own, g):
         store(g, (DIAG_O, k), load(diag, o) * keep_high)
         store(g, (ACROSS, k), load(pairs, (e, c)) + load(pairs, (f, c)))
         store(g, (ACROSS_O, k), (load(pairs, (e, o)) + load(pairs, (f, o))) * keep_high)
-        store(g, (EARTH, k), load(fractions, (0, c)))
-        store(g, (EARTH_O, k), load(fractions, (0, o)) * keep_high)
+        store(g, (GROUND_SHARE, k), load(fractions, (0, c)))
+        store(g, (GROUND_SHARE_O, k), load(fractions, (0, o)) * keep_high)
         store(g, (SHIFTS, k), load(fractions, (1, c)) + load(fractions, (1, o)) * keep_high)
         store(g, (CHILDREN, k), load(facts, (0, c)))
         store(g, (CHILDREN_O, k), load(facts, (0, o)) * keep_high)
@@ -99,7 +99,7 @@ def fill_ends(first, nz, keep, problem, g):
     g[LOWER, 0] = uniform[2, last] * keep
     k = nz - 1
     g[UPPER, k], g[DIAG_O, k] = uniform[2, first] * keep, diag[first] * keep
-    g[ACROSS_O, k], g[EARTH_O, k] = (pairs[0, first] + pairs[1, first]) * keep, fractions[0, first] * keep
+    g[ACROSS_O, k], g[GROUND_SHARE_O, k] = (pairs[0, first] + pairs[1, first]) * keep, fractions[0, first] * keep
     g[SHIFTS, k], g[CHILDREN_O, k] = fractions[1, last] + fractions[1, first] * keep, facts[0, first] * keep
 
 
@@ -127,7 +127,7 @@ def fill_row(row, problem, size, periodic, own, axes):
 
 @inlined_kernel
 def link_features(g, k, factor, x):
-    """Write the sixteen features of `coefficients.link_features`, ground and shift last; return how many."""
+    """Write the sixteen features of `network.link_features`, ground and shift last; return how many."""
     count = np.float32(4) if factor == 2 else np.float32(8)
     link, uniform, children, children_o = (
         load(g, (LINK, k)),
@@ -140,37 +140,41 @@ def link_features(g, k, factor, x):
     across, across_o = fourth_root(load(g, (ACROSS, k))), fourth_root(load(g, (ACROSS_O, k)))
     low, high = smaller(diag, diag_o), larger(diag, diag_o)
     lower, upper = ratio(ru, fourth_root(load(g, (LOWER, k)))), ratio(ru, fourth_root(load(g, (UPPER, k))))
-    earth, earth_o, shifts = load(g, (EARTH, k)), load(g, (EARTH_O, k)), load(g, (SHIFTS, k))
+    ground_share, ground_share_o, shifts = (
+        load(g, (GROUND_SHARE, k)),
+        load(g, (GROUND_SHARE_O, k)),
+        load(g, (SHIFTS, k)),
+    )
     features = (
         ratio(rl, ru), load(g, (OPEN, k)) / count,
         smaller(link * link / larger(load(g, (SQUARES, k)) * count, TINY), ONE), ratio(rl, low), ratio(rl, high),
         lower * upper, lower + upper, ratio(rl, smaller(across, across_o)), ratio(rl, larger(across, across_o)),
         smaller(children, children_o), larger(children, children_o), ratio(low, high), splat(np.float32(factor - 1)),
-        smaller(earth, earth_o), larger(earth, earth_o), shifts,
+        smaller(ground_share, ground_share_o), larger(ground_share, ground_share_o), shifts,
     )  # fmt: skip
     store_all(x, (0, 0), features)
-    return 16 if any_positive(earth + earth_o + shifts) else 13
+    return 16 if any_positive(ground_share + ground_share_o + shifts) else 13
 
 
 @inlined_kernel
 def ground_features(own, k, x):
-    """Write the nine features of `coefficients.ground_features`; tell whether there is ground or shift."""
+    """Write the nine features of `network.ground_features`; tell whether there is ground or shift."""
     diag, shift = load(own, (0, k)), load(own, (1, k))
     inv = where_positive(diag, ONE / larger(diag, TINY), ZERO)
-    earth, links, most_ground, most_link = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
+    ground_sum, links, most_ground, most_link = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
     grounds, squares, products = splat(ZERO), splat(ZERO), splat(ZERO)
     for d in range(3):
         link, ground = load(own, (3 + d, k)), load(own, (6 + d, k))
         f, g = link * inv, ground * inv
-        earth, links = earth + ground, links + link
+        ground_sum, links = ground_sum + ground, links + link
         most_ground, most_link = larger(most_ground, g), larger(most_link, f)
         grounds, squares, products = grounds + g * g, squares + f * f, products + f * g
     features = (
-        earth * inv, shift * inv, most_ground, grounds, most_link, squares, products, load(own, (2, k)),
-        ratio(fourth_root(earth), fourth_root(links)),
+        ground_sum * inv, shift * inv, most_ground, grounds, most_link, squares, products, load(own, (2, k)),
+        ratio(fourth_root(ground_sum), fourth_root(links)),
     )  # fmt: skip
     store_all(x, (0, 0), features)
-    return any_positive(earth + shift)
+    return any_positive(ground_sum + shift)
 
 
 @row_kernel
@@ -188,23 +192,23 @@ def blended_link(link, uniform, gate, correction):
 
 
 @row_kernel
-def evaluate(own, axes, k, factors, nets, x, hidden, value):
+def evaluate_columns(own, axes, k, factors, nets, x, hidden, value):
     """Write the learned links (0, 1, 2), and by what ground and shift are multiplied (3), of one vector of columns."""
-    link, earth = nets
+    link_net, ground_net = nets
     factor = splat(ONE)
     if ground_features(own, k, x):
-        hidden_units(x, 9, earth, hidden)
-        factor = bounded_exponential(answer(0, earth, hidden))
+        hidden_units(x, 9, ground_net, hidden)
+        factor = bounded_exponential(output_unit(0, ground_net, hidden))
     store(value, (3, k), factor)
     for d in range(3):
         g = axes[d]
-        hidden_units(x, link_features(g, k, factors[d], x), link, hidden)
-        gate, correction = answer(0, link, hidden), answer(1, link, hidden)
+        hidden_units(x, link_features(g, k, factors[d], x), link_net, hidden)
+        gate, correction = output_unit(0, link_net, hidden), output_unit(1, link_net, hidden)
         store(value, (d, k), blended_link(load(g, (LINK, k)), load(g, (UNIFORM, k)), gate, correction))
 
 
 @inlined_kernel
-def put(c, m, ground, shift, value, results):
+def write_cell(c, m, ground, shift, value, results):
     """Write the results of cell c from column m."""
     w, g_out, s_out = results
     for d in range(3):
@@ -213,11 +217,11 @@ def put(c, m, ground, shift, value, results):
 
 
 @inlined_kernel
-def enlist(first, span, own, axes, places, count, batch):
+def append_new_cells(first, span, own, axes, representatives, count, batch):
     """Append the new cells of a row to a batch."""
     cells, own_batch, axes_batch = batch
     for k in range(span[0], span[1]):
-        if places[k] == first + k:
+        if representatives[k] == first + k:
             cells[count] = first + k
             for f in range(9):
                 own_batch[f, count] = own[f, k]
@@ -229,49 +233,52 @@ def enlist(first, span, own, axes, places, count, batch):
 
 
 @strip_kernel
-def copy_links(start, stop, spans, n, places, results):
+def copy_links(start, stop, ranges, n, representatives, results):
     """Copy results in rows start..stop to those cells that look like an earlier one."""
     w, g_out, s_out = results
     for row in range(start, stop):
-        for c in range(row * n + spans[row, 0], row * n + spans[row, 1]):
-            s = places[c]
-            if s == EMPTY:
+        for c in range(row * n + ranges[row, 0], row * n + ranges[row, 1]):
+            s = representatives[c]
+            if s == NO_UNKNOWN:
                 for d in range(3):
                     w[d, c] = g_out[d, c] = 0
                 s_out[c] = 0
-            elif s != KEPT and s != c:
+            elif s != UNCHANGED and s != c:
                 for d in range(3):
                     w[d, c], g_out[d, c] = w[d, s], g_out[d, s]
                 s_out[c] = s_out[s]
 
 
 @strip_kernel
-def coarse_level(start, stop, problem, grid, mode, changed, new, places, factors, nets, results):
+def coarse_level(start, stop, problem, grid, mode, changed, new, representatives, factors, nets, results):
     """Write the learned links, ground and shift of rows start..stop of the coarse level.
 
-    grid : size, periodic; mode, changed : which cells to visit, see `setup_places`; new, places : spans and places of
-        the cells, if once per key; results : as before or zeros
+    grid : size, periodic;  mode, changed : which cells to visit, see `deduplicate`
+    new, representatives : of cells to be evaluated once per hash;  results : as the last set-up left them, or zeros
     """
     size, periodic = grid
-    nz, once = size[2], mode == ONCE
+    nz, once = size[2], mode == EVALUATE_UNIQUE
     width = (nz + WIDTH - 1) // WIDTH * WIDTH
     own, axes = np.ones((9, width), np.float32), np.ones((3, 15, width), np.float32)
     room = width + CHUNK
     batch = np.zeros(room, np.int64), np.ones((9, room), np.float32), np.ones((3, 15, room), np.float32)
     x, hidden, value = network_space(nets[0][1].shape[0], room)
     count, low, high = 0, 0, nz
+    _, _, ground, shift, _, _, _, _ = problem
     for row in range(start, stop):
-        if mode == CHANGED:
-            low, high = changed_range(changed[row * nz : (row + 1) * nz], 1)
+        if mode == EVALUATE_CHANGED:
+            low, high = find_changed_vectors(changed[row * nz : (row + 1) * nz], 1)
             high = min(high, nz)
         if new[row, 1] > 0 if once else high > low:
             fill_row(row, problem, size, periodic, own, axes)
             if once:
-                count = enlist(row * nz, new[row], own, axes, places[row * nz : (row + 1) * nz], count, batch)
+                count = append_new_cells(
+                    row * nz, new[row], own, axes, representatives[row * nz : (row + 1) * nz], count, batch
+                )
         ready = (count if count >= CHUNK or row == stop - 1 else 0) if once else high
         columns = (batch[1], batch[2]) if once else (own, axes)
         for k in range(low, ready, WIDTH):
-            evaluate(columns[0], columns[1], k, factors, nets, x, hidden, value)
+            evaluate_columns(columns[0], columns[1], k, factors, nets, x, hidden, value)
         for k in range(low, ready):
-            put(batch[0][k] if once else row * nz + k, k, problem[2], problem[3], value, results)
+            write_cell(batch[0][k] if once else row * nz + k, k, ground, shift, value, results)
         count = 0 if ready else count

@@ -1,4 +1,4 @@
-"""Where blocks and coarse cells find their results: kept, evaluated, or those of another with the same key."""
+"""Deduplication: blocks and coarse cells keep their results, are evaluated, or copy those of one with the same hash."""
 
 from __future__ import annotations
 
@@ -9,77 +9,77 @@ from ...kernels.cpu.lanes import WIDTH
 from .hashes import S32
 
 SLOTS = 32768  # of a table, at most
-KEPT, EMPTY = -2, -1
-EVERYTHING, ONCE, CHANGED = range(3)  # evaluate everywhere, once per key that changed, everywhere where a key changed
+UNCHANGED, NO_UNKNOWN = -2, -1  # instead of the index of a representative
+EVALUATE_ALL, EVALUATE_UNIQUE, EVALUATE_CHANGED = range(3)  # everywhere; once per new hash; where a hash changed
 
 
 @row_kernel
-def representative(key, index, keys, values):
-    """Return an index that came with this key not long ago: `index` itself if there is none; no key is 0.
+def find_representative(key, index, table_keys, table_values):
+    """Look a hash up in a 4-way table; return the first index that came with it, `index` itself if there is none.
 
-    The table has four places for a key and forgets what stood in the first of them.
+    Hashes are non-zero. A full set of four forgets the entry in its first place.
     """
-    mask = np.uint64(keys.shape[0] - 1)
+    mask = np.uint64(table_keys.shape[0] - 1)
     slot = (key >> S32) & mask
     for probe in range(4):
         place = (slot + np.uint64(probe)) & mask
-        if keys[place] == key:
-            return values[place]
-        if keys[place] == 0:
+        if table_keys[place] == key:
+            return table_values[place]
+        if table_keys[place] == 0:
             slot = place
             break
-    keys[slot], values[slot] = key, index
+    table_keys[slot], table_values[slot] = key, index
     return index
 
 
 @inlined_kernel
-def find_new(first, tracks, table, places):
-    """Write at which block or cell those of a row find their results; count those that have none yet.
+def find_row_representatives(first, history, table, representatives):
+    """Write the representatives of the blocks or cells of a row; count those that represent themselves.
 
-    KEPT : what they had, EMPTY : there is no unknown.
+    UNCHANGED : keep the results of the last set-up;  NO_UNKNOWN : results are 0
     """
-    keys, changed = tracks
+    hashes, changed = history
     new = 0
-    for k in range(places.shape[0]):
+    for k in range(representatives.shape[0]):
         c = first + k
         if not changed[c]:
-            places[k] = KEPT
-        elif keys[c] == 0:
-            places[k] = EMPTY
+            representatives[k] = UNCHANGED
+        elif hashes[c] == 0:
+            representatives[k] = NO_UNKNOWN
         else:
-            places[k] = representative(keys[c], c, table[0], table[1])
-            new += places[k] == c
+            representatives[k] = find_representative(hashes[c], c, table[0], table[1])
+            new += representatives[k] == c
     return new
 
 
 @strip_kernel
-def find_places(start, stop, spans, n, tracks, places, new):
-    """Write where blocks or cells in the spans find their results, and the spans of those that have none yet.
+def find_representatives(start, stop, ranges, n, history, representatives, new_ranges):
+    """Write the representatives of blocks or cells in the ranges, and the ranges of those to be evaluated.
 
-    One table for all rows, so that equal keys are evaluated once whatever the number of threads; hardly any work.
+    One table for all rows, in one thread: equal hashes are evaluated once whatever the number of threads.
     """
     most = 0
     for index in range(start, stop):
-        most += spans[index, 1] - spans[index, 0]
+        most += ranges[index, 1] - ranges[index, 0]
     slots = 64
     while slots < SLOTS and slots < 4 * most:
         slots *= 2
     table = np.zeros(slots, np.uint64), np.empty(slots, np.int64)
     for index in range(start, stop):
-        low, high = spans[index, 0], spans[index, 1]
-        here = places[index * n : (index + 1) * n]
-        found = find_new(index * n + low, tracks, table, here[low:high])
-        new[index, 0], new[index, 1] = 0, 0
+        low, high = ranges[index, 0], ranges[index, 1]
+        here = representatives[index * n : (index + 1) * n]
+        found = find_row_representatives(index * n + low, history, table, here[low:high])
+        new_ranges[index, 0], new_ranges[index, 1] = 0, 0
         if found > 0:
             while here[low] != index * n + low:
                 low += 1
             while here[high - 1] != index * n + high - 1:
                 high -= 1
-            new[index, 0], new[index, 1] = low, high
+            new_ranges[index, 0], new_ranges[index, 1] = low, high
 
 
 @row_kernel
-def changed_range(changed, factor):
+def find_changed_vectors(changed, factor):
     """Return from which to which cell of a row, in whole vectors, something changed; blocks of `factor` cells."""
     low, high = changed.shape[0], 0
     for k in range(changed.shape[0]):

@@ -1,4 +1,4 @@
-"""Spans: from where to where something has changed in every row of a grid, so that an update looks nowhere else."""
+"""Dirty ranges: from where to where something changed in every row of a grid; an update looks nowhere else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .grid import Array
 
 
 @strip_kernel
-def find_spans(start, stop, changed, spans):
+def find_dirty_ranges(start, stop, changed, ranges):
     """Write from where to where flags are set in rows start..stop, (0, 0) if none is."""
     n = changed.shape[1]
     for row in range(start, stop):
@@ -23,12 +23,12 @@ def find_spans(start, stop, changed, spans):
             low += 1
         while high > low and not changed[row, high - 1]:
             high -= 1
-        spans[row, 0], spans[row, 1] = (low, high) if some else (0, 0)
+        ranges[row, 0], ranges[row, 1] = (low, high) if some else (0, 0)
 
 
 @strip_kernel
-def spread_spans(start, stop, spans, size, reach, wraps, out):
-    """Write the spans of what lies at most `reach` rows and cells away from other spans."""
+def spread_rows(start, stop, ranges, size, reach, wraps, out):
+    """Write the ranges of what lies at most `reach` rows and cells away from other ranges."""
     nx, ny, nz = size[0], size[1], size[2]
     for row in range(start, stop):
         i, j = row // ny, row % ny
@@ -36,8 +36,8 @@ def spread_spans(start, stop, spans, size, reach, wraps, out):
         for u in range(i - reach, i + reach + 1):
             for v in range(j - reach, j + reach + 1):
                 other = (u % nx) * ny + v % ny
-                if spans[other, 1] > 0:
-                    low, high = min(low, spans[other, 0]), max(high, spans[other, 1])
+                if ranges[other, 1] > 0:
+                    low, high = min(low, ranges[other, 0]), max(high, ranges[other, 1])
         if high == 0:
             low = 0
         elif wraps and (low < reach or high > nz - reach):
@@ -47,52 +47,54 @@ def spread_spans(start, stop, spans, size, reach, wraps, out):
         out[row, 0], out[row, 1] = low, high
 
 
-def everywhere(size: Sequence[int]) -> Array:
-    """Return spans of whole rows."""
-    spans = np.zeros((size[0] * size[1], 2), np.int64)
-    spans[:, 1] = size[2]
-    return spans
+def cover_grid(size: Sequence[int]) -> Array:
+    """Return ranges of whole rows."""
+    ranges = np.zeros((size[0] * size[1], 2), np.int64)
+    ranges[:, 1] = size[2]
+    return ranges
 
 
-def spans_of(changed: Array, size: Sequence[int]) -> Array:
-    """Return the spans of flags."""
-    spans = np.empty((size[0] * size[1], 2), np.int64)
-    over_strips(find_spans, len(spans), changed.reshape(len(spans), size[2]), spans)
-    return spans
+def dirty_ranges_of(changed: Array, size: Sequence[int]) -> Array:
+    """Return per row from where to where flags are set."""
+    ranges = np.empty((size[0] * size[1], 2), np.int64)
+    over_strips(find_dirty_ranges, len(ranges), changed.reshape(len(ranges), size[2]), ranges)
+    return ranges
 
 
-def spread(spans: Array, size: Sequence[int], reach: int, wraps: bool) -> Array:
-    """Return the spans of what lies at most `reach` rows and cells away; wraps : whether rows do.
+def spread_ranges(ranges: Array, size: Sequence[int], reach: int, wraps: bool) -> Array:
+    """Return the ranges of what lies at most `reach` rows and cells away; wraps : whether rows do.
 
     Examples
     --------
-    >>> spread(np.array([[0, 0], [4, 5], [0, 0]]), (3, 1, 9), 1, False).tolist()
+    >>> spread_ranges(np.array([[0, 0], [4, 5], [0, 0]]), (3, 1, 9), 1, False).tolist()
     [[3, 6], [3, 6], [3, 6]]
     """
-    out = np.empty_like(spans)
-    over_strips(spread_spans, len(spans), spans, np.array(size), reach, wraps, out)
+    out = np.empty_like(ranges)
+    over_strips(spread_rows, len(ranges), ranges, np.array(size), reach, wraps, out)
     return out
 
 
-def size_of(spans: Array, cells: int) -> int:
-    """Return to how many cells the work comes: one thread does what little there is faster than it wakes another.
+def cells_to_process(ranges: Array, cells: int) -> int:
+    """Return the number of cells to process, or 0 if less than a quarter changed (then one thread is faster).
 
     Examples
     --------
-    >>> size_of(np.array([[0, 0], [4, 5], [0, 9]]), 1_000_000), size_of(np.array([[0, 9], [0, 9]]), 20)
-    (0, 20)
+    >>> cells_to_process(np.array([[0, 0], [4, 5], [0, 9]]), 1_000_000)
+    0
+    >>> cells_to_process(np.array([[0, 9], [0, 9]]), 20)
+    20
     """
-    some = int((spans[:, 1] - spans[:, 0]).sum())
+    some = int((ranges[:, 1] - ranges[:, 0]).sum())
     return cells if 4 * some > cells else 0
 
 
-def whole(spans: Array, n: int) -> Array:
-    """Return the spans of the whole rows of n cells in which something has changed."""
-    return np.where(spans[:, 1:] > 0, np.array([0, n]), 0)
+def widen_to_rows(ranges: Array, n: int) -> Array:
+    """Widen ranges to the whole rows of n cells in which something has changed."""
+    return np.where(ranges[:, 1:] > 0, np.array([0, n]), 0)
 
 
-def of_cells(spans: Array, size: Sequence[int], blocks: Sequence[int], factors: Sequence[int]) -> Array:
-    """Return the spans of the cells of blocks."""
-    cells = spans.reshape(blocks[0], blocks[1], 2) * factors[2]
+def ranges_of_cells(ranges: Array, size: Sequence[int], blocks: Sequence[int], factors: Sequence[int]) -> Array:
+    """Return the ranges of the cells of ranges of blocks."""
+    cells = ranges.reshape(blocks[0], blocks[1], 2) * factors[2]
     cells = cells.repeat(factors[0], 0)[: size[0]].repeat(factors[1], 1)[:, : size[1]]
     return np.minimum(cells, size[2]).reshape(-1, 2)

@@ -22,18 +22,18 @@ from ...kernels.cpu.lanes import (
     where_positive,
 )
 from .classical_sums import coarse_row, sum_space
-from .deduplicate import CHANGED, EMPTY, KEPT, ONCE, changed_range
+from .deduplicate import EVALUATE_CHANGED, EVALUATE_UNIQUE, NO_UNKNOWN, UNCHANGED, find_changed_vectors
 from .perceptron import (
     CHUNK,
     HALF,
     ONE,
     TINY,
     ZERO,
-    answer,
     exponential,
     fourth_root,
     hidden_units,
     network_space,
+    output_unit,
     ratio,
 )  # fmt: skip
 from .row_features import (
@@ -74,7 +74,7 @@ def side_sums(g, k, inv):
 
 @inlined_kernel
 def damping_features(own, axes, factors, k, x):
-    """Write the nine features of `coefficients.damping_features`, ground and shift last; return sums and how many."""
+    """Write the nine features of `network.damping_features`, ground and shift last; return sums and how many."""
     inv = ONE / larger(load(own, (0, k)), TINY)
     ground, inner, link, most_inner, most_link = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
     squares, row, square = splat(ZERO), splat(ZERO), splat(ZERO)
@@ -104,7 +104,7 @@ def resistor_weight(inner, link, inner_o, path):
 
 @inlined_kernel
 def weight_features(own, g, k, sums, y):
-    """Write the sixteen features of `coefficients.weight_features`, mostly 0 ones last; return how many, the weight."""
+    """Write the sixteen features of `network.weight_features`, mostly 0 ones last; return how many, the weight."""
     inv, ground, shift, inner_sum, link_sum = sums
     inner, link, inner_o, path = load(g, (INNER, k)), load(g, (LINK, k)), load(g, (INNER_O, k)), load(g, (PATH, k))
     alone, alone_o, blocked = load(g, (ALONE, k)), load(g, (ALONE_O, k)), load(g, (BLOCKED, k))
@@ -130,19 +130,19 @@ def blended_weight(link, resistor, geometric, gate, correction):
 
 
 @row_kernel
-def evaluate(own, axes, k, factors, damping, weight, x, hidden, value):
+def evaluate_columns(own, axes, k, factors, damping, weight, x, hidden, value):
     """Write the weights (0, 1, 2) and sd (3) of the cells in one vector of columns; 0 where there is no unknown."""
     diag = load(own, (0, k))
     sums, features = damping_features(own, axes, factors, k, x)
     hidden_units(x, features, damping, hidden)
-    s = BITS / (ONE + exponential(ZERO - answer(0, damping, hidden) - DAMPING_BIAS))
+    s = BITS / (ONE + exponential(ZERO - output_unit(0, damping, hidden) - DAMPING_BIAS))
     store(value, (3, k), where_positive(diag, larger(nearest(s), ONE) / (BITS * larger(diag, TINY)), ZERO))
     for d in range(3):
         if factors[d] == 2:
             g = axes[d]
             features, resistor = weight_features(own, g, k, sums, x)
             hidden_units(x, features, weight, hidden)
-            gate, correction = answer(0, weight, hidden), answer(1, weight, hidden)
+            gate, correction = output_unit(0, weight, hidden), output_unit(1, weight, hidden)
             blend = blended_weight(load(g, (LINK, k)), resistor, load(g, (GEOMETRIC, k)), gate, correction)
             store(value, (d, k), where_positive(diag, blend, ZERO))
 
@@ -193,8 +193,8 @@ def copy_cell(c, s, results):
 
 
 @inlined_kernel
-def enlist(block, nz, rows, factors, owns, columns, count, batch):
-    """Append the cells of a block to a batch, those without an unknown too: they may have had one."""
+def append_block(block, nz, rows, factors, owns, columns, count, batch):
+    """Append the cells of a block to a batch; also those without an unknown, whose old results must be cleared."""
     cells, own, axes = batch
     for r in range(4):
         for k in range(block * factors[2], min((block + 1) * factors[2], nz)):
@@ -209,18 +209,18 @@ def enlist(block, nz, rows, factors, owns, columns, count, batch):
 
 
 @inlined_kernel
-def enlist_new(places, span, first, nz, rows, factors, owns, columns, count, batch):
+def append_new_blocks(representatives, span, first, nz, rows, factors, owns, columns, count, batch):
     """Append the cells of the new blocks of a row to a batch."""
     for k in range(span[0], span[1]):
-        if places[k] == first + k:
-            count = enlist(k, nz, rows, factors, owns, columns, count, batch)
+        if representatives[k] == first + k:
+            count = append_block(k, nz, rows, factors, owns, columns, count, batch)
     return count
 
 
 @inlined_kernel
-def copy_cells(places, span, index, problem, blocks, results):
+def copy_cells(representatives, span, index, problem, blocks, results):
     """Copy damping and weights to those blocks of a row of blocks that look like an earlier one."""
-    size, factors = problem[4], problem[5]
+    _, _, _, _, size, factors, _ = problem
     ny, nz, n = size[1], size[2], blocks[2]
     i, j = index // blocks[1] * factors[0], index % blocks[1] * factors[1]
     last, source = -1, 0
@@ -228,8 +228,8 @@ def copy_cells(places, span, index, problem, blocks, results):
         for v in range(min(factors[1], ny - j)):
             row = ((i + u) * ny + j + v) * nz
             for k in range(span[0], span[1]):
-                s = places[k]
-                if s == KEPT or s == index * n + k:
+                s = representatives[k]
+                if s == UNCHANGED or s == index * n + k:
                     continue
                 if s != last and s >= 0:
                     other, last = s // n, s
@@ -237,18 +237,18 @@ def copy_cells(places, span, index, problem, blocks, results):
                     source = (x * ny + y) * nz + (s - other * n) * factors[2]
                 c, t = row + k * factors[2], source + (u * ny + v) * nz
                 for m in range(min(factors[2], nz - k * factors[2])):
-                    copy_cell(c + m, t + m if s >= 0 else EMPTY, results)
+                    copy_cell(c + m, t + m if s >= 0 else NO_UNKNOWN, results)
 
 
 @inlined_kernel
-def copy_sums(places, span, first, sums):
+def copy_sums(representatives, span, first, sums):
     """Copy both classical coarse operators to a row of blocks; 0 without unknowns."""
     uniform, path, grounds, shifts, facts = sums
     for k in range(span[0], span[1]):
-        c, s = first + k, places[k]
-        if s == KEPT or s == c:
+        c, s = first + k, representatives[k]
+        if s == UNCHANGED or s == c:
             continue
-        if s == EMPTY:
+        if s == NO_UNKNOWN:
             for d in range(3):
                 uniform[d, c] = path[d, c] = grounds[d, c] = 0
             for f in range(7):
@@ -263,26 +263,26 @@ def copy_sums(places, span, first, sums):
 
 
 @strip_kernel
-def copy_results(start, stop, spans, problem, coarse, places, results, sums):
+def copy_results(start, stop, ranges, problem, coarse, representatives, results, sums):
     """Copy results in rows start..stop to those blocks that look like an earlier one."""
     n = coarse[2]
     for index in range(start, stop):
-        if spans[index, 1] > 0:
-            here = places[index * n : (index + 1) * n]
-            copy_cells(here, spans[index], index, problem, coarse, results)
-            copy_sums(here, spans[index], index * n, sums)
+        if ranges[index, 1] > 0:
+            here = representatives[index * n : (index + 1) * n]
+            copy_cells(here, ranges[index], index, problem, coarse, results)
+            copy_sums(here, ranges[index], index * n, sums)
 
 
 @strip_kernel
-def fine_level(start, stop, problem, coarse, mode, changed, new, places, nets, results, sums):
+def fine_level(start, stop, problem, coarse, mode, changed, new, representatives, nets, results, sums):
     """Write damping, the eight-bit weights a, and both classical coarse operators, for rows of blocks.
 
-    mode, changed : which blocks to visit, see `setup_places`; new, places : spans and places of the blocks, if once per
-        key
-    results : (sd, steps, unit), a, as before or zeros
+    mode, changed : which blocks to visit, see `deduplicate`
+    new, representatives : of blocks to be evaluated once per hash
+    results : (sd, steps, unit), a, as the last set-up left them, or zeros
     """
-    size, factors, periodic = problem[4], problem[5], problem[6]
-    nz, n, once = size[2], coarse[2], mode == ONCE
+    _, _, _, _, size, factors, periodic = problem
+    nz, n, once = size[2], coarse[2], mode == EVALUATE_UNIQUE
     space, rows, owns, columns = column_space(nz)
     width = owns.shape[2]
     totals = sum_space(width, nz, periodic[2], factors[2] == 2, n)
@@ -291,24 +291,25 @@ def fine_level(start, stop, problem, coarse, mode, changed, new, places, nets, r
     batch = np.zeros(room, np.int64), np.ones((2, room), np.float32), np.ones((3, COLUMNS, room), np.float32)
     count, low, high = 0, 0, width
     for index in range(start, stop):
-        if mode == CHANGED:
-            low, high = changed_range(changed[index * n : (index + 1) * n], factors[2])
+        if mode == EVALUATE_CHANGED:
+            low, high = find_changed_vectors(changed[index * n : (index + 1) * n], factors[2])
         if once:
             high = new[index, 1]
         if high > low:
-            here = places[index * n : (index + 1) * n] if once else places[:0]
+            here = representatives[index * n : (index + 1) * n] if once else representatives[:0]
             fill_block_row(index, problem, coarse, space, rows, owns, columns)
             coarse_row(index, problem, coarse, space, totals, rows, owns, columns, here, new[index], sums)
         if once and high > 0:
-            here = places[index * n : (index + 1) * n]
-            count = enlist_new(here, new[index], index * n, nz, rows, factors, owns, columns, count, batch)
-        for r in range(4):  # the rows of cells; or the batch, if it is full
+            here = representatives[index * n : (index + 1) * n]
+            count = append_new_blocks(here, new[index], index * n, nz, rows, factors, owns, columns, count, batch)
+        # evaluate the batch, when it is full or the work ends; or, row by row, the columns as they are
+        for r in range(4):
             ready = count if r == 0 and (count >= CHUNK or index == stop - 1) else 0
             ready = ready if once else (high if high > low and rows[r] >= 0 else 0)
             own, axes = (batch[1], batch[2]) if once else (owns[r], columns[r])
             for k in range(low, ready, WIDTH):
                 if any_positive(load(own, (0, k))):
-                    evaluate(own, axes, k, factors, nets[0], nets[1], x, hidden, value)
+                    evaluate_columns(own, axes, k, factors, nets[0], nets[1], x, hidden, value)
                 else:
                     value[:, k : k + WIDTH] = 0
             if ready and once:

@@ -14,7 +14,7 @@ from ...kernels.cpu.compile import ordered_row_kernel as row_kernel, over_strips
 from ...kernels.cpu.lanes import WIDTH, load, splat, store, where_positive
 from ...kernels.cpu.neighbours import below
 from ...kernels.reference import Stencil
-from .byte_hashes import Marks
+from .byte_hashes import ByteHashes
 from .perceptron import ONE, ZERO
 
 Array = np.ndarray[Any, Any]
@@ -28,12 +28,12 @@ def add_pairs(above, below, total):
 
 
 @strip_kernel
-def sum_diagonal_rows(start, stop, spans, w, ground, shift, size, stride, diag):
-    """Write diag = links on both sides + ground + shift for the spans of rows start..stop, summed in fp64."""
+def sum_diagonal_rows(start, stop, ranges, w, ground, shift, size, stride, diag):
+    """Write diag = links on both sides + ground + shift for the ranges of rows start..stop, summed in fp64."""
     ny, nz = size[1], size[2]
     total, low = np.empty(nz, np.float64), np.empty(nz, np.float32)
     for row in range(start, stop):
-        begin, end = spans[row, 0], spans[row, 1]
+        begin, end = ranges[row, 0], ranges[row, 1]
         first = row * nz
         x = below(first, row // ny, size[0], stride[0])
         y = below(first, row % ny, ny, stride[1])
@@ -53,12 +53,12 @@ def sum_diagonal_rows(start, stop, spans, w, ground, shift, size, stride, diag):
 
 
 @strip_kernel
-def scale_rows(start, stop, spans, sources, factor, divisor, targets):
-    """Write the spans of rows start..stop of several arrays, times factor / divisor, in the targets' dtype."""
+def scale_rows(start, stop, ranges, sources, factor, divisor, targets):
+    """Write the ranges of rows start..stop of several arrays, times factor / divisor, in the targets' dtype."""
     for f in range(len(sources)):
         source, target = sources[f], targets[f]
         for row in range(start, stop):
-            for k in range(spans[row, 0], spans[row, 1]):
+            for k in range(ranges[row, 0], ranges[row, 1]):
                 target[row, k] = source[row, k] * factor / divisor
 
 
@@ -85,12 +85,12 @@ def link_sums(start, stop, w, nz, sums):
                     sums[row, d, f] += part[f, k]
 
 
-def roomy(n: int) -> Array:
+def empty_with_room(n: int) -> Array:
     """Return n numbers with room for a vector behind them: rows are read by whole vectors."""
     return np.empty(n + 16, np.float32)[:n]
 
 
-def roomy_zeros(*shape: int) -> Array:
+def zeros_with_room(*shape: int) -> Array:
     """Return zeros with room for a vector behind them."""
     n = math.prod(shape)
     return np.zeros(n + 16, np.float32)[:n].reshape(shape)
@@ -122,24 +122,24 @@ class Grid:
         """Lines of cells along the last axis."""
         return self.size[0] * self.size[1]
 
-    def sum_diagonal(self, spans: Array) -> None:
+    def sum_diagonal(self, ranges: Array) -> None:
         """Make the diagonal what the rest says."""
         parts = self.w, self.ground, self.shift, self.sizes, self.strides
-        over_strips(sum_diagonal_rows, self.rows, spans, *parts, self.diag)
+        over_strips(sum_diagonal_rows, self.rows, ranges, *parts, self.diag)
 
     @classmethod
     def empty(cls, size: tuple[int, int, int], periodic: tuple[bool, bool, bool]) -> Grid:
         """Room for a stencil."""
         n = size[0] * size[1] * size[2]
-        w, ground = (roomy(3 * n).reshape(3, n) for _ in range(2))
-        shift, diag = roomy(n), roomy(n)
+        w, ground = (empty_with_room(3 * n).reshape(3, n) for _ in range(2))
+        shift, diag = empty_with_room(n), empty_with_room(n)
         return cls(size, periodic, w, ground, shift, diag)
 
     @classmethod
     def zeros(cls, size: tuple[int, int, int], periodic: tuple[bool, bool, bool]) -> Grid:
         """Room for a stencil, filled with zeros."""
         n = size[0] * size[1] * size[2]
-        return cls(size, periodic, roomy_zeros(3, n), roomy_zeros(3, n), roomy_zeros(n), roomy_zeros(n))
+        return cls(size, periodic, zeros_with_room(3, n), zeros_with_room(3, n), zeros_with_room(n), zeros_with_room(n))
 
     def links(self) -> list[torch.Tensor]:
         """View the links as torch tensors on a grid."""
@@ -154,11 +154,11 @@ class Grid:
         return Stencil(self.links(), [grid(v) for v in self.ground], grid(self.shift), self.periodic)
 
 
-class Source:
-    """A Poisson operator divided by mantissa 2^exponent, to be copied in fp32; codes : the same in bytes."""
+class ConductanceSource:
+    """A Poisson operator divided by mantissa 2^exponent, to be copied in fp32; cell_bytes : the same in bytes."""
 
-    def __init__(self, A: Any, exponent: int, mantissa: float, codes: CellBytes | None) -> None:
-        self.codes, self.size, self.periodic = codes, tuple(A.unknown.shape), A.periodic
+    def __init__(self, A: Any, exponent: int, mantissa: float, cell_bytes: CellBytes | None) -> None:
+        self.cell_bytes, self.size, self.periodic = cell_bytes, tuple(A.unknown.shape), A.periodic
         self.rows = (-1, self.size[2])
         self.factor, self.divisor = 2.0**-exponent, mantissa
         links, ground, rest = (
@@ -166,14 +166,14 @@ class Source:
         )
         self.values, self.extras = (*links, *ground, *rest), (*ground, rest[0])
 
-    def marks(self, grid: Grid) -> Marks:
+    def new_hashes(self, grid: Grid) -> ByteHashes:
         """Return what tells which cells of a cell-type problem have changed from one set-up to the next."""
-        return Marks(grid)
+        return ByteHashes(grid)
 
-    def fill(self, grid: Grid, spans: Array) -> None:
-        """Copy the spans of all rows."""
+    def fill(self, grid: Grid, ranges: Array) -> None:
+        """Copy the ranges of all rows."""
         targets = tuple(v.reshape(self.rows) for v in (*grid.w, *grid.ground, grid.shift, grid.diag))
-        over_strips(scale_rows, grid.rows, spans, self.values, self.factor, self.divisor, targets)
+        over_strips(scale_rows, grid.rows, ranges, self.values, self.factor, self.divisor, targets)
 
 
 def link_means(grid: Grid) -> list[float]:
@@ -202,7 +202,7 @@ class Classical:
         """Room for the coarse operators of a fine level, filled with zeros."""
         grid = Grid.zeros(coarse_size(fine, factors), fine.periodic)
         n = grid.diag.size
-        return cls(grid, roomy_zeros(3, n), roomy_zeros(7, n))
+        return cls(grid, zeros_with_room(3, n), zeros_with_room(7, n))
 
     @property
     def arrays(self) -> tuple[Array, ...]:

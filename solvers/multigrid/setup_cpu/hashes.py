@@ -1,12 +1,13 @@
 """Which cells see the same surroundings: everything that the network reads, hashed, so that it is evaluated once.
 
-The *mark* of a cell condenses its row of the matrix (links on six sides, ground, shift, diagonal) and which of its
-neighbours hold an unknown. The *key* of a block condenses the marks of its cells and of the cells around it, and
-whether it lies at an end of an axis: more than what the network and the classical coarsenings read there. The key of a
-coarse cell condenses those of the blocks that its learned operator depends on. Equal keys mean equal results: of
-another block, or of the same block in the set-up before.
+Three stages. A *cell hash* condenses a cell's row of the matrix (links on six sides, ground, shift, diagonal) and which
+of its neighbours hold an unknown. A *block hash* condenses the hashes of its cells and of the cells around it, and
+whether the block lies at an end of an axis: more than what the network and the classical coarsenings read there. A
+*coarse hash* condenses the hashes of the blocks that a coarse cell's learned operator depends on, by way of
+*classical hashes*: of what its classical operators depend on. Equal hashes mean equal results: those of another block,
+or of the same block in the set-up before.
 
-Different surroundings have different keys but for a chance of about 10⁻⁸ among a million. A mistake would cost
+Different surroundings have different hashes but for a chance of about 10⁻⁸ among a million. A mistake would cost
 convergence, never correctness: the cycle is symmetric and definite whatever weights it has.
 """
 
@@ -24,7 +25,7 @@ S29, S32 = np.uint64(29), np.uint64(32)
 
 
 @row_kernel
-def clear(total):
+def clear_hashes(total):
     """Set a row of hashes to zero."""
     for k in range(total.shape[0]):
         total[k] = 0
@@ -45,7 +46,7 @@ def add_hashes(total, hashes, factor):
 
 
 @row_kernel
-def finish(total, diag, out):
+def finish_hashes(total, diag, out):
     """Mix the bits of a row of hashes; 0 where there is no unknown."""
     for k in range(total.shape[0]):
         h = total[k]
@@ -61,14 +62,14 @@ def add_flags(total, diag, factor):
 
 
 @inlined_kernel
-def marks_of_row(row, low, high, problem, total, out):
-    """Write the marks of cells low..high of a row."""
+def hash_cells_of_row(row, low, high, problem, total, out):
+    """Write the hashes of cells low..high of a row."""
     w, ground, shift, diag, size, periodic = problem
     ny, nz = size[1], size[2]
     first = row * nz
     start, stop = first + low, first + high
     positions, steps = (row // ny, row % ny), (ny * nz, nz)
-    clear(total)
+    clear_hashes(total)
     for d in range(3):
         add_bits(total, w[d, start:stop].view(np.uint32), PRIMES[d])
         add_bits(total, ground[d, start:stop].view(np.uint32), PRIMES[3 + d])
@@ -91,69 +92,70 @@ def marks_of_row(row, low, high, problem, total, out):
         total[0] += PRIMES[13] if periodic[2] and diag[first + nz - 1] > 0 else np.uint64(0)
     if high == nz:
         total[nz - 1 - low] += PRIMES[16] if periodic[2] and diag[first] > 0 else np.uint64(0)
-    finish(total, diag[start:stop], out[start:stop])
+    finish_hashes(total, diag[start:stop], out[start:stop])
 
 
 @strip_kernel
-def cell_marks(start, stop, spans, problem, out):
-    """Write the marks of the spans of rows start..stop."""
-    space = np.empty(problem[4][2], np.uint64)
+def find_cell_hashes(start, stop, ranges, problem, out):
+    """Write the cell hashes in the ranges of rows start..stop."""
+    _, _, _, _, size, _ = problem
+    space = np.empty(size[2], np.uint64)
     for row in range(start, stop):
-        low, high = spans[row, 0], spans[row, 1]
+        low, high = ranges[row, 0], ranges[row, 1]
         if high > low:
-            marks_of_row(row, low, high, problem, space[: high - low], out)
+            hash_cells_of_row(row, low, high, problem, space[: high - low], out)
 
 
 @row_kernel
-def place(p, n):
+def locate_end(p, n):
     """Tell the ends of an axis of n blocks from one another and from the middle."""
     return (1 if p == 0 else 0) + (2 if p == n - 1 else 0) + (4 if p == n - 2 else 0)
 
 
 @inlined_kernel
-def gather_marks(i, j, low, high, marks, size, factors, periodic, own, cross):
-    """Sum the marks of cells low..high of a row of blocks, row by row of cells, and those of the rows around it."""
+def gather_cell_hashes(i, j, low, high, cell_hashes, size, factors, periodic, own, cross):
+    """Sum the hashes of cells low..high of a row of blocks, row by row of cells, and those of the rows around it."""
     nx, ny, nz = size[0], size[1], size[2]
     x, y = i * factors[0], j * factors[1]
     fx, fy = min(factors[0], nx - x), min(factors[1], ny - y)
     own, cross = own[low:high], cross[low:high]
-    clear(own)
-    clear(cross)
+    clear_hashes(own)
+    clear_hashes(cross)
     for u in range(fx):
         for v in range(fy):
             c = ((x + u) * ny + y + v) * nz
-            add_hashes(own, marks[c + low : c + high], PRIMES[2 * u + v])
+            add_hashes(own, cell_hashes[c + low : c + high], PRIMES[2 * u + v])
     for v in range(fy):
         for side in range(2):
             inside = x + fx < nx if side else x > 0
             if inside or periodic[0]:
                 c = (((x + fx) % nx if side else (x + nx - 1) % nx) * ny + y + v) * nz
-                add_hashes(cross, marks[c + low : c + high], PRIMES[4 + 2 * side + v])
+                add_hashes(cross, cell_hashes[c + low : c + high], PRIMES[4 + 2 * side + v])
     for u in range(fx):
         for side in range(2):
             inside = y + fy < ny if side else y > 0
             if inside or periodic[1]:
                 c = ((x + u) * ny + ((y + fy) % ny if side else (y + ny - 1) % ny)) * nz
-                add_hashes(cross, marks[c + low : c + high], PRIMES[8 + 2 * side + u])
+                add_hashes(cross, cell_hashes[c + low : c + high], PRIMES[8 + 2 * side + u])
 
 
 @row_kernel
-def mixed(h):
+def mix_bits(h):
     """Mix the bits of a hash that is not 0."""
     h = (h ^ (h >> S32)) * FINAL
     return (h ^ (h >> S29)) | np.uint64(1)
 
 
 @inlined_kernel
-def block_keys(index, low, high, marks, problem, blocks, space, keys):
-    """Write the keys of blocks low..high of a row of blocks; 0 where a block holds no unknown."""
-    size, factors, periodic = problem[4], problem[5], problem[6]
+def hash_blocks_of_row(index, low, high, cell_hashes, problem, blocks, space, block_hashes):
+    """Write the hashes of blocks low..high of a row of blocks; 0 where a block holds no unknown."""
+    _, _, _, _, size, factors, periodic = problem
     own, cross = space
     i, j = index // blocks[1], index % blocks[1]
     nz, n, f = size[2], blocks[2], factors[2]
     first, last = (0, nz) if periodic[2] else (max(low * f - 1, 0), min(high * f + 1, nz))
-    gather_marks(i, j, first, last, marks, size, factors, periodic, own, cross)
-    here = np.uint64(1 + place(i, blocks[0]) + 8 * place(j, blocks[1])) * PRIMES[12]
+    gather_cell_hashes(i, j, first, last, cell_hashes, size, factors, periodic, own, cross)
+    here = np.uint64(1 + locate_end(i, blocks[0]) + 8 * locate_end(j, blocks[1])) * PRIMES[12]
     for k in range(low, high):
         c = k * f
         inner, outer = own[c] * PRIMES[13], cross[c] * PRIMES[14] + here
@@ -165,25 +167,25 @@ def block_keys(index, low, high, marks, problem, blocks, space, keys):
             outer += own[c + f] * PRIMES[18]
         end = k == 0 or k >= n - 2
         if end:
-            outer += np.uint64(place(k, n)) * PRIMES[19]
+            outer += np.uint64(locate_end(k, n)) * PRIMES[19]
         if end and periodic[2]:
             outer += own[nz - 1] * PRIMES[17] if k == 0 else np.uint64(0)
             outer += own[0] * PRIMES[18] if k == n - 1 else np.uint64(0)
-        keys[k - low] = mixed(inner + outer) if inner != 0 else np.uint64(0)
+        block_hashes[k - low] = mix_bits(inner + outer) if inner != 0 else np.uint64(0)
 
 
 @row_kernel
-def note(row, first, keys, changed):
-    """Store a row of keys, and which of them are others than before."""
+def store_hashes(row, first, stored, changed):
+    """Store the new hashes of a row and flag those that differ from the previous ones."""
     for k in range(row.shape[0]):
-        changed[first + k] = row[k] != keys[first + k]
+        changed[first + k] = row[k] != stored[first + k]
     for k in range(row.shape[0]):
-        keys[first + k] = row[k]
+        stored[first + k] = row[k]
 
 
 @inlined_kernel
-def range_around(index, ranges, size, factors, blocks, periodic):
-    """Return which blocks of a row of blocks have a changed mark in or around them."""
+def find_dirty_blocks(index, ranges, size, factors, blocks, periodic):
+    """Return the range of blocks of a row of blocks that have a changed cell in or around them."""
     nx, ny, nz = size[0], size[1], size[2]
     x, y = index // blocks[1] * factors[0], index % blocks[1] * factors[1]
     low, high = nz, 0
@@ -200,74 +202,75 @@ def range_around(index, ranges, size, factors, blocks, periodic):
 
 
 @strip_kernel
-def find_block_keys(start, stop, problem, blocks, ranges, marks, keys, changed):
-    """Write the keys of the blocks of rows start..stop, and which of them changed.
+def find_block_hashes(start, stop, problem, blocks, ranges, cell_hashes, block_hashes, changed):
+    """Write the hashes of the blocks of rows start..stop, and which of them changed.
 
-    ranges : per row of cells, from where to where marks changed, (0, 0) if none did; `changed` comes in as False
+    ranges : per row of cells, from where to where cell hashes changed, (0, 0) if none did; `changed` comes in as False
     """
-    nz, n = problem[4][2], blocks[2]
+    _, _, _, _, size, factors, periodic = problem
+    nz, n = size[2], blocks[2]
     space, row = (np.empty(nz, np.uint64), np.empty(nz, np.uint64)), np.empty(n, np.uint64)
     for index in range(start, stop):
-        low, high = range_around(index, ranges, problem[4], problem[5], blocks, problem[6][2])
+        low, high = find_dirty_blocks(index, ranges, size, factors, blocks, periodic[2])
         if high > low:
-            block_keys(index, low, high, marks, problem, blocks, space, row)
-            note(row[: high - low], index * n + low, keys, changed)
+            hash_blocks_of_row(index, low, high, cell_hashes, problem, blocks, space, row)
+            store_hashes(row[: high - low], index * n + low, block_hashes, changed)
 
 
 @strip_kernel
-def cell_signatures(start, stop, spans, keys, size, out):
-    """Write what the classical operators of the spans depend on: keys of blocks, and of those below."""
+def find_classical_hashes(start, stop, ranges, block_hashes, size, out):
+    """Write hashes of what the classical operators in the ranges depend on: a block and the blocks below it."""
     ny, nz = size[1], size[2]
     space = np.empty(nz, np.uint64)
     for row in range(start, stop):
-        low, high = spans[row, 0], spans[row, 1]
+        low, high = ranges[row, 0], ranges[row, 1]
         if high <= low:
             continue
         first, total = row * nz, space[: high - low]
-        own, inner = keys[first : first + nz], max(low, 1)
+        own, inner = block_hashes[first : first + nz], max(low, 1)
         x, y = below(first, row // ny, size[0], ny * nz), below(first, row % ny, ny, nz)
-        clear(total)
+        clear_hashes(total)
         add_hashes(total, own[low:high], PRIMES[0])
-        add_hashes(total, keys[x + low : x + high], PRIMES[1])
-        add_hashes(total, keys[y + low : y + high], PRIMES[2])
+        add_hashes(total, block_hashes[x + low : x + high], PRIMES[1])
+        add_hashes(total, block_hashes[y + low : y + high], PRIMES[2])
         add_hashes(total[inner - low :], own[inner - 1 : high - 1], PRIMES[3])
         if low == 0:
             total[0] += own[nz - 1] * PRIMES[3]
         for k in range(low, high):
-            out[first + k] = mixed(total[k - low]) if own[k] != 0 else np.uint64(0)
+            out[first + k] = mix_bits(total[k - low]) if own[k] != 0 else np.uint64(0)
 
 
 @strip_kernel
-def find_cell_keys(start, stop, spans, signatures, size, periodic, keys, changed):
-    """Write the keys of coarse cells in the spans: their signatures and those of neighbours that exist.
+def find_coarse_hashes(start, stop, ranges, classical_hashes, size, periodic, coarse_hashes, changed):
+    """Write the hashes of coarse cells in the ranges: of their classical hash and those of neighbours that exist.
 
     changed : comes in as False
     """
     ny, nz = size[1], size[2]
     space, steps = np.empty(nz, np.uint64), (ny * nz, nz)
     for row in range(start, stop):
-        low, high = spans[row, 0], spans[row, 1]
+        low, high = ranges[row, 0], ranges[row, 1]
         if high <= low:
             continue
-        first, positions, row_keys = row * nz, (row // ny, row % ny), space[: high - low]
-        own, inner, last = signatures[first : first + nz], max(low, 1), min(high, nz - 1)
-        clear(row_keys)
-        add_hashes(row_keys, own[low:high], PRIMES[20])
+        first, positions, row_hashes = row * nz, (row // ny, row % ny), space[: high - low]
+        own, inner, last = classical_hashes[first : first + nz], max(low, 1), min(high, nz - 1)
+        clear_hashes(row_hashes)
+        add_hashes(row_hashes, own[low:high], PRIMES[20])
         for d in range(2):
             p, n, t = positions[d], size[d], steps[d]
             if n > 1 and (p > 0 or periodic[d]):
                 before = below(first, p, n, t)
-                add_hashes(row_keys, signatures[before + low : before + high], PRIMES[21 + d])
+                add_hashes(row_hashes, classical_hashes[before + low : before + high], PRIMES[21 + d])
             if n > 1 and (p < n - 1 or periodic[d]):
                 after = above(first, p, n, t)
-                add_hashes(row_keys, signatures[after + low : after + high], PRIMES[24 + d])
-        add_hashes(row_keys[inner - low :], own[inner - 1 : high - 1], PRIMES[23])
-        add_hashes(row_keys[: max(last - low, 0)], own[low + 1 : last + 1], PRIMES[26])
+                add_hashes(row_hashes, classical_hashes[after + low : after + high], PRIMES[24 + d])
+        add_hashes(row_hashes[inner - low :], own[inner - 1 : high - 1], PRIMES[23])
+        add_hashes(row_hashes[: max(last - low, 0)], own[low + 1 : last + 1], PRIMES[26])
         if nz > 1 and periodic[2]:
             if low == 0:
-                row_keys[0] += own[nz - 1] * PRIMES[23]
+                row_hashes[0] += own[nz - 1] * PRIMES[23]
             if high == nz:
-                row_keys[nz - 1 - low] += own[0] * PRIMES[26]
+                row_hashes[nz - 1 - low] += own[0] * PRIMES[26]
         for k in range(high - low):
-            row_keys[k] = mixed(row_keys[k]) if own[low + k] != 0 else np.uint64(0)
-        note(row_keys, first + low, keys, changed)
+            row_hashes[k] = mix_bits(row_hashes[k]) if own[low + k] != 0 else np.uint64(0)
+        store_hashes(row_hashes, first + low, coarse_hashes, changed)

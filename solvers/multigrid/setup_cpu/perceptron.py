@@ -54,7 +54,7 @@ def ratio(x, y):
 
 
 @row_kernel
-def dense(x, row, count, w, b, out, layer):
+def hidden_layer(x, row, count, w, b, out, layer):
     """Write the leaky ReLU of b + the first `count` features x times w (features, width), eight units at a time."""
     for o in range(0, b.shape[0], 8):
         s0, s1, s2, s3 = splat(b[o]), splat(b[o + 1]), splat(b[o + 2]), splat(b[o + 3])
@@ -71,12 +71,12 @@ def dense(x, row, count, w, b, out, layer):
 @row_kernel
 def hidden_units(x, count, layers, hidden):
     """Evaluate both hidden layers for the first `count` features; the others are 0."""
-    dense(x, 0, count, layers[0], layers[1], hidden, 0)
-    dense(hidden, 0, layers[2].shape[0], layers[2], layers[3], hidden, 1)
+    hidden_layer(x, 0, count, layers[0], layers[1], hidden, 0)
+    hidden_layer(hidden, 0, layers[2].shape[0], layers[2], layers[3], hidden, 1)
 
 
 @row_kernel
-def answer(o, layers, hidden):
+def output_unit(o, layers, hidden):
     """Return output o of a perceptron whose hidden units are there."""
     w, bias = layers[4], layers[5]
     even, odd = splat(bias[o]), splat(ZERO)

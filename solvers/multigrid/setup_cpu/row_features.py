@@ -1,7 +1,7 @@
 """What the network reads about the cells of one row, as columns: the circuit of every axis, from the arrays of a level.
 
 A fine row of nz cells becomes COLUMNS arrays per axis, padded to whole vectors; lanes beyond nz hold anything finite.
-Arrays of a level have room for one vector more at their end (`learned.Grid`).
+Arrays of a level have room for one vector more at their end (`grid.Grid`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from ...kernels.cpu.lanes import WIDTH, larger, load, splat, store, swapped, whe
 from .perceptron import HALF, ONE, TINY, ZERO
 
 # per axis: links below and above and the diagonals there; inner and outer link, the outer neighbour's inner link; path
-# through this cell, mean of the parallel ones; diagonal of the outer neighbour; who stands alone; blocked; geometric
-# weight; ground; what to hash of the flags. A diagonal behind the end of an axis counts as 0.
+# through this cell, mean of the parallel ones; diagonal of the outer neighbour; no unknown in the partner cell (alone),
+# partner with an unknown but zero inner link (blocked); geometric weight; ground; flags packed for hashing. A diagonal
+# beyond the end of an axis counts as 0. The words are those of `coarsening`.
 (
     LOW, HIGH, DIAG_LOW, DIAG_HIGH, INNER, LINK, INNER_O, PATH, MEAN, DIAG_O, ALONE, ALONE_O, BLOCKED, GEOMETRIC,
     GROUND, FLAGS,
@@ -23,7 +24,7 @@ COLUMNS = 16
 
 
 @row_kernel
-def padded(row, n, wide):
+def pad_row(row, n, wide):
     """Copy a row with two values on either side, as if it wrapped, and fill up with zeros."""
     wide[: wide.shape[0]] = 0
     for k in range(n):
@@ -62,7 +63,7 @@ def diagonal_at(diag, start, k):
 
 
 @row_kernel
-def geometric(p, n):
+def geometric_weight(p, n):
     """Return the geometric weight of a cell at position p."""
     po = (p + 1 if p < n - 1 else 0) if p & 1 else (p - 1 if p > 0 else n - 1)
     half, half_o = (HALF if p & 1 or p < n - 1 else ZERO), (HALF if po & 1 or po < n - 1 else ZERO)
@@ -77,7 +78,7 @@ def fill_across(w, d, diag, row, p, n, step, nz, periodic, coarsened, g):
     keep_low, keep_high = (ONE if periodic or p > 0 else ZERO), (ONE if periodic or p < n - 1 else ZERO)
     exists = keep_high if p & 1 else keep_low
     inner, link, inner_o, partner, partner_o = across_rows(row, p, n, step, nz)
-    weight = geometric(p, n)
+    weight = geometric_weight(p, n)
     for k in range(0, g.shape[1], WIDTH):
         below, above = load(diag, low + k) * keep_low, load(diag, high + k) * keep_high
         store(g, (LOW, k), load(w, (d, low + k)))
@@ -98,8 +99,8 @@ def fill_across(w, d, diag, row, p, n, step, nz, periodic, coarsened, g):
 def fill_along(w, diag, n, periodic, coarsened, space, g):
     """Fill the columns of the axis along the row."""
     wide, wide_diag, odd_lanes = space
-    padded(w, n, wide)
-    padded(diag, n, wide_diag)
+    pad_row(w, n, wide)
+    pad_row(diag, n, wide_diag)
     if not periodic:
         wide_diag[0] = wide_diag[1] = wide_diag[n + 2] = wide_diag[n + 3] = 0
     odd = load(odd_lanes, 0)
@@ -128,12 +129,12 @@ def fill_along(w, diag, n, periodic, coarsened, space, g):
             for k in (0, n - 2):
                 g[INNER_O, k] = g[ALONE_O, k] = 0
         for k in (0, max(n - 2, 0), last):
-            g[GEOMETRIC, k] = geometric(k, n)
+            g[GEOMETRIC, k] = geometric_weight(k, n)
 
 
 @inlined_kernel
-def circuits(g):
-    """Write the path through each outer link, 1 / (r + 1/link + r'), and who is alone or blocked."""
+def solve_circuits(g):
+    """Write the path through each outer link, 1 / (r + 1/link + r'), and which cells are alone or blocked."""
     for k in range(0, g.shape[1], WIDTH):
         inner, link, inner_o = load(g, (INNER, k)), load(g, (LINK, k)), load(g, (INNER_O, k))
         partner, partner_o = load(g, (ALONE, k)), load(g, (ALONE_O, k))
@@ -172,7 +173,7 @@ def fill_row(row, problem, space, own, axes):
     fill_along(w[2, first : first + nz], diag[first : first + nz], nz, periodic[2], factors[2] == 2, space, axes[2])
     for d in range(3):
         if factors[d] == 2:
-            circuits(axes[d])
+            solve_circuits(axes[d])
             for k in range(nz, own.shape[1]):
                 axes[d, PATH, k] = 0
 
@@ -195,7 +196,7 @@ def mean_paths(d, u, v, rows, factors, columns):
 @inlined_kernel
 def fill_block_row(index, problem, coarse, space, rows, owns, columns):
     """Fill the columns of the up to four fine rows of a row of blocks; rows : their numbers, -1 where there is none."""
-    size, factors = problem[4], problem[5]
+    _, _, _, _, size, factors, _ = problem
     for u in range(2):
         for v in range(2):
             i, j = (index // coarse[1]) * factors[0] + u, (index % coarse[1]) * factors[1] + v

@@ -110,7 +110,7 @@ def network_cycle(A: Any, exponent: int, network: Any, storage: torch.dtype, coa
             level = cell_level(medium, paths, factors, (damping, weight), width)
         else:
             level = stored_level(medium, *medium.fine(factors, paths, (damping, weight), width), factors, storage)
-        levels += [level.stay() for _ in range(times - 1)] + [level]
+        levels += [level.repeat() for _ in range(times - 1)] + [level]
         medium = medium.coarse(factors, paths, (link, earth), width)
         del paths
     return CudaCycle(levels, medium.size, inverse_of(medium).to(device))

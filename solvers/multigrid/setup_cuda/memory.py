@@ -34,7 +34,7 @@ class Need(NamedTuple):
 
 
 def level_traffic(v: CudaLevel, coarse: int) -> int:
-    """Return the bytes that the kernels of a level move, six or, where it stays, four; coarse : cells of the next."""
+    """Return the bytes that the kernels of a level move (six, four of a repeated one); coarse : cells of the next."""
     n, word = v.cells, v.b.element_size()
     if v.op.form == TABLE:
         name = v.op.arrays[0].element_size()
@@ -43,10 +43,10 @@ def level_traffic(v: CudaLevel, coarse: int) -> int:
         link = v.op.arrays[0].element_size()
         stored, without_damping, weights = 5 * link, 4 * link, 3
     relax = 2 * (stored + 2 * word)
-    restrict, prolong = (0, 0) if v.stays else (weights + word, weights + word)
+    restrict, prolong = (0, 0) if v.identity_transfer else (weights + word, weights + word)
     correct = without_damping + 3 * word
     finish = stored + 4 * word + (0 if v.op.form == TABLE else weights)
-    return n * (relax + restrict + prolong + correct + finish) + (1 if v.stays else 3) * coarse * word
+    return n * (relax + restrict + prolong + correct + finish) + (1 if v.identity_transfer else 3) * coarse * word
 
 
 def traffic(cycle: CudaCycle) -> int:

@@ -232,7 +232,7 @@ def test_the_fused_set_up_finds_the_same_coefficients(system):
                 np.testing.assert_allclose(w, expected_w.numpy(), rtol=1e-3, atol=scale)
             half = 0.5 + 0.1  # rounded to eight bits, and ties may fall either way
             assert abs(v.sd * v.diag * 255 - 255 * level.s.numpy()).max() <= half
-            for d, a in enumerate(level.transfer.weights if not v.stays else ()):
+            for d, a in enumerate(level.transfer.weights if not v.identity_transfer else ()):
                 assert abs(v.a[d] - (0 if a is None else 255 * a.numpy())).max() <= half
         largest = float(expected.inverse.abs().max())
         torch.testing.assert_close(torch.from_numpy(fused.inverse), expected.inverse, rtol=0.01, atol=1e-3 * largest)

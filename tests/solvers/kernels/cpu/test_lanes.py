@@ -64,7 +64,7 @@ def test_functions_are_those_of_numpy(offset):
     [
         (
             "obstacles",
-            ["encode_voxel_rows", "find_differences", "mark_voxels", "fill_rows"],
+            ["encode_voxel_rows", "find_differences", "hash_voxels", "fill_rows"],
         ),  # which hardly fills any rows
         ("lognormal", ["encode_rows", "scale_rows", "link_sums"]),  # the first gives up at once
     ],

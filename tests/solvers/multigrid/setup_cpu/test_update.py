@@ -11,7 +11,6 @@ from krylearn.pde import Poisson, scene
 from krylearn.solvers import NeuralMultigrid
 from krylearn.solvers.multigrid.setup_cpu import (
     grid as setup_grid,
-    hashes as setup_patterns,
     level as setup_level,
     voxels as setup_voxels,
 )
@@ -168,12 +167,12 @@ def test_what_is_in_fresh_memory_does_not_show(monkeypatch, kind):
             np.testing.assert_array_equal(x, y)
 
 
-def test_keys_change_only_where_marks_did():
-    """An update that looks at ranges of rows finds the keys of a look at everything."""
+def test_block_hashes_change_only_where_cell_hashes_did():
+    """An update that looks at ranges of rows finds the hashes of a look at everything."""
     M = NeuralMultigrid(ball(0))
     for k in (1, 2, 5):
-        tracks = M.update(ball(k))._kept[1].blocks
-        np.testing.assert_array_equal(tracks.keys, NeuralMultigrid(ball(k))._kept[1].blocks.keys)
+        history = M.update(ball(k))._kept[1].blocks
+        np.testing.assert_array_equal(history.hashes, NeuralMultigrid(ball(k))._kept[1].blocks.hashes)
 
 
 def test_weights_that_were_trained_since_count():
@@ -186,15 +185,15 @@ def test_weights_that_were_trained_since_count():
 
 def test_an_interrupted_update_leaves_nothing_half_done(monkeypatch):
     M = NeuralMultigrid(ball(0))
-    find = setup_patterns.cell_signatures
+    find = setup_level.find_classical_hashes
 
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(setup_patterns, "cell_signatures", stop)
+    monkeypatch.setattr(setup_level, "find_classical_hashes", stop)
     with pytest.raises(KeyboardInterrupt):
         M.update(ball(1))
-    monkeypatch.setattr(setup_patterns, "cell_signatures", find)
+    monkeypatch.setattr(setup_level, "find_classical_hashes", find)
     assert_fresh(M.update(ball(1)), ball(1))
     assert_fresh(M.update(ball(2)), ball(2))
 
