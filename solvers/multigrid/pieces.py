@@ -174,7 +174,7 @@ def merge_inside(graph: Graph, block: Array, merge: float) -> Array:
     within, beyond = np.zeros(n), np.zeros(n)
     np.maximum.at(within, graph.row[inside], graph.w[inside])
     np.maximum.at(beyond, graph.row[~inside], graph.w[~inside])
-    foreign = beyond > FOREIGN * within
+    foreign = beyond > (FOREIGN * within if merge else np.inf)
     order, sizes = np.argsort(block, kind="stable"), np.bincount(block)
     first = np.cumsum(sizes) - sizes
     position = np.empty(n, np.int64)
@@ -220,7 +220,8 @@ def merge_greedily(W: Array, diag: Array, foreign: Array, merge: float = MERGE) 
         lighter = (d[:, :, None] < d[:, None, :]) | ((d[:, :, None] == d[:, None, :]) & later)
         strength = np.where(lighter & ~foreign[active][:, :, None], w / d[:, :, None], 0).reshape(active.size, -1)
         pair = strength.argmax(1)
-        go = strength[np.arange(active.size), pair] >= merge
+        greatest = strength[np.arange(active.size), pair]
+        go = (greatest > 0) & (greatest >= merge)
         active, light, heavy = active[go], pair[go] // k, pair[go] % k
         W[active, heavy] += W[active, light]
         W[active, :, heavy] = W[active, heavy]
@@ -235,16 +236,28 @@ def merge_greedily(W: Array, diag: Array, foreign: Array, merge: float = MERGE) 
 def find_joins(graph: Graph, piece: Array) -> Array:
     """Return the piece that every piece joins, itself if none: one round of step 3."""
     m = int(piece.max()) + 1
-    target, best, value = np.arange(m), np.zeros(m, np.int64), np.zeros(m)
+    best, value = np.zeros(m, np.int64), np.zeros(m)
     p, q = piece[graph.row], piece[graph.col]
     leaves = p != q
     W = sp.coo_array((graph.w[leaves], (p[leaves], q[leaves])), shape=(m, m)).tocsr().tocoo()
-    if not W.nnz:
-        return target
     order = np.lexsort((W.col, -W.data, W.row))  # the strongest first; of equal ones, the first
     row, first = np.unique(W.row[order], return_index=True)
     best[row], value[row] = W.col[order][first], W.data[order][first]
-    wants = (value > 0) & (value >= JOIN * np.bincount(piece, graph.diag, m))
+    return choose_targets(best, value, np.bincount(piece, graph.diag, m))
+
+
+def choose_targets(best: Array, value: Array, total: Array) -> Array:
+    """Return the piece that every piece joins, itself if none.
+
+    best, value : the piece with which a piece has the most links, and their sum; total : diagonals, summed
+
+    Examples
+    --------
+    >>> choose_targets(np.array([1, 0, 1]), np.array([5.0, 5.0, 1.0]), np.array([9.0, 9.0, 2.0])).tolist()
+    [0, 0, 2]
+    """
+    target = np.arange(best.size)
+    wants = (value > 0) & (value >= JOIN * total)
     wants &= ~(wants[best] & (best[best] == target) & (target < best))  # of two that want one another the first stays
     return np.where(wants & ~wants[best], best, target)
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from krylearn.pde import Poisson
 from krylearn.pde.poisson.fields import Slot
@@ -40,6 +41,7 @@ from .pieces import graph_of
 if TYPE_CHECKING:
     from ..kernels.cpu.cell_bytes import CellBytes
     from ..kernels.cpu.cycle import FusedCycle
+    from ..kernels.cpu.graph_levels import GraphCycle
     from ..kernels.cuda.cycle import CudaCycle
 
 CLASSICAL: dict[str, Rule] = {"geometric": geometric, "resistor": resistor}
@@ -143,7 +145,7 @@ class NeuralMultigrid:
             )
         A = A.detach().dominant()  # gradients are the business of `solve`, a negative shift is that of CG
         self.backend = choice.backend(self._kernels, A.device)
-        if self.uses_pieces:
+        if self.uses_pieces and (self.backend == "triton" or A.unknown.numel() <= COARSEST):
             self.backend = "reference"
         start = time.perf_counter()
         self.A, self.shape, self.dtype = A, A.shape, A.dtype
@@ -155,7 +157,9 @@ class NeuralMultigrid:
         self._hierarchy: Hierarchy | None = None
         self.fused: Any = None
         self._sparse: SparseCycle | None = None
-        if self.uses_pieces:
+        if self.uses_pieces and self.backend == "cpu":
+            self.fused = self._pieces_cycle()
+        elif self.uses_pieces:
             self._sparse = self._sparse_cycle()
         elif self.backend == "cpu":
             self.fused = self._fused_cycle()
@@ -170,9 +174,13 @@ class NeuralMultigrid:
         """Compile the kernels for problems of this kind; return the seconds, few if they are in the disk cache."""
         start = time.perf_counter()
         if self.backend == "cpu":
-            from .warmup import compile_kernels, kind_of
+            from .warmup import compile_kernels, compile_pieces, kind_of
 
-            compile_kernels(kind_of(self.A, self._codes))
+            kind = kind_of(self.A, self._codes)
+            if self.uses_pieces:
+                compile_pieces(kind, self.cycle_dtype == torch.float64)
+            else:
+                compile_kernels(kind)
         return time.perf_counter() - start
 
     def _fused_cycle(self) -> FusedCycle:
@@ -201,9 +209,16 @@ class NeuralMultigrid:
             self.mantissa = math.ldexp(codes.unit, -self.exponent)
         return codes
 
+    def _pieces_cycle(self) -> GraphCycle:
+        """Set up levels of pieces by compiled kernels."""
+        from .setup_cpu.graphs import pieces_cycle
+
+        kind = np.float64 if self.cycle_dtype == torch.float64 else np.float32
+        return pieces_cycle(self.A, self.exponent, self.mantissa, self._codes, kind, COARSEST)
+
     def _sparse_cycle(self) -> SparseCycle:
         """Set up levels of pieces in NumPy, to be applied as sparse products."""
-        graph, cells = graph_of(self.A, math.ldexp(1.0, -self.exponent))
+        graph, cells = graph_of(self.A, math.ldexp(1.0, -self.exponent) / self.mantissa)
         size = tuple(self.A.unknown.shape)
         return SparseCycle(build_graphs(graph), cells, size, self.cycle_dtype, self.A.device)
 
@@ -274,6 +289,8 @@ class NeuralMultigrid:
         """One line per level, fine to coarse."""
         if self._sparse is not None:
             return self._sparse.describe()
+        if self.uses_pieces:
+            return self.fused.describe()
         if self.fused is not None:
             parts = [(v.size, tuple(map(int, v.factors))) for v in self.fused.levels]
             bottom = tuple(self.fused.bottom_b.shape)

@@ -60,3 +60,24 @@ def compile_kernels(kind: str) -> float:
     FusedProduct(A)(b)
     list(islice(fused_cg_steps(SimpleNamespace(operator=A, calls=0), b, torch.zeros_like(b), M), 3))
     return time.perf_counter() - start
+
+
+@cache
+def compile_pieces(kind: str, double: bool) -> float:
+    """Set up levels of pieces and take two steps on a tiny system; return the seconds.
+
+    double : whether the cycle is in fp64
+    """
+    from ..kernels.cpu.cell_bytes import find_cell_bytes
+    from ..kernels.cpu.conjugate_gradients import FusedProduct, fused_cg_steps
+    from .setup_cpu.graphs import pieces_cycle
+
+    start = time.perf_counter()
+    compile_components(in_bytes=kind == "voxels")
+    A, b = tiny(kind), torch.ones(6, 6, 6, dtype=torch.float64)
+    codes = None if double else find_cell_bytes(A)
+    fused = pieces_cycle(A, 0, 1.0, codes, np.float64 if double else np.float32, coarsest=8)
+    M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0, mantissa=1.0))
+    FusedProduct(A)(b)
+    list(islice(fused_cg_steps(SimpleNamespace(operator=A, calls=0), b, torch.zeros_like(b), M), 3))
+    return time.perf_counter() - start

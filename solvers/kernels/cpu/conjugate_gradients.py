@@ -115,7 +115,8 @@ class Cycle:
 
     def __init__(self, operator: Any) -> None:
         self.cycle, self.exponent, self.mantissa = operator.fused, operator.exponent, operator.mantissa
-        self.rows = self.cycle.input.reshape(-1, self.cycle.input.shape[-1])
+        self.input = self.cycle.input  # asked for once: of some cycles it is new memory each time
+        self.rows = self.input.reshape(-1, self.input.shape[-1])
         self.power = 0
 
     def factor(self, rr: float) -> float:
@@ -125,11 +126,11 @@ class Cycle:
 
     def load(self, r: Tensor, rr: float) -> None:
         """Write the first right-hand side."""
-        self.cycle.input[...] = (r * self.factor(rr)).numpy()
+        self.input[...] = (r * self.factor(rr)).numpy()
 
     def __call__(self, r: Tensor, rr: float) -> tuple[Any, float]:
         """Return z as rows along z, and its scale."""
-        z = self.cycle(self.cycle.input)
+        z = self.cycle(self.input)
         return z.reshape(-1, z.shape[-1]), math.ldexp(1.0 / self.mantissa, self.power - self.exponent)
 
 

@@ -1,0 +1,447 @@
+"""Coarse operators of `multigrid.pieces` compiled: from a Poisson operator to the arrays of the fused graph cycle.
+
+The finest level stays on its grid: cells are its unknowns, those of solid cells without a link. Every further level is
+a graph whose links are rows of a compressed sparse matrix; its unknowns keep the flat index of their cell on that
+level's grid. Everything is computed in fp64, piece by piece or row by row, in parallel and in an order that does not
+depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numba
+import numpy as np
+
+from ...kernels.cpu.compile import kernel, over_strips, pool, strip_kernel
+from ...kernels.cpu.graph_levels import GraphStage, GridTransfer
+from ..coarsening import balanced_factors
+from ..pieces import HELD, MERGE, SWEEPS
+from .pieces import Array, find_pieces, members_of
+
+
+@dataclass
+class Level:
+    """Operator of one level: place (n,) flat cell of every unknown on a grid of `size`, -1 without unknown.
+
+    begin, index, w, axis : links row by row; ground (n, 3), shift, diag : as in `multigrid.pieces.Graph`
+    """
+
+    size: tuple[int, int, int]
+    place: Array
+    begin: Array
+    index: Array
+    w: Array
+    axis: Array
+    ground: Array
+    shift: Array
+    diag: Array
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self.diag.size
+
+    @property
+    def links(self) -> tuple[Array, Array, Array]:
+        """The matrix of links without their axes."""
+        return self.begin, self.index, self.w
+
+
+def collect_strips(function: Callable[..., Any], tasks: int, *arguments: Any) -> list[Any]:
+    """Call a strip kernel that returns something for all tasks on several threads; return the results in order."""
+    threads = min(numba.get_num_threads(), tasks)
+    strips = 1 if threads <= 1 else min(tasks, 4 * threads)
+    bounds = list(pairwise(tasks * k // strips for k in range(strips + 1)))
+    if strips == 1:
+        return [function(*bounds[0], *arguments)]
+    return [v.result() for v in [pool().submit(function, *each, *arguments) for each in bounds]]
+
+
+def joined_rows(parts: list[tuple[Array, ...]]) -> tuple[Array, ...]:
+    """Join rows of strips, (entries per row, values ...): return where rows begin, and the values."""
+    counts, *values = ([p[k] for p in parts] for k in range(len(parts[0])))
+    begin = np.zeros(sum(map(len, counts)) + 1, np.int64)
+    np.cumsum(np.concatenate(counts), out=begin[1:])
+    return begin, *(np.concatenate(v) for v in values)
+
+
+# --- the finest level -------------------------------------------------------------------------------------------------
+
+
+@strip_kernel
+def grid_links(start, stop, w0, w1, w2, factor):
+    """Return the links of rows of cells along the last axis: per cell how many, to where, w factor, axis."""
+    nx, ny, nz = w0.shape
+    counts = np.zeros((stop - start) * nz, np.int32)
+    index, w = np.empty(6 * counts.size, np.int32), np.empty(6 * counts.size)
+    axis, used = np.empty(6 * counts.size, np.int8), 0
+    for row in range(start, stop):
+        i, j = row // ny, row % ny
+        up_x, down_x = (i + 1 if i + 1 < nx else 0), (i - 1 if i > 0 else nx - 1)
+        up_y, down_y = (j + 1 if j + 1 < ny else 0), (j - 1 if j > 0 else ny - 1)
+        for k in range(nz):
+            up_z, down_z = (k + 1 if k + 1 < nz else 0), (k - 1 if k > 0 else nz - 1)
+            before = used
+            for q in range(6):
+                if q == 0:
+                    v, to = w0[down_x, j, k], (down_x * ny + j) * nz + k
+                elif q == 1:
+                    v, to = w0[i, j, k], (up_x * ny + j) * nz + k
+                elif q == 2:
+                    v, to = w1[i, down_y, k], (i * ny + down_y) * nz + k
+                elif q == 3:
+                    v, to = w1[i, j, k], (i * ny + up_y) * nz + k
+                elif q == 4:
+                    v, to = w2[i, j, down_z], (i * ny + j) * nz + down_z
+                else:
+                    v, to = w2[i, j, k], (i * ny + j) * nz + up_z
+                if v > 0 and to != row * nz + k:
+                    index[used], w[used], axis[used] = to, v * factor, q // 2
+                    used += 1
+            counts[(row - start) * nz + k] = used - before
+    return counts, index[:used].copy(), w[:used].copy(), axis[:used].copy()
+
+
+def finest_level(A: Any, factor: float) -> Level:
+    """Return the links of a `Poisson` operator times a number; every cell is a row."""
+    size = tuple(A.unknown.shape)
+    w = [np.ascontiguousarray(v.numpy(), np.float64) for v in A.links]
+    begin, index, w, axis = joined_rows(collect_strips(grid_links, size[0] * size[1], *w, factor))
+    ground = np.stack([np.broadcast_to(g.numpy(), size).ravel() for g in A.ground], 1).astype(np.float64) * factor
+    shift = np.broadcast_to(A.shift.numpy(), size).ravel().astype(np.float64) * factor
+    diag = A.diag.numpy().ravel().astype(np.float64) * factor
+    place = np.where(diag > 0, np.arange(diag.size, dtype=np.int32), -1)
+    return Level(size, place, begin, index, w, axis, ground, shift, diag)
+
+
+# --- pieces to coarse unknowns ----------------------------------------------------------------------------------------
+
+
+@strip_kernel
+def find_resistances(start, stop, pieces, piece, links, axis, diag, sweeps, r):
+    """Write the resistance of every member of pieces start..stop to the centre of its piece, per axis: steps 4, 5."""
+    (first, member, position), (begin, index, w) = pieces, links
+    old, new = np.empty((64, 3)), np.empty((64, 3))
+    for p in range(start, stop):
+        low, k = first[p], first[p + 1] - first[p]
+        if k > old.shape[0]:
+            old, new = np.empty((2 * k, 3)), np.empty((2 * k, 3))
+        for q in range(k):
+            i = member[low + q]
+            for d in range(3):
+                new[q, d] = 0.0
+            for t in range(begin[i], begin[i + 1]):
+                j = index[t]
+                if piece[j] == p:
+                    parallel = 0.0
+                    for u in range(begin[i], begin[i + 1]):
+                        if index[u] == j:
+                            parallel += w[u]
+                    new[q, axis[t]] += parallel * (diag[i] + diag[j]) / diag[j]
+            for d in range(3):
+                new[q, d] = 1 / new[q, d] if new[q, d] > 0 else 0.0
+        for _ in range(sweeps if k > 1 else 0):
+            old[:k] = new[:k]
+            for q in range(k):
+                i = member[low + q]
+                for t in range(begin[i], begin[i + 1]):
+                    j = index[t]
+                    if piece[j] == p:
+                        for d in range(3):
+                            if d != axis[t]:
+                                new[q, d] = min(new[q, d], old[position[j], d] + 1 / w[t])
+        for q in range(k):
+            for d in range(3):
+                r[member[low + q], d] = new[q, d]
+
+
+@strip_kernel
+def find_weights(start, stop, pieces, piece, level, r, sweeps, a, share, centre, held, total, linked):
+    """Write a and a / w_out of every member of pieces start..stop, r shortened by a, and facts of the pieces."""
+    (first, member, position), (begin, index, w, axis, ground, shift, diag) = pieces, level
+    old, new, per = np.empty((64, 3)), np.empty((64, 3)), np.empty((64, 3))
+    for p in range(start, stop):
+        low, k = first[p], first[p + 1] - first[p]
+        held[p], total[p], linked[p] = 0.0, 0.0, False
+        if k > old.shape[0]:
+            old, new, per = np.empty((2 * k, 3)), np.empty((2 * k, 3)), np.empty((2 * k, 3))
+        for q in range(k):
+            i = member[low + q]
+            held[p] += shift[i] + ground[i, 0] + ground[i, 1] + ground[i, 2]
+            total[p] += diag[i]
+            for d in range(3):
+                old[q, d], new[q, d] = 0.0, 0.0
+            for t in range(begin[i], begin[i + 1]):
+                j = index[t]
+                if piece[j] != p:
+                    old[q, axis[t]] += w[t]
+                    new[q, axis[t]] += w[t] * r[j, axis[t]]
+                    linked[p] = True
+            for d in range(3):
+                out = old[q, d]
+                per[q, d] = 1 / (r[i, d] + 1 / out + new[q, d] / out) if out > 0 else 0.0
+                new[q, d] = per[q, d] * r[i, d]
+                share[i, d] = 1 / out if out > 0 else 0.0
+        for _ in range(sweeps if k > 1 else 0):
+            old[:k] = new[:k]
+            for q in range(k):
+                i = member[low + q]
+                for t in range(begin[i], begin[i + 1]):
+                    j = index[t]
+                    if piece[j] == p:
+                        for d in range(3):
+                            if d != axis[t]:
+                                new[q, d] = min(new[q, d], old[position[j], d] + per[q, d] / w[t])
+        for q in range(k):
+            i = member[low + q]
+            for d in range(3):
+                a[i, d] = new[q, d]
+                share[i, d] *= new[q, d]
+                centre[i, d] = min(r[i, d], new[q, d] / per[q, d]) if per[q, d] > 0 else r[i, d]
+
+
+@strip_kernel
+def sum_paths(start, stop, kept, pieces, piece, level, centre, place, new, held, below):
+    """Return the links of coarse unknowns start..stop, row by row, and write the rest of them into `below`.
+
+    kept : the piece of every coarse unknown; new : the coarse unknown of every piece, -1 if none
+    """
+    (first, member), (begin, index, w, axis, ground, shift, diag) = pieces, level
+    coarse_place, coarse_ground, coarse_shift, coarse_diag = below
+    counts, used = np.zeros(stop - start, np.int32), 0
+    to, values, axes = np.empty(8192, np.int32), np.empty(8192), np.empty(8192, np.int8)
+    slot = np.full(3 * new.size, -1, np.int32)
+    for c in range(start, stop):
+        p, before, heaviest, own = kept[c], used, -1.0, 0.0
+        for d in range(3):
+            coarse_ground[c, d] = 0.0
+        coarse_shift[c] = 0.0
+        for s in range(first[p], first[p + 1]):
+            i = member[s]
+            if diag[i] >= heaviest:
+                heaviest, coarse_place[c] = diag[i], place[i]
+            coarse_shift[c] += shift[i]
+            for d in range(3):
+                if ground[i, d] > 0:
+                    coarse_ground[c, d] += 1 / (1 / ground[i, d] + centre[i, d])
+            for t in range(begin[i], begin[i + 1]):
+                j, d = index[t], axis[t]
+                q = piece[j]
+                if q == p:
+                    continue
+                key = 3 * q + d
+                if slot[key] < 0:
+                    if used == to.size:
+                        to, values = np.append(to, np.empty_like(to)), np.append(values, np.empty_like(values))
+                        axes = np.append(axes, np.empty_like(axes))
+                    slot[key], to[used], values[used], axes[used] = used, q, 0.0, d
+                    used += 1
+                values[slot[key]] += 1 / (centre[i, d] + 1 / w[t] + centre[j, d])
+        last, used = used, before
+        for e in range(before, last):  # what leads to a piece without a coarse unknown leads to p = 0
+            q, v, d = to[e], values[e], axes[e]
+            slot[3 * q + d] = -1
+            if new[q] < 0:
+                coarse_ground[c, d] += 1 / (1 / v + 1 / held[q])
+            else:
+                to[used], values[used], axes[used] = new[q], v, d
+                own += v
+                used += 1
+        coarse_diag[c] = own + coarse_shift[c] + coarse_ground[c, 0] + coarse_ground[c, 1] + coarse_ground[c, 2]
+        counts[c - start] = used - before
+    return counts, to[:used].copy(), values[:used].copy(), axes[:used].copy()
+
+
+@strip_kernel
+def compose_rows(start, stop, piece, links, axis, a, share, new):
+    """Return rows start..stop of P = L_z L_y L_x E, those of pieces without a coarse unknown left out."""
+    begin, index, w = links
+    counts, used = np.zeros(stop - start, np.int32), 0
+    to, values, slot = np.empty(8192, np.int32), np.empty(8192), np.full(new.size + 1, -1, np.int32)
+    for i in range(start, stop):
+        before = used
+        for t2 in range(begin[i] - 1, begin[i + 1]):
+            j2, c2 = i, 1 - a[i, 2]
+            if t2 >= begin[i]:
+                if a[i, 2] == 0:
+                    break
+                j2, c2 = index[t2], share[i, 2] * w[t2]
+                if axis[t2] != 2 or piece[j2] == piece[i]:
+                    continue
+            for t1 in range(begin[j2] - 1, begin[j2 + 1]):
+                j1, c1 = j2, c2 * (1 - a[j2, 1])
+                if t1 >= begin[j2]:
+                    if a[j2, 1] == 0:
+                        break
+                    j1, c1 = index[t1], c2 * share[j2, 1] * w[t1]
+                    if axis[t1] != 1 or piece[j1] == piece[j2]:
+                        continue
+                for t0 in range(begin[j1] - 1, begin[j1 + 1]):
+                    j0, c0 = j1, c1 * (1 - a[j1, 0])
+                    if t0 >= begin[j1]:
+                        if a[j1, 0] == 0:
+                            break
+                        j0, c0 = index[t0], c1 * share[j1, 0] * w[t0]
+                        if axis[t0] != 0 or piece[j0] == piece[j1]:
+                            continue
+                    q = new[piece[j0]]
+                    if q < 0:
+                        continue
+                    if slot[q] < 0:
+                        if used == to.size:
+                            to, values = np.append(to, np.empty_like(to)), np.append(values, np.empty_like(values))
+                        slot[q], to[used], values[used] = used, q, 0.0
+                        used += 1
+                    values[slot[q]] += c0
+        for e in range(before, used):
+            slot[to[e]] = -1
+        counts[i - start] = used - before
+    return counts, to[:used].copy(), values[:used].copy()
+
+
+@strip_kernel
+def merge_parallel(start, stop, links):
+    """Return rows start..stop of the links, with those that join the same two unknowns along several axes as one."""
+    begin, index, w = links
+    counts, used = np.zeros(stop - start, np.int32), 0
+    size = begin[stop] - begin[start]
+    to, values = np.empty(size, np.int32), np.empty(size)
+    for i in range(start, stop):
+        before = used
+        for t in range(begin[i], begin[i + 1]):
+            at = before
+            while at < used and to[at] != index[t]:
+                at += 1
+            if at == used:
+                to[at], values[at] = index[t], 0.0
+                used += 1
+            values[at] += w[t]
+        counts[i - start] = used - before
+    return counts, to[:used].copy(), values[:used].copy()
+
+
+@strip_kernel
+def share_faces(start, stop, w0, w1, w2, factor, piece, share, steps, low, high):
+    """Write the weights of cells of rows start..stop towards both neighbours per axis, times steps."""
+    nx, ny, nz = w0.shape
+    for row in range(start, stop):
+        i, j = row // ny, row % ny
+        up_x, down_x = (i + 1 if i + 1 < nx else 0), (i - 1 if i > 0 else nx - 1)
+        up_y, down_y = (j + 1 if j + 1 < ny else 0), (j - 1 if j > 0 else ny - 1)
+        for k in range(nz):
+            up_z, down_z = (k + 1 if k + 1 < nz else 0), (k - 1 if k > 0 else nz - 1)
+            here = row * nz + k
+            p = piece[here]
+            for q in range(6):
+                if q == 0:
+                    v, to = w0[down_x, j, k], (down_x * ny + j) * nz + k
+                elif q == 1:
+                    v, to = w0[i, j, k], (up_x * ny + j) * nz + k
+                elif q == 2:
+                    v, to = w1[i, down_y, k], (i * ny + down_y) * nz + k
+                elif q == 3:
+                    v, to = w1[i, j, k], (i * ny + up_y) * nz + k
+                elif q == 4:
+                    v, to = w2[i, j, down_z], (i * ny + j) * nz + down_z
+                else:
+                    v, to = w2[i, j, k], (i * ny + j) * nz + up_z
+                d = q // 2
+                part = share[here, d] * (v * factor) if p >= 0 and v > 0 and piece[to] != p else 0.0
+                if steps > 1:
+                    part = math.floor(part * steps + 0.5)
+                if q % 2 == 0:
+                    low[d, i, j, k] = part
+                else:
+                    high[d, i, j, k] = part
+
+
+@kernel(parallel=False)
+def sum_axes(axis, w, sums, counts):
+    """Add links and their number per axis."""
+    for t in range(w.size):
+        sums[axis[t]] += w[t]
+        counts[axis[t]] += 1
+
+
+# --- one level --------------------------------------------------------------------------------------------------------
+
+
+def coarse_blocks(level: Level) -> tuple[tuple[int, int, int], Array]:
+    """Return the size of the next grid and the flat cell on it of every unknown, -1 without unknown."""
+    sums, counts = np.zeros(3), np.zeros(3, np.int64)
+    sum_axes(level.axis, level.w, sums, counts)
+    factors = balanced_factors([float(m) for m in sums / np.maximum(counts, 1)], level.size)
+    size = tuple(-(-n // f) for n, f in zip(level.size, factors, strict=True))
+    i, rest = np.divmod(level.place, level.size[1] * level.size[2])
+    j, k = np.divmod(rest, level.size[2])
+    flat = ((i // factors[0]) * size[1] + j // factors[1]) * size[2] + k // factors[2]
+    return size, np.where(level.place >= 0, flat, -1).astype(np.int32)
+
+
+@dataclass
+class Step:
+    """A level coarsened: the piece of every unknown, the coarse unknown of every piece (-1: none), weights, `below`."""
+
+    piece: Array
+    new: Array
+    a: Array
+    share: Array
+    below: Level
+
+
+def coarsen(level: Level, size: tuple[int, int, int], place: Array, piece: Array, count: int) -> Step:
+    """Return weights and the next level for a partition; place : of every unknown on the next grid, of this size."""
+    pieces, n = members_of(piece, count), level.n
+    parts = level.begin, level.index, level.w, level.axis, level.ground, level.shift, level.diag
+    r, a, share, centre = np.empty((n, 3)), np.zeros((n, 3)), np.zeros((n, 3)), np.empty((n, 3))
+    held, total, linked = np.empty(count), np.empty(count), np.empty(count, np.bool_)
+    over_strips(find_resistances, count, pieces, piece, level.links, level.axis, level.diag, SWEEPS, r)
+    over_strips(find_weights, count, pieces, piece, parts, r, SWEEPS, a, share, centre, held, total, linked)
+    keep = (held < HELD * total) & (linked | (held > 0))
+    kept = np.flatnonzero(keep)
+    new, m = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32), kept.size
+    rest = np.empty(m, np.int32), np.empty((m, 3)), np.empty(m), np.empty(m)
+    if m:
+        args = kept, pieces[:2], piece, parts, centre, place, new, held, rest
+        links = joined_rows(collect_strips(sum_paths, m, *args))
+    else:
+        links = np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int8)
+    return Step(piece, new, a, share, Level(size, rest[0], *links, *rest[1:]))
+
+
+def coarsen_by_pieces(level: Level, shrinks: float) -> Any:
+    """Return the `Step` of a level, merged harder where it would hardly shrink; None if it does not at all."""
+    size, place = coarse_blocks(level)
+    blocks = size[0] * size[1] * size[2]
+    unknowns = int((level.place >= 0).sum())
+    piece, count = find_pieces(place, blocks, level.links, level.diag, MERGE)
+    if count > shrinks * unknowns:
+        piece, count = find_pieces(place, blocks, level.links, level.diag, 0.0)
+    step = coarsen(level, size, place, piece, count)
+    return None if step.below.n > 0.95 * unknowns and size == level.size else step
+
+
+def graph_stage(level: Level, step: Step, visits: int, kind: Any) -> GraphStage:
+    """Return what the kernels need of a graph level, in the precision of the cycle."""
+    begin, index, w = joined_rows(collect_strips(merge_parallel, level.n, level.links))
+    args = step.piece, level.links, level.axis, step.a, step.share, step.new
+    rows = joined_rows(collect_strips(compose_rows, level.n, *args))
+    matrix = begin, index, w.astype(kind)
+    return GraphStage(matrix, level.diag.astype(kind), (*rows[:2], rows[2].astype(kind)), step.below.n, visits)
+
+
+def grid_transfer(A: Any, factor: float, step: Step, kind: Any) -> GridTransfer:
+    """Return interpolation from the first graph level to the cells of the finest grid."""
+    size, exact = tuple(A.unknown.shape), kind == np.float64
+    w = [np.ascontiguousarray(v.numpy(), np.float64) for v in A.links]
+    steps, stored = (1.0, np.float64) if exact else (65535.0, np.uint16)
+    low, high = np.empty((3, *size), stored), np.empty((3, *size), stored)
+    over_strips(share_faces, size[0] * size[1], *w, factor, step.piece, step.share, steps, low, high)
+    m = step.below.n
+    to = np.where(step.piece >= 0, step.new[step.piece], -1)
+    return GridTransfer(np.where(to >= 0, to, m).astype(np.int32).reshape(size), low, high, 1 / steps, m)

@@ -1,0 +1,193 @@
+"""The partition of `multigrid.pieces` compiled: the same pieces, block by block, in parallel.
+
+Links of a level are rows of a compressed sparse matrix (begin, index, w, axis). `member` lists unknowns label by label
+from `first[label]` on, and `position` says where an unknown stands in the list of its label.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...kernels.cpu.compile import kernel, over_strips, strip_kernel
+from ..pieces import FOREIGN, LARGEST, ROUNDS, choose_targets
+
+Array = np.ndarray[Any, Any]
+
+
+@kernel(parallel=False)
+def count_labels(labels, first):
+    """Count labels >= 0 into first[label + 1], then sum up."""
+    for i in range(labels.size):
+        if labels[i] >= 0:
+            first[labels[i] + 1] += 1
+    for label in range(first.size - 1):
+        first[label + 1] += first[label]
+
+
+@kernel(parallel=False)
+def list_members(labels, first, member, position):
+    """List what has each label, in order; write the place in the list of its label."""
+    filled = np.zeros(first.size - 1, np.int32)
+    for i in range(labels.size):
+        label = labels[i]
+        if label >= 0:
+            position[i] = filled[label]
+            member[first[label] + filled[label]] = i
+            filled[label] += 1
+
+
+def members_of(labels: Array, count: int) -> tuple[Array, Array, Array]:
+    """Return first, member, position for labels below `count`; negative ones belong nowhere.
+
+    Examples
+    --------
+    >>> [v.tolist() for v in members_of(np.array([1, 0, -1, 1], np.int32), 2)]
+    [[0, 1, 3], [1, 0, 3], [0, 0, 0, 1]]
+    """
+    first = np.zeros(count + 1, np.int64)
+    count_labels(labels, first)
+    member, position = np.empty(first[-1], np.int32), np.zeros(labels.size, np.int32)
+    list_members(labels, first, member, position)
+    return first, member, position
+
+
+@kernel(parallel=False)
+def number_labels(labels, bins, numbers):
+    """Give numbers to labels in the order in which they first occur (negative ones stay); return how many."""
+    known, count = np.full(bins, -1, np.int32), 0
+    for i in range(labels.size):
+        label = labels[i]
+        if label < 0:
+            numbers[i] = -1
+            continue
+        if known[label] < 0:
+            known[label] = count
+            count += 1
+        numbers[i] = known[label]
+    return count
+
+
+@strip_kernel
+def merge_blocks(start, stop, blocks, block, links, diag, merge, foreign_factor, largest, root):
+    """Write a representative of the cluster of every member of the blocks start..stop: steps 1 and 2."""
+    (first, member, position), (begin, index, w) = blocks, links
+    between, sums = np.empty((largest, largest)), np.empty(largest)
+    cluster, foreign = np.empty(largest, np.int32), np.empty(largest, np.bool_)
+    for b in range(start, stop):
+        low, k = first[b], first[b + 1] - first[b]
+        if k == 1:
+            root[member[low]] = member[low]
+            continue
+        least, most, inside, any_foreign = np.inf, 0.0, 0, False
+        for q in range(k):
+            i = member[low + q]
+            for other in range(k):
+                between[q, other] = 0.0
+            cluster[q], sums[q], within, beyond = q, diag[i], 0.0, 0.0
+            most = max(most, diag[i])
+            for t in range(begin[i], begin[i + 1]):
+                j, v = index[t], w[t]
+                if block[j] == b:
+                    between[q, position[j]] += v
+                    within, least, inside = max(within, v), min(least, v), inside + 1
+                else:
+                    beyond = max(beyond, v)
+            foreign[q] = beyond > foreign_factor * within
+            any_foreign |= foreign[q]
+        # in a whole cube (square) without weak links nothing can stop the merging before all is one
+        whole = (k == 8 and inside == 24) or (k == 4 and inside == 8)
+        if whole and not any_foreign and least >= merge * most:
+            for q in range(k):
+                root[member[low + q]] = member[low]
+            continue
+        while True:
+            best, light, heavy = 0.0, -1, -1
+            for p in range(k):
+                if foreign[p]:
+                    continue
+                for o in range(k):
+                    # the lighter of two gives itself to the heavier; of equal ones, the later
+                    if between[p, o] > 0 and (sums[p] < sums[o] or (sums[p] == sums[o] and p > o)):
+                        strength = between[p, o] / sums[p]
+                        if strength > best:
+                            best, light, heavy = strength, p, o
+            if light < 0 or best < merge:
+                break
+            for o in range(k):
+                if o != heavy and o != light:
+                    between[heavy, o] += between[light, o]
+                    between[o, heavy] = between[heavy, o]
+                between[light, o] = 0.0
+                between[o, light] = 0.0
+                if cluster[o] == light:
+                    cluster[o] = heavy
+            sums[heavy] += sums[light]
+        for q in range(k):
+            root[member[low + q]] = member[low + cluster[q]]
+
+
+@strip_kernel
+def best_links(start, stop, pieces, piece, links, diag, best, value, total):
+    """Find of pieces start..stop the other piece with the most links, what these are, and the sum of diagonals."""
+    (first, member), (begin, index, w) = pieces, links
+    slot, found, sums = np.full(total.size, -1, np.int32), np.empty(64, np.int32), np.empty(64)
+    for p in range(start, stop):
+        count, own = 0, 0.0
+        for s in range(first[p], first[p + 1]):
+            i = member[s]
+            own += diag[i]
+            for t in range(begin[i], begin[i + 1]):
+                q = piece[index[t]]
+                if q == p:
+                    continue
+                if slot[q] < 0:
+                    if count == found.size:
+                        found, sums = np.append(found, np.empty_like(found)), np.append(sums, np.empty_like(sums))
+                    slot[q], found[count], sums[count] = count, q, 0.0
+                    count += 1
+                sums[slot[q]] += w[t]
+        most, other = 0.0, 0
+        for c in range(count):
+            if sums[c] > most or (sums[c] == most and found[c] < other):
+                most, other = sums[c], found[c]
+            slot[found[c]] = -1
+        best[p], value[p], total[p] = other, most, own
+
+
+@kernel(parallel=False)
+def move_labels(labels, targets):
+    """Replace labels >= 0 by their targets."""
+    for i in range(labels.size):
+        if labels[i] >= 0:
+            labels[i] = targets[labels[i]]
+
+
+def find_pieces(block: Array, blocks: int, links: tuple[Array, ...], diag: Array, merge: float) -> tuple[Array, int]:
+    """Return the piece of every unknown (-1 where the block is negative) and how many there are: steps 1 to 3.
+
+    block : int32, below `blocks`, each of any number of members: more than `LARGEST` are taken in groups
+    """
+    first, member, position = members_of(block, blocks)
+    largest = int(np.diff(first).max(initial=1))
+    if largest > LARGEST:
+        groups = largest // LARGEST + 1
+        block = np.where(block >= 0, block * groups + position // LARGEST, -1).astype(np.int32)
+        blocks *= groups
+        first, member, position = members_of(block, blocks)
+        largest = LARGEST
+    root = np.full(block.size, -1, np.int32)
+    parts = (first, member, position), block, links, diag
+    over_strips(merge_blocks, blocks, *parts, merge, FOREIGN if merge else np.inf, largest, root)
+    piece = np.empty_like(root)
+    count = number_labels(root, block.size, piece)
+    for _ in range(ROUNDS):
+        best, (value, total) = np.empty(count, np.int32), np.empty((2, count))
+        over_strips(best_links, count, members_of(piece, count)[:2], piece, links, diag, best, value, total)
+        target = choose_targets(best, value, total)
+        if (target == np.arange(count)).all():
+            break
+        move_labels(piece, target)
+        count = number_labels(piece, count, piece)
+    return piece, count
