@@ -14,6 +14,7 @@ PAGES = [page.relative_to(ROOT).as_posix() for page in pages()]
 # pages whose Python blocks are run
 RUN = [
     "README.md",
+    "docs/index.md",
     "docs/neural-multigrid.md",
     "docs/solvers.md",
     "docs/gradients.md",

@@ -31,7 +31,7 @@ def measured(tmp_path_factory):
     """A folder with the records and the page of a run of the smallest size."""
     folder = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare_solvers, "jobs", lambda quick: SMALL)
+        patch.setattr(compare_solvers, "jobs", lambda quick, added: SMALL)
         command = ["bench", "solvers", "--quick", "--records", folder / "r.jsonl", "--html", folder / "page.html"]
         assert main([str(part) for part in command]) == 0
     return folder
