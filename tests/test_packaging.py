@@ -1,5 +1,6 @@
 """What is installed is what stands in the tree, and the wheel is complete."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -7,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -109,3 +111,28 @@ def test_ci_runs_the_test_command_of_the_readme():
     assert commands[0] == "make test || exit 1"  # first, and nothing else decides before it
     assert script.stat().st_mode & 0o111
     assert "make test" in (ROOT / "README.md").read_text()
+
+
+def requirement(text):
+    """Split "numpy>=1.26" or "numpy >=1.26" into name and range."""
+    found = re.fullmatch(r"([A-Za-z0-9_.-]+)\s*(.*)", text)
+    return found[1], found[2].replace(" ", "")
+
+
+def test_the_conda_recipe_asks_for_what_the_project_asks_for():
+    recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text())
+    project = PROJECT["project"]
+    named = {"torch": "pytorch"}  # names that differ between the two worlds
+    wanted = {named.get(name, name): bounds for name, bounds in map(requirement, project["dependencies"])}
+    wanted["python"] = project["requires-python"]
+    assert dict(map(requirement, recipe["requirements"]["run"])) == wanted
+    assert recipe["context"]["version"] == project["version"]
+    assert recipe["build"]["python"]["entry_points"] == [f"{k} = {v}" for k, v in project["scripts"].items()]
+    assert dict(map(requirement, recipe["requirements"]["host"]))["setuptools"] == ">=77"
+
+
+def test_version_and_licence_are_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["project"]["version"]
+    assert citation["license"] == PROJECT["project"]["license"]
+    assert f"## [{PROJECT['project']['version']}]" in (ROOT / "CHANGELOG.md").read_text()
