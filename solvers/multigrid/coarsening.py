@@ -1,7 +1,7 @@
 """Classical coarsening of conductances: where the learned rule starts, and the baselines it must beat.
 
-Between the centres of two blocks current flows through half of the inner link of each block and the link that joins
-them,
+Inner and outer link, partner, alone and blocked are drawn in docs/internals.md. Between the centres of two blocks
+current flows through half of the inner link of each block and the link that joins them,
 
     path = 1 / ( r + 1/w_out + r' ),        r = 1/(2 w_in),   r = 0 for a cell without a partner in its block
 
