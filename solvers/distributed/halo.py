@@ -32,7 +32,11 @@ class Halo:
     def __call__(self, own: Array) -> Array:
         """Return the box of an array over own cells; a view that the next call overwrites."""
         self.vector.setArray(to_rank_order(own).ravel())
-        self.scatter.scatter(self.vector, self.local)
+        return self.from_vector(self.vector)
+
+    def from_vector(self, v: Any) -> Array:
+        """Return the box of a PETSc vector; a view that the next call overwrites."""
+        self.scatter.scatter(v, self.local)
         return self.local.getArray().reshape(*self.shape, *([self.dof] if self.dof > 1 else []))
 
     def destroy(self) -> None:

@@ -248,7 +248,7 @@ def divide_ranks(count: int, grid_shape: Sequence[int]) -> tuple[int, ...]:
 
     def cost(ranks: tuple[int, ...]) -> tuple[bool, float, tuple[int, ...]]:
         parts = [n / p for n, p in zip(grid_shape, ranks, strict=True)]
-        surface = sum((p > 1) * math.prod(parts) / part for p, part in zip(ranks, parts, strict=True))
+        surface = sum(min(p - 1, 2) * math.prod(parts) / part for p, part in zip(ranks, parts, strict=True))
         # of equal ones cut the slow axes: rows stay long
         return min(parts) < 1, surface, tuple(-p for p in ranks)
 

@@ -12,6 +12,7 @@ from ..multigrid.hierarchy import Rule
 from ..multigrid.preconditioner import find_rule
 from .assembled_cycle import AssembledCycle
 from .at_exit import free_at_exit
+from .ghosted_cycle import GhostedCycle
 from .levels import build_levels, scaled_fields
 from .operator import DistributedPoisson
 from .petsc_library import collective_errors
@@ -25,7 +26,7 @@ def build_cycle(part: Any, fields: Any, diag: Any, mat: Any, rule: Rule, route: 
     """Return the cycle of an operator given by its own conductances and its matrix. Collective."""
     scaled, exponent = scaled_fields(part, fields, diag)
     ladder = build_levels(part, scaled, exponent, rule, gather)
-    return AssembledCycle(mat, ladder, rule)
+    return GhostedCycle(ladder, rule) if route == "ghosted" else AssembledCycle(mat, ladder, rule)
 
 
 class DistributedMultigrid:
@@ -35,7 +36,9 @@ class DistributedMultigrid:
     ----------
     A : DistributedPoisson
     weights : as in `NeuralMultigrid`
-    route : "assembled"
+    route : "ghosted" or "assembled"
+        krylearn's own kernels on boxes with cells of the neighbours around them, or PETSc's PCMG over assembled
+        matrices: the same map up to single precision, at several times the memory and time
     gather : cells from which on every rank holds a level whole
 
     Attributes
