@@ -11,6 +11,11 @@ CHECK_READY := $(VENV)/.krylearn-check-ready
 DOCS_READY  := $(VENV)/.krylearn-docs-ready
 PAGES_READY := $(VENV)/.krylearn-pages-ready
 WHEEL_SITE  := build/check-site
+# several ranks: Debian's PETSc wants Debian's Python and NumPy < 2, so these tests have an environment of their own
+PETSC_VENV   := .venv-petsc
+PETSC_READY  := $(PETSC_VENV)/.krylearn-ready
+PETSC_PYTHON ?= /usr/bin/python3
+PETSC_DEBS   := python3-venv python3-petsc4py-real openmpi-bin
 
 PACKAGES := krylearn.pde krylearn.solvers krylearn.optim krylearn.bench
 # waiting threads sleep: where they spin, a second job on the machine makes the tests ten times slower
@@ -18,7 +23,7 @@ PYTEST   := OMP_WAIT_POLICY=passive $(RUN) -m pytest
 ARGS     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-pages fuzz check bench report docs wheel clean distclean
+.PHONY: help demo test test-slow test-pages test-distributed fuzz check bench report docs wheel clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -43,6 +48,9 @@ test-pages: $(PAGES_READY)  ## the web pages in headless Chromium (Debian: apt-g
 
 fuzz: $(READY)  ## random and hostile input for some minutes; ARGS="files --seed 7", "kills --count 200", "systems ..." choose
 	nice $(RUN) -m tests.fuzz $(ARGS)
+
+test-distributed: $(PETSC_READY)  ## install PETSc and MPI (Debian, as root), and run the tests of 1 to 4 ranks (under 10 minutes)
+	OMP_NUM_THREADS=1 $(PETSC_VENV)/bin/python -m pytest tests/solvers/distributed $(ARGS)
 
 check: $(READY) $(CHECK_READY)  ## lint, format, import arrows, and types of the installed wheel
 	$(RUN) -m ruff check .
@@ -72,7 +80,7 @@ clean:  ## remove what was built and measured here, keep the environment
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove the environment too
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PETSC_VENV)
 
 # A stamp is touched only after everything before it succeeded, so an interrupted installation is simply repeated.
 $(READY): pyproject.toml constraints.txt
@@ -93,4 +101,17 @@ $(DOCS_READY): $(READY)
 
 $(PAGES_READY): $(DOCS_READY)
 	$(RUN) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[pages]"
+	@touch $@
+
+# not --no-install-recommends: the package that can be imported is only recommended. NumPy 2 is another binary interface
+# than the one that Debian's petsc4py was built for.
+$(PETSC_READY): pyproject.toml constraints.txt
+	@ls -d /usr/lib/petscdir/*/*-real/lib/python3/dist-packages/petsc4py >/dev/null 2>&1 && command -v mpirun >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(PETSC_DEBS) >/dev/null; } || { \
+	  echo "the tests of several ranks need Debian's packages: apt-get install $(PETSC_DEBS)" >&2; exit 1; }
+	"$(PETSC_PYTHON)" -m venv --clear $(PETSC_VENV)
+	$(PETSC_VENV)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt \
+	  --editable . "numpy<2" mpi4py pytest hypothesis matplotlib "setuptools>=77"
+	ls -d /usr/lib/petscdir/*/*-real/lib/python3/dist-packages > "$$($(PETSC_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/petsc-debian.pth"
+	$(PETSC_VENV)/bin/python -c "from krylearn.solvers.distributed.petsc_library import load_petsc; load_petsc()"
 	@touch $@

@@ -19,7 +19,7 @@ from .petsc_library import collective_errors
 
 GATHER = 20_000
 """Cells of the first level that every rank holds whole: less time than the messages of its levels would take (ours)."""
-ROUTES = ("assembled", "ghosted")
+ROUTES = ("ghosted", "assembled")
 
 
 def build_cycle(part: Any, fields: Any, diag: Any, mat: Any, rule: Rule, route: str, gather: int) -> Any:
@@ -52,7 +52,7 @@ class DistributedMultigrid:
         A: DistributedPoisson,
         weights: str | Path | nn.Module | None = None,
         *,
-        route: str = "assembled",
+        route: str = "ghosted",
         gather: int = GATHER,
     ) -> None:
         with collective_errors(A.comm):

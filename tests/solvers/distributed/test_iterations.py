@@ -5,15 +5,16 @@ from ranks import lines_of, needs_petsc
 
 pytestmark = needs_petsc
 CASES = 13
+ROUTES = 2
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3, 4])
 def lines(request):
-    return lines_of(request.param, "iterations_program.py", 1000, "assembled")
+    return lines_of(request.param, "iterations_program.py", 1000, "ghosted,assembled")
 
 
 def test_every_case_has_run(lines):
-    assert len(lines) == CASES
+    assert len(lines) == CASES * ROUTES
 
 
 def test_iterations_are_those_of_one_process(lines):
@@ -51,6 +52,6 @@ def test_the_cycle_is_symmetric_and_definite(lines):
 
 
 def test_gathered_levels_change_nothing():
-    few, many = (lines_of(2, "iterations_program.py", gather, "assembled") for gather in (128, 10**6))
+    few, many = (lines_of(2, "iterations_program.py", gather, "ghosted,assembled") for gather in (128, 10**6))
     for a, b in zip(few, many, strict=True):
         assert abs(a["iterations"] - b["iterations"]) <= 1
