@@ -11,8 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from ..krylov.outcome import ConvergenceError, SolveInfo
+from .border import Bordered, prepare
 from .entries import columns_of, like_columns, result_dtype
 from .prepared import Prepared
 
@@ -67,7 +69,7 @@ def solve_matrix(
     the diagonal is negative: solved as -A x = -b
     grid (20, 20) found in the pattern of A
     """
-    prepared = Prepared(A, shape, cells)
+    prepared = prepare(A, shape, cells)
     x, info = _solve_columns(prepared, A, b, rtol)
     if strict and info:
         raise ConvergenceError(info, x)
@@ -95,7 +97,7 @@ def factorized(A: Any, shape: Any = None, rtol: float = 1e-10) -> Callable[[Any]
     >>> float(abs(A @ x - 1).max()) < 1e-8
     True
     """
-    prepared = Prepared(A, shape)
+    prepared = prepare(A.copy() if scipy.sparse.issparse(A) else A, shape)  # later changes of A do not matter
 
     def solve(b: Any) -> Any:
         x, info = _solve_columns(prepared, A, b, rtol)
@@ -106,7 +108,7 @@ def factorized(A: Any, shape: Any = None, rtol: float = 1e-10) -> Callable[[Any]
     return solve
 
 
-def _solve_columns(prepared: Prepared, A: Any, b: Any, rtol: float) -> tuple[Any, SolveInfo]:
+def _solve_columns(prepared: Prepared | Bordered, A: Any, b: Any, rtol: float) -> tuple[Any, SolveInfo]:
     """Solve for each column; one column has an info of its own, several have `each`."""
     columns, dtype = columns_of(b, prepared.csr.shape[0]), result_dtype(A, b)
     solved = [prepared.solve(column, rtol, dtype=dtype) for column in columns]

@@ -161,14 +161,14 @@ class Prepared:
         x = np.zeros_like(b)
         given = alone & (diagonal != 0)
         x[given] = b[given] / diagonal[given]
-        norm_b = _norm(b)
+        norm_b = norm(b)
         tolerance = max(rtol * norm_b, atol)
         facts: dict[str, Any] = {"iterations": 0, "matvecs": 0, "residuals": [], "compile_seconds": 0.0, "nullspace": 0}
         setup, reason, best = 0.0, None, (math.inf, x.astype(dtype))
         for _ in range(ROUNDS):
             returned = x.astype(dtype)
             r = b - self.csr @ returned.astype(np.float64)
-            true = _norm(r)
+            true = norm(r)
             if true < best[0]:
                 best = (true, returned)
             if true <= tolerance:
@@ -203,11 +203,11 @@ class Prepared:
         """Solve S y = E R r to what brings the caller's residual below the tolerance, or nearly so; return E y."""
         mended = self.mended
         scaled = mended.left * r
-        norm = _norm(scaled)
+        size = norm(scaled)
         if mended.exact:
-            rtol = min(tolerance / norm, 0.5) if norm else 0.5
+            rtol = min(tolerance / size, 0.5) if size else 0.5
         else:
-            rtol = min(0.3 * tolerance / _norm(r), 0.1)
+            rtol = min(0.3 * tolerance / norm(r), 0.1)
         rtol = max(rtol, 1e-13)
         if isinstance(self.operator, Poisson):
             y, info = cg(self.operator, scaled, rtol=rtol, M=self.weights)
@@ -219,7 +219,7 @@ class Prepared:
         return mended.right * step, info
 
 
-def _norm(v: Array) -> float:
+def norm(v: Array) -> float:
     """Return the Euclidean norm, also where squares would overflow."""
     largest = float(np.abs(v).max(initial=0.0))
     if not 0 < largest < math.inf:

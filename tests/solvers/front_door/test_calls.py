@@ -345,3 +345,27 @@ def test_empty_rows():
     x, info = solve_matrix(diagonal, np.ones(6))
     assert info == 0
     np.testing.assert_allclose(x, 1 / np.arange(1.0, 7.0))
+
+
+# --- bordered by ones -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("solid", [False, True])
+def test_a_closed_box_whose_mean_is_given_by_a_multiplier(sign, solid):
+    cells = np.ones((11, 12))
+    cells[3:6, 4:8] = not solid
+    A = Poisson.from_cells(cells)
+    outside = sp.diags_array((cells.ravel() == 0).astype(float))
+    inside = sp.csr_array(sign * A.matrix() + outside)
+    ones = np.ones((132, 1))
+    C = sp.block_array([[inside, 2 * ones], [2 * ones.T, None]]).tocsr()
+    b = right_side(133)
+    x, info = check(C, b, rtol=1e-10, notes=["multiplier", "grid (11, 12)"])
+    np.testing.assert_allclose(x, np.linalg.solve(C.toarray(), b), rtol=1e-6, atol=1e-7)
+    assert info.iterations < 40
+
+
+def test_a_bordered_regular_matrix():
+    ones = np.ones((72, 1))
+    C = sp.block_array([[dirichlet((8, 9)), ones], [ones.T, None]]).tocoo()
+    x, _ = check(C, right_side(73), rtol=1e-9)
+    np.testing.assert_allclose(x, np.linalg.solve(C.toarray(), right_side(73)), rtol=1e-6, atol=1e-7)
