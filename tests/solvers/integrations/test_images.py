@@ -1,0 +1,129 @@
+"""Packages for images: their own function and ours give the same answer. They run where the package is installed."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+RNG = np.random.default_rng(34031)
+
+
+# --- scikit-image -----------------------------------------------------------------------------------------------------
+def disks(shape, seed=34033, noise=0.35):
+    rng = np.random.default_rng(seed)
+    at = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    image = (sum(x * x for x in at) < 0.4) + noise * rng.standard_normal(shape)
+    labels = np.zeros(shape, dtype=np.int32)
+    centre = tuple(n // 2 for n in shape)
+    labels[centre], labels[(0,) * len(shape)] = 2, 1
+    return image, labels
+
+
+ISOLATED = [[1, 0, -1, 0], [2, 0, -1, 0], [0, 0, -1, -1], [-1, -1, -1, 3]]
+
+
+def masked():
+    image, labels = disks((30, 33))
+    return image, np.where((RNG.random((30, 33)) < 0.1) & (labels == 0), -1, labels), {}
+
+
+WALKS = {
+    "2d": lambda: (*disks((30, 33)), {}),
+    "3d": lambda: (*disks((12, 13, 14)), {}),
+    "beta": lambda: (*disks((30, 33)), {"beta": 400}),
+    "spacing": lambda: (*disks((12, 13, 14)), {"spacing": (1.0, 2.0, 0.5)}),
+    "masked": masked,
+    "gaps": lambda: (disks((30, 33))[0], 3 * disks((30, 33))[1] + (np.arange(33) == 32) * 11, {}),
+    "channels": lambda: (np.stack([disks((30, 33), s)[0] for s in (1, 2, 3)]), disks((30, 33))[1], {"channel_axis": 0}),
+    "dense": lambda: (disks((30, 33))[0], np.where(RNG.random((30, 33)) < 0.3, 1 + (disks((30, 33))[0] > 0.5), 0), {}),
+    "bytes": lambda: ((255 * np.clip(disks((30, 33))[0], 0, 1)).astype(np.uint8), disks((30, 33))[1], {}),
+    "isolated": lambda: (disks((8, 8))[0], np.kron(ISOLATED, np.ones((2, 2), int)), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(WALKS))
+def test_random_walker(name):
+    segmentation = pytest.importorskip("skimage.segmentation", reason="scikit-image is not installed")
+    from krylearn.solvers.integrations.skimage import random_walker
+
+    data, labels, options = WALKS[name]()
+    theirs = segmentation.random_walker(data, labels, mode="bf", return_full_prob=True, **options)
+    ours = random_walker(data, labels, tol=1e-12, return_full_prob=True, **options)
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, atol=5e-4 if name == "beta" else 2e-6)  # weights of 1e-10: ill conditioned
+    decided = np.sort(theirs, axis=0)[-1] - np.sort(theirs, axis=0)[-2] > 1e-4
+    segmented = random_walker(data, labels, tol=1e-10, **options)
+    np.testing.assert_array_equal(
+        segmented[decided], segmentation.random_walker(data, labels, mode="bf", **options)[decided]
+    )
+    assert segmented.dtype == labels.dtype
+
+
+def test_random_walker_at_its_own_tolerance_gives_the_same_labels():
+    segmentation = pytest.importorskip("skimage.segmentation", reason="scikit-image is not installed")
+    from krylearn.solvers.integrations.skimage import random_walker
+
+    data, labels = disks((24, 24, 24))
+    theirs = segmentation.random_walker(data, labels, mode="bf")
+    assert (random_walker(data, labels) != theirs).mean() < 1e-3
+
+
+def test_random_walker_without_unlabelled_pixels_warns():
+    pytest.importorskip("skimage.segmentation", reason="scikit-image is not installed")
+    from krylearn.solvers.integrations.skimage import random_walker
+
+    with pytest.warns(UserWarning, match="without 0"):
+        assert (random_walker(np.eye(3), np.ones((3, 3), int)) == 1).all()
+    with pytest.raises(ValueError, match="without a seed"):
+        random_walker(np.eye(3), np.zeros((3, 3), int))
+
+
+# --- TauFactor and PoreSpy --------------------------------------------------------------------------------------------
+def porous(shape, seed=34039):
+    from scipy.ndimage import gaussian_filter
+
+    noise = gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 2)
+    return noise > np.quantile(noise, 0.4)
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_taufactor(axis):
+    tau = pytest.importorskip("taufactor", reason="TauFactor is not installed")
+    from krylearn.solvers.integrations.taufactor import effective_diffusivity
+
+    image = porous((30, 28, 26))
+    found = effective_diffusivity(image, axis, ftol=1e-6)
+    solver = tau.Solver(np.moveaxis(image, axis, 0).astype(int), device="cpu")
+    with contextlib.redirect_stdout(io.StringIO()):
+        solver.solve(conv_crit=1e-4, iter_limit=20000)
+    assert found.converged
+    assert found.tau == pytest.approx(float(np.ravel(solver.tau)[0]), rel=2e-3)
+    assert found.D_eff == pytest.approx(float(np.ravel(solver.D_eff)[0]), rel=2e-3)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_porespy(axis):
+    pytest.importorskip("porespy", reason="PoreSpy is not installed")
+    import porespy
+    from krylearn.solvers.integrations.taufactor import effective_diffusivity
+
+    image = porous((20, 22, 18))
+    theirs = porespy.simulations.tortuosity_fd(image, axis, ftol=1e-6)
+    found = effective_diffusivity(image, axis, at="cells", ftol=1e-6)
+    assert found.tau_percolating == pytest.approx(theirs.tortuosity, rel=1e-5)
+    assert found.D_eff == pytest.approx(1 / theirs.formation_factor, rel=1e-5)
+
+
+def test_layers_in_series_and_in_parallel():
+    from krylearn.solvers.integrations.taufactor import effective_diffusivity
+
+    layers = np.repeat([1, 2, 3, 2], 3)[:, None, None] * np.ones((12, 4, 5), dtype=int)
+    conductivity = {1: 1.0, 2: 10.0, 3: 0.1}
+    kappa = np.vectorize(conductivity.get)(layers[:, 0, 0])
+    assert effective_diffusivity(layers, 0, conductivity, ftol=1e-9).D_eff == pytest.approx(1 / (1 / kappa).mean())
+    assert effective_diffusivity(layers, 1, conductivity, ftol=1e-9).D_eff == pytest.approx(kappa.mean())
+    nothing = effective_diffusivity(layers, 0, {1: 1.0})
+    assert (nothing.D_eff, nothing.tau) == (0.0, np.inf)
