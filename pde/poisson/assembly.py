@@ -12,6 +12,9 @@ def matrix(A: PoissonFields, unknowns: bool = False) -> scipy.sparse.csr_array:
     """Assemble A; columns ascend, and the two faces between the cells of a periodic axis of length 2 are summed."""
     cells = np.arange(A.unknown.numel()) if A.numbering is None else A.numbering.cpu().numpy()
     mask = A.unknown.cpu().numpy().ravel()
+    if A.uncoupled is not None:
+        mask = mask.copy()
+        mask[A.uncoupled.cells[A.uncoupled.diag > 0].cpu().numpy()] = True
     if unknowns:
         cells = cells[mask[cells]]
     n = len(cells)
@@ -33,6 +36,8 @@ def _stencil(A: PoissonFields, row_of: np.ndarray) -> tuple[np.ndarray, np.ndarr
     columns = np.empty((row_of.size, 7), dtype=row_of.dtype)
     values = np.empty((row_of.size, 7), dtype=A.dtype)
     columns[:, 3], values[:, 3] = row_of, A.diag.detach().cpu().numpy().ravel()
+    if A.uncoupled is not None:
+        values[A.uncoupled.cells.cpu().numpy(), 3] = A.uncoupled.diag.detach().cpu().numpy()
     for d, link in enumerate(A.links):
         w = link.detach().cpu().numpy()
         # the last link is 0 unless the axis wraps, so rolling is right in both cases

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .conductances import Conductances, from_cells, internal_kinds
-from .grid import Cell, Kinds, internal_shape, parse_boundary, parse_cells, parse_spacing, volume
+from .grid import Cell, Kinds, face_factor, internal_shape, parse_boundary, parse_cells, parse_spacing
 
 
 class Voxels(NamedTuple):
@@ -94,7 +94,7 @@ def keep_cells(cells: Any, spacing: Any, boundary: Any, shift: Any, dtype: torch
     codes = parse_cells(cells)
     h = parse_spacing(spacing, codes.ndim)
     kinds = parse_boundary(boundary, codes.ndim, "neumann")
-    factor = volume(h) / h[0] ** 2
+    factor = face_factor(h, 0)
     unit = float(torch.tensor(factor, dtype=dtype))
     some_shift = shift is not None and not (isinstance(shift, int | float) and shift == 0)
     if some_shift or len(set(h)) > 1 or not 0 < unit < math.inf or 12 * unit > torch.finfo(dtype).max:

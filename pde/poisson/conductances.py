@@ -15,6 +15,7 @@ from .grid import (
     Cell,
     Kinds,
     check_grid_shape,
+    face_factor,
     finite,
     internal_axes,
     internal_shape,
@@ -110,12 +111,20 @@ def _fields(
     """Apply the table; kappa = None stands for 1, where the harmonic mean is a logical and."""
     grid_shape = tuple(codes.shape)
     shape, h = internal_shape(grid_shape), parse_spacing(spacing, len(grid_shape))
-    extra = _on_cells(shift, "shift", grid_shape, dtype, codes.device).reshape(shape) * volume(h)
+    extra = _on_cells(shift, "shift", grid_shape, dtype, codes.device).reshape(shape)
+    if bool((extra > 0).any()):
+        scaled = extra * volume(h)
+        if bool(((scaled == 0) & (extra > 0)).any()):
+            raise ValueError(f"got shift x volume that underflows {dtype}; expected a positive number: use other units")
+        extra = scaled
     codes = codes.reshape(shape)
     fluid, is_open = codes == Cell.FLUID, codes == Cell.OPEN
     any_open = bool(is_open.any())
     own = fluid.to(dtype) if kappa is None else torch.where(fluid, kappa.reshape(shape), 0)
-    factors = {d: volume(h) / size**2 for d, size in zip(internal_axes(len(grid_shape)), h, strict=True)}
+    factors = {d: face_factor(h, axis) for axis, d in enumerate(internal_axes(len(grid_shape)))}
+    least = min(factors.values())
+    if least < 1e-15 and float(own.detach().max()) > 0 and float(own.detach().max() * least) == 0:
+        raise ValueError(f"got conductances that underflow {dtype}; expected positive numbers: use other units")
     parts = [
         _along(own, is_open if any_open else None, d, pair, factors.get(d, 1.0), kappa is not None)
         for d, pair in enumerate(internal_kinds(kinds))

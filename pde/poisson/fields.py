@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,12 +22,32 @@ from .grid import Kinds, internal_axes
 T = TypeVar("T")
 
 
+class Uncoupled(NamedTuple):
+    """Rows of a matrix that consist of a diagonal entry alone, d x = b; they are no part of the stencil.
+
+    cells : flat cells of the internal grid, ascending;  diag : the entries, > 0 or, of empty rows, 0
+    """
+
+    cells: Tensor
+    diag: Tensor
+
+    @property
+    def inverse(self) -> Tensor:
+        """1 / d; of an empty row 1, so that a preconditioner stays definite there."""
+        return 1 / torch.where(self.diag > 0, self.diag, 1)
+
+    def solution(self, b: Tensor) -> Tensor:
+        """Return x with d x = b for values (..., m) at these rows: 0 where d is 0."""
+        return torch.where(self.diag > 0, b / torch.where(self.diag > 0, self.diag, 1).to(b.dtype), 0)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class PoissonFields:
     """The data of an operator; `Poisson` documents them.
 
     Attributes
     ----------
+    uncoupled : rows of a matrix without neighbours, or None; `unknown` is False there
     source : the conductances, or the cells that they are computed from when one of them is first asked for
     cache : results derived from the operator; neither copied by `.to` nor pickled. Read and write it by a `Slot`.
     facts : the same for results that neither precision nor device changes; go along with `.to`
@@ -49,6 +69,7 @@ class PoissonFields:
     source: Conductances | Voxels
     open: Tensor | None = None
     numbering: Tensor | None = None
+    uncoupled: Uncoupled | None = None
     cache: dict[str, Any] = field(init=False, default_factory=dict)
     facts: dict[str, Any] = field(init=False, default_factory=dict)
 
@@ -115,7 +136,8 @@ class PoissonFields:
     @cached_property
     def unknowns(self) -> int:
         """Number of cells that hold an unknown."""
-        return int(self.unknown.sum())
+        alone = 0 if self.uncoupled is None else int((self.uncoupled.diag > 0).sum())
+        return int(self.unknown.sum()) + alone
 
     @cached_property
     def full(self) -> bool:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .arrays import share
+
 TORCH_DTYPES = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
 KINDS = ("neumann", "dirichlet", "periodic")
 Kinds = tuple[tuple[str, str], ...]  # per user axis: (kind of the low side, kind of the high side)
@@ -73,7 +75,12 @@ def parse_spacing(spacing: Any, ndim: int) -> tuple[float, ...]:
     >>> parse_spacing(0.5, 2)
     (0.5, 0.5)
     """
-    values = np.asarray(spacing, dtype=float)
+    if isinstance(spacing, Tensor) and spacing.requires_grad:
+        raise TypeError(
+            "got spacing that requires a gradient; expected numbers, which have none here: pass spacing.detach(), and "
+            "differentiate with respect to kappa or faces"
+        )
+    values = np.asarray(spacing.cpu() if isinstance(spacing, Tensor) else spacing, dtype=float)
     if values.ndim > 1 or (values.ndim == 1 and len(values) != ndim):
         raise ValueError(f"got spacing {spacing!r}; expected one number, or {ndim} of them, one per axis")
     values = np.broadcast_to(values, (ndim,))
@@ -118,21 +125,9 @@ def parse_boundary(boundary: Any, ndim: int, default: str, allowed: Sequence[str
     return kinds  # type: ignore[return-value]
 
 
-def share(values: Any) -> Tensor:
-    """Return a tensor over the memory of an array, copied only if torch cannot use it (read-only, negative strides)."""
-    if isinstance(values, Tensor):
-        return values
-    array = np.asarray(values)
-    contiguous = np.ascontiguousarray(array).reshape(array.shape)
-    return torch.from_numpy(contiguous if contiguous.flags.writeable else contiguous.copy())
-
-
 def as_real(values: Any, name: str, dtype: torch.dtype | None = None) -> Tensor:
     """Return `values` (list, NumPy or torch) as a real tensor on its own device, of `dtype` if given."""
-    try:
-        tensor = share(values)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"got {name} of type {type(values).__name__}; expected an array of real numbers") from error
+    tensor = share(values, name)
     if tensor.is_complex():
         raise TypeError(f"got complex {name}; expected real numbers: treat real and imaginary part apart")
     return tensor if dtype is None else tensor.to(dtype)
@@ -186,7 +181,10 @@ def parse_cells(cells: Any, grid_shape: Sequence[int] | None = None) -> Tensor:
         if not bool(unknown.any()):
             return parse_cells(codes.to(torch.uint8), grid_shape)
         where = tuple(int(i) for i in unknown.nonzero()[0])
-        raise ValueError(f"got cell code {float(codes[where]):g} at {where}; expected 0 (SOLID), 1 (FLUID) or 2 (OPEN)")
+        raise ValueError(
+            f"got cell code {float(codes[where]):g} at {where}; expected 0 (SOLID), 1 (FLUID) or 2 (OPEN): "
+            "of an image or of labels make a mask, cells=labels > 0 (True = FLUID)"
+        )
     codes = codes.to(torch.uint8)
     fluid = (codes.numpy() if codes.is_cpu else codes) == Cell.FLUID
     if not bool(fluid.any()):
@@ -203,6 +201,27 @@ def volume(spacing: Sequence[float]) -> float:
     1.0
     """
     return math.prod(spacing)
+
+
+def face_factor(spacing: Sequence[float], d: int) -> float:
+    """Return area / distance between centres for the faces normal to axis d, which has to be a positive number.
+
+    >>> face_factor((0.5, 2.0), 0), face_factor((1e-200, 1e-200), 1)
+    (4.0, 1.0)
+    """
+    square = spacing[d] * spacing[d]
+    factor = volume(spacing) / square if 1e-280 < square < 1e280 else 0.0
+    if not 1e-280 < factor < 1e280:  # the same without intermediate results that leave the range of numbers
+        exponents = [math.frexp(h)[1] for h in spacing]
+        mantissa = math.prod(math.ldexp(h, -e) for h, e in zip(spacing, exponents, strict=True))
+        mantissa /= math.ldexp(spacing[d], -exponents[d]) ** 2
+        exponent = sum(exponents) - 2 * exponents[d]
+        factor = math.ldexp(mantissa, exponent) if exponent < 1020 else math.inf
+    if not 0 < factor < math.inf:
+        raise ValueError(
+            f"got spacing {tuple(spacing)}: area / distance is {factor:g}; expected a positive number: use other units"
+        )
+    return factor
 
 
 def torch_dtype(dtype: Any) -> torch.dtype:

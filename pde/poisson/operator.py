@@ -29,10 +29,11 @@ import torch
 from torch import Tensor
 
 from . import assembly, boundary_values, conductances, recognise, unequal_cells, vectors
+from .arrays import times_power_of_two
 from .boundary_values import LIBRARY
 from .cells import keep_cells
 from .conductances import Conductances, without_negative_shift
-from .fields import PoissonFields, Slot
+from .fields import PoissonFields, Slot, Uncoupled
 from .grid import torch_dtype
 from .nullspace import NULLSPACE, NullSpace
 from .unequal_cells import is_unequal
@@ -48,6 +49,7 @@ class Poisson(PoissonFields):
     Vectors are flat `(..., n)` or grid-shaped `(..., *grid_shape)`, NumPy or torch, batches first; an answer has the
     shape, type, dtype and device of what came in. n counts all cells (after `from_matrix`: the matrix's own rows);
     entries of cells without an unknown are ignored on input and zero on output.
+    Several vectors are rows, (k, n), or columns, (n, k): `vectors.apply_map` has the table.
     Tensors that require gradients keep their history: `krylearn.solvers.solve` differentiates with respect to them.
 
     Attributes
@@ -58,6 +60,7 @@ class Poisson(PoissonFields):
     shift : tensor: what else adds to the diagonal
     unknown : bool tensor; diag : tensor, zero where there is no unknown
     sides : per axis the part of `ground` that belongs to the low and to the high side of the box
+    uncoupled : of a matrix, rows with a diagonal entry alone: equations like all others, but no part of the stencil
     open : bool tensor of OPEN cells, or None;  numbering : internal cell of each row, or None for C order
     voxels : the cells that a cell-type operator was built from: its conductances are then computed at first use; or
         None. None of these tensors is to be changed in place: diag, null space and solvers would not know.
@@ -203,8 +206,8 @@ class Poisson(PoissonFields):
         Returns
         -------
         Poisson
-            A @ x equals matrix @ x to 64 rounding errors. Empty rows and identity rows of a full box (SOLID cells in
-            many codes) hold no unknown: there x is ignored and the answer is 0.
+            A @ x equals matrix @ x to 64 rounding errors. Every row is an equation, one without neighbours too
+            (x = b / d), unless `cells` says that it holds no unknown: there x is ignored and the answer is 0.
 
         Raises
         ------
@@ -247,21 +250,20 @@ class Poisson(PoissonFields):
         return y
 
     def matvec(self, x: Any) -> Any:
-        """Return A x in the shape, type, dtype and device of x.
+        """Return A x in the shape, type, dtype and device of x; `vectors.apply_map` says what shapes mean.
 
         >>> Poisson.from_cells(np.ones((2, 2))).matvec(np.array([1.0, 0.0, 0.0, 0.0])).tolist()
         [2.0, -1.0, -1.0, 0.0]
         """
-        return self.from_grid(self.apply(self.to_grid(x)), x)
+        return vectors.apply_map(self, x, self.apply, lambda v, alone: alone.diag.to(v.dtype) * v)
 
     rmatvec = matvec
     __matmul__ = matvec
     __call__ = matvec
 
     def matmat(self, X: Any) -> Any:
-        """Return A X for X of shape (n, k), one vector per column (SciPy's layout; ours has batches first)."""
-        columns = X if isinstance(X, Tensor) else np.asarray(X)
-        return self.matvec(columns.T).T
+        """Return A X for X of shape (n, k), one vector per column: what ``A @ X`` does too."""
+        return self.matvec(X)
 
     rmatmat = matmat
 
@@ -362,9 +364,18 @@ class Poisson(PoissonFields):
             Conductances(*apply(tuple(self.conductances))),
             apply(self.open),
             apply(self.numbering),
+            self.uncoupled and Uncoupled(*apply(tuple(self.uncoupled))),
         )
         changed.facts.update(self.facts)
         return changed
+
+    def scaled(self, exponent: int) -> Poisson:
+        """Return 2^exponent A, exact as long as nothing leaves the range of the dtype.
+
+        >>> Poisson.from_cells(np.ones((2, 2))).scaled(3).diag.max()
+        tensor(16., dtype=torch.float64)
+        """
+        return self._map_tensors(lambda t: times_power_of_two(t, exponent) if t.is_floating_point() else t)
 
     def detach(self) -> Poisson:
         """Return the same operator without a history for gradients; self if there is none.

@@ -19,6 +19,7 @@ import scipy.sparse
 import torch
 
 from .conductances import Conductances
+from .fields import Uncoupled
 from .grid import Cell, Kinds, check_grid_shape, internal_axes, internal_shape, parse_cells
 from .stencil_scan import SINGLE, Scanned, common_shift, scan
 
@@ -58,9 +59,10 @@ def from_matrix(matrix: Any, shape: Any, cells: Any, order: str, eps: float | No
     plain = order == "C" and csr.shape[0] == int(np.prod(grid_shape))
     inside, flat = internal_shape(grid_shape), len(grid_shape) == 2
     found = scan(csr, inside, flat, fluid, None if plain else numbering, rounding)
-    alone = found is not None and ((found.read.ravel() != 0) if fluid is None else fluid) & ~found.unknown.ravel()
-    if found is None or alone.any():
+    odd = found is None or bool((found.read[~found.unknown] < 0).any()) or not bool((found.read > 0).any())
+    if odd or (fluid is not None and bool((found.read.ravel()[fluid & ~found.unknown.ravel()] == 0).any())):
         found = _read_slowly(csr, Stencil(grid_shape, numbering, order, rounding), fluid)
+    uncoupled = _uncoupled(found.unknown, fluid, numbering, found.read)
     dtype = torch.float32 if csr.dtype == np.float32 else torch.float64
     return {
         "grid_shape": grid_shape,
@@ -74,6 +76,7 @@ def from_matrix(matrix: Any, shape: Any, cells: Any, order: str, eps: float | No
             tuple(tuple(torch.from_numpy(w).to(dtype) for w in _sides(found, d)) for d in range(3)),
         ),
         "numbering": None if plain else torch.from_numpy(numbering),
+        "uncoupled": None if uncoupled is None else Uncoupled(uncoupled[0], uncoupled[1].to(dtype)),
     }
 
 
@@ -220,7 +223,7 @@ def _links(grid: Stencil, row_of: Array, diag: Array, following: list[Array], pr
 
 
 def _unknown(grid: Stencil, fluid: Array | None, diag: Array, links: list[Array], row_of: Array) -> Array:
-    """Return which cells hold an unknown: FLUID ones, or, without cells, all but empty rows and identity rows."""
+    """Return which cells are coupled to others; a row that is not is an equation of its own, see `_uncoupled`."""
     coupled = sum(w + np.roll(w, 1, d) for d, w in enumerate(links)) > 0
     if fluid is not None:
         mask = fluid.reshape(grid.shape)
@@ -231,14 +234,25 @@ def _unknown(grid: Stencil, fluid: Array | None, diag: Array, links: list[Array]
                 f"got {grid.place(row)} coupled to a neighbour; expected no coupling, since cells says that it is "
                 "not FLUID: correct cells or order"
             )
-        return mask.copy()
-    one = np.abs(diag - 1) <= 64 * grid.eps
-    unknown = (diag > 0) & (coupled | ~one)
-    if not coupled.any():
-        unknown = diag > 0  # a diagonal matrix: nothing tells SOLID from FLUID, so all is solved for
-    if not unknown.any():
+        return coupled | (mask & (diag <= 0))  # without a diagonal: a component with a null space of its own
+    if not (diag > 0).any():
         raise ValueError("got a matrix without non-zero rows; expected at least one unknown")
-    return unknown
+    return coupled
+
+
+def _uncoupled(
+    unknown: Array, fluid: Array | None, numbering: Array, diag: Array
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return cells and diagonal of the rows without neighbours, but for those that `cells` calls SOLID or OPEN."""
+    alone = np.zeros(unknown.size, dtype=bool)
+    alone[numbering] = True
+    alone &= ~unknown.ravel()
+    if fluid is not None:
+        alone &= fluid
+    if not alone.any():
+        return None
+    cells = np.flatnonzero(alone)
+    return torch.from_numpy(cells), torch.from_numpy(diag.ravel()[cells])
 
 
 def _surplus(grid: Stencil, diag: Array, links: list[Array], unknown: Array, row_of: Array) -> tuple[Array, Array]:

@@ -8,12 +8,14 @@ multigrid hierarchy holds parts of two systems before each system is down to one
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .conductances import Conductances
+from .fields import Uncoupled
 from .grid import internal_axes, internal_shape
 from .operator import Poisson
 
@@ -62,6 +64,7 @@ def stack(operators: Sequence[Poisson]) -> Poisson:
             (links[0], links[1], links[2]), (ground[0], ground[1], ground[2]), joined([A.shift for A in operators])
         ),
         numbering=_numbering(operators, internal_shape(grid_shape), room, inside[d], d),
+        uncoupled=_uncoupled(operators, internal_shape(grid_shape), room, inside[d], d),
     )
 
 
@@ -90,8 +93,25 @@ def _axis(A: Poisson) -> int:
     return min(free, key=lambda d: (1 << (sizes[d] - 1).bit_length()) / sizes[d])
 
 
+def _cells_of_blocks(
+    operators: Sequence[Poisson], shape: tuple[int, int, int], room: int, n: int, d: int
+) -> list[Tensor]:
+    """Return, system by system, where its cells lie in the joint grid."""
+    cells = torch.arange(torch.Size(shape).numel(), device=operators[0].device).reshape(shape)
+    return [block.narrow(d, 0, n).reshape(-1) for block in cells.split(room, dim=d)]
+
+
+def _uncoupled(operators: Sequence[Poisson], *blocks: Any) -> Uncoupled | None:
+    """Join the uncoupled rows."""
+    pairs = zip(_cells_of_blocks(operators, *blocks), operators, strict=True)
+    found = [(cells[A.uncoupled.cells], A.uncoupled.diag) for cells, A in pairs if A.uncoupled is not None]
+    if not found:
+        return None
+    cells, order = torch.cat([cells for cells, _ in found]).sort()
+    return Uncoupled(cells, torch.cat([diag for _, diag in found])[order])
+
+
 def _numbering(operators: Sequence[Poisson], shape: tuple[int, int, int], room: int, n: int, d: int) -> Tensor:
     """Find the internal cell of each row, system by system."""
-    cells = torch.arange(torch.Size(shape).numel(), device=operators[0].device).reshape(shape)
-    blocks = [block.narrow(d, 0, n).reshape(-1) for block in cells.split(room, dim=d)]
+    blocks = _cells_of_blocks(operators, shape, room, n, d)
     return torch.cat([b if A.numbering is None else b[A.numbering] for b, A in zip(blocks, operators, strict=True)])

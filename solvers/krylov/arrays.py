@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from krylearn.pde.poisson.arrays import plain_tensor, share
 
 
 def as_map(op: Any) -> Callable[[Any], Any]:
@@ -57,21 +58,10 @@ def to_torch(v: Any) -> torch.Tensor:
     torch.float64
     """
     if isinstance(v, torch.Tensor):
-        return v.detach()
+        return plain_tensor(v, "vector").detach()
     if library_of(v) == "cupy":
         return torch.from_dlpack(v)  # the protocol makes torch's stream wait for CuPy's
-    array = np.asarray(v)
-    if (
-        not array.dtype.isnative
-        or array.dtype.kind not in "buifc"
-        or array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8)
-    ):
-        array = _plain(array)
-    if any(s < 0 for s in array.strides):
-        array = array.copy()
-    if not array.flags.writeable:
-        array = array.copy()  # torch warns about read-only memory; vectors that get in here are small or written to
-    return torch.from_numpy(array)
+    return share(v, "vector")  # copies what torch cannot hold; vectors that get in here are small or written to
 
 
 def from_torch(t: torch.Tensor, library: str) -> Any:
@@ -154,11 +144,3 @@ def _library_of_operator(op: Any) -> str | None:
     if modules & {"cupy", "cupyx"}:
         return "cupy"
     return "numpy" if "scipy" in modules else None
-
-
-def _plain(array: np.ndarray) -> np.ndarray:
-    """Convert byte-swapped, extended or object arrays to what torch can hold."""
-    try:
-        return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(f"got an array of dtype {array.dtype}; expected real or complex numbers") from None

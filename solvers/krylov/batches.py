@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 from krylearn.pde import Poisson, stack
+from krylearn.pde.poisson import vectors
+from krylearn.pde.poisson.arrays import plain_array, times_power_of_two
 from krylearn.pde.poisson.fields import Slot
-from krylearn.pde.poisson.vectors import batch_shape
+from krylearn.pde.poisson.units import moderate
 from torch import Tensor
 
 from .arrays import from_torch, library_of, to_torch
@@ -45,19 +47,19 @@ def leading(A: Any, b: Any) -> tuple[int, ...]:
     """
     shape = tuple(b.shape if hasattr(b, "shape") else np.shape(b))
     if isinstance(A, Poisson):
-        return batch_shape(A, shape)[0]
+        return vectors.batch_shape(A, shape)[0]
     n = (getattr(A, "shape", None) or (0,))[-1]
     return shape[:-1] if len(shape) > 1 and shape[-1] == n and shape != (n, 1) else ()
 
 
 def solve_rows(one: Solve, b: Any, x0: Any, batch: tuple[int, ...], *, strict: bool) -> tuple[Any, SolveInfo]:
     """Solve for the rows of b, one after the other, by `one(b, x0)`; x0 is None, "Mb", one vector or one per row."""
-    b = b if hasattr(b, "reshape") else np.asarray(b)
+    b = b if isinstance(b, Tensor) or vectors.on_device(b) else plain_array(b, "b")
     shape = tuple(b.shape[len(batch) :])
     rows = b.reshape(-1, *shape)
     guesses: Sequence[Any] = [x0] * len(rows)
     if x0 is not None and not isinstance(x0, str):
-        x0 = x0 if hasattr(x0, "reshape") else np.asarray(x0)
+        x0 = x0 if isinstance(x0, Tensor) or vectors.on_device(x0) else plain_array(x0, "x0")
         guesses = x0.reshape(-1, *shape) if tuple(x0.shape) == tuple(b.shape) else guesses
     solved = [one(row, guess) for row, guess in zip(rows, guesses, strict=True)]
     info = SolveInfo.of_batch([each for _, each in solved])
@@ -80,36 +82,58 @@ def solve_systems(one: Solve, operators: Sequence[Poisson], b: Any, x0: Any, **l
                 f"got {name} of shape {tuple(given.shape)} for {k} operators; expected {expected}, a row each"
             )
     guess = guess.reshape(k, n) if isinstance(guess, Tensor) else guess
-    x, info = solve_blocks(one, A, v.reshape(k, n), guess, **limits)
     dtype = torch.promote_types(A.torch_dtype, v.dtype if v.is_floating_point() else torch.float64)
-    return from_torch(x.reshape(v.shape).to(dtype), library_of(b)), info
+    x, info = solve_blocks(one, A, v.reshape(k, n), guess, dtype=dtype, **limits)
+    return from_torch(x.reshape(v.shape), library_of(b)), info
 
 
 def solve_blocks(
-    one: Solve, A: Poisson, b: Tensor, x0: Any = None, *, rtol: float, atol: float, strict: bool
-) -> tuple[Tensor, SolveInfo]:
-    """Solve with a block-diagonal A for b of shape (k, n), in double precision, each row to its own tolerance."""
-    k = len(b)
-    rows = A.from_grid(A.to_grid(b.double().reshape(-1)), b.double().reshape(-1)).reshape(b.shape)
+    one: Solve, A: Poisson, b: Tensor, x0: Any = None, *, rtol: float, atol: float, strict: bool,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[Tensor, SolveInfo]:  # fmt: skip
+    """Solve with a block-diagonal A for b of shape (k, n), each row to its own tolerance.
+
+    The recurrence runs in double precision; x is rounded to `dtype` and scaled back, and what then comes out is judged.
+    """
+    k, (A, own) = len(b), moderate(A)
+    flat = b.double().reshape(-1)
+    rows = vectors.apply_map(A, flat, lambda v: v, lambda v, _: v).reshape(b.shape)  # without cells that hold nothing
     finite = torch.isfinite(rows).all(1)  # a row that is not would spoil all others
-    norms = torch.where(finite, torch.linalg.vector_norm(rows, dim=1), 0)
-    scale = torch.exp2(torch.ceil(torch.log2(torch.where(norms > 0, norms, 1))))  # powers of two change no digit
-    rows = torch.where(finite[:, None], rows / scale[:, None], 0)
-    limits = torch.clamp(rtol * norms, min=atol) / scale
+    rows = torch.where(finite[:, None], rows, 0)
+    exponents = [math.frexp(size)[1] for size in rows.abs().amax(1).tolist()]  # powers of two change no digit
+    rows = _times_powers(rows, [-e for e in exponents])
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    absolute = torch.tensor([_scaled_down(atol, e) for e in exponents], dtype=torch.float64, device=b.device)
+    limits = torch.maximum(rtol * norms, absolute)
     if isinstance(x0, Tensor):
-        x0 = (x0.double() / scale[:, None]).reshape(-1)
+        x0 = _times_powers(x0.double(), [own - e for e in exponents]).reshape(-1)
     strictest = float(limits[norms > 0].min()) if bool((norms > 0).any()) else 1.0
     x, joint = one(A, rows.reshape(-1), x0, atol=strictest)
     x = torch.where(norms[:, None] > 0, x.reshape(b.shape), 0)  # exact where b is 0
-    residuals = torch.linalg.vector_norm(rows - A.matvec(x.reshape(-1)).reshape(k, -1), dim=1)
-    x = torch.where(finite[:, None], x * scale[:, None], math.nan)
+    x = torch.where(finite[:, None], _times_powers(x, [e - own for e in exponents]), math.nan).to(dtype)
+    back = _times_powers(x.double(), [own - e for e in exponents])
+    residuals = torch.linalg.vector_norm(rows - A.matvec(back.reshape(-1)).reshape(k, -1), dim=1)
     info = SolveInfo.of_batch(
-        _verdicts(joint, residuals, limits, scale, finite), matvecs=joint.matvecs, setup_seconds=joint.setup_seconds,
-        compile_seconds=joint.compile_seconds, nullspace=joint.nullspace, notes=joint.notes,
+        _verdicts(joint, residuals, limits, exponents, finite), matvecs=joint.matvecs,
+        setup_seconds=joint.setup_seconds, compile_seconds=joint.compile_seconds, nullspace=joint.nullspace,
+        notes=joint.notes,
     )  # fmt: skip
     if strict and info:
         raise ConvergenceError(info, x)
     return x, info
+
+
+def _times_powers(rows: Tensor, exponents: Sequence[int]) -> Tensor:
+    """Multiply each row by a power of two of its own."""
+    return torch.stack([times_power_of_two(row, e) for row, e in zip(rows, exponents, strict=True)])
+
+
+def _scaled_down(value: float, exponent: int) -> float:
+    """Return value / 2^exponent, infinite where that overflows."""
+    try:
+        return math.ldexp(value, -exponent)
+    except OverflowError:
+        return math.inf
 
 
 def block_diagonal(operators: Sequence[Poisson]) -> Poisson:
@@ -119,15 +143,17 @@ def block_diagonal(operators: Sequence[Poisson]) -> Poisson:
     return slot.compute_once(operators[0], lambda: (stack(operators), tuple(operators)))[0]
 
 
-def _verdicts(joint: SolveInfo, residuals: Tensor, limits: Tensor, scale: Tensor, finite: Tensor) -> list[SolveInfo]:
+def _verdicts(
+    joint: SolveInfo, residuals: Tensor, limits: Tensor, exponents: Sequence[int], finite: Tensor
+) -> list[SolveInfo]:
     """Judge every row by its own true residual and tolerance."""
     each = []
     for k in range(len(residuals)):
-        met = bool(residuals[k] <= limits[k])
-        reason = Reason.NON_FINITE if not finite[k] else Reason.CONVERGED if met else joint.reason
-        if reason is Reason.CONVERGED and not met:  # the joint norm met the strictest limit, rounding apart
+        met, real = bool(residuals[k] <= limits[k]), bool(finite[k]) and math.isfinite(residuals[k])
+        reason = Reason.NON_FINITE if not real else Reason.CONVERGED if met else joint.reason
+        if reason is Reason.CONVERGED and not met:  # x was good in double precision, but not in the dtype returned
             reason = Reason.STAGNATED
-        residual = float(residuals[k] * scale[k]) if finite[k] else math.nan
+        residual = math.nan if not real else float(residuals[k]) * math.ldexp(1.0, min(exponents[k], 1023))
         value = 0 if reason is Reason.CONVERGED else max(int(joint), joint.iterations, 1)
         each.append(SolveInfo(value, reason=reason, iterations=joint.iterations, true_residual=residual))
     return each

@@ -174,7 +174,7 @@ def _resolve(A: Any, M: Any, nullspace: Any) -> tuple[Any, tuple[float, float]]:
         if isinstance(M, str) and M != "none":
             raise ValueError(f'M is {M!r}; expected "none" or an operator: only a Poisson A has named preconditioners')
         return (None if isinstance(M, str) else M), (0.0, 0.0)
-    known = set(map(id, A.cache.values()))
+    known = set(map(id, list(A.cache.values())))
     begin, compilation = time.perf_counter(), 0.0
     if isinstance(nullspace, str):
         _ = A.nullspace  # found here, so that it counts as set-up
@@ -182,5 +182,5 @@ def _resolve(A: Any, M: Any, nullspace: Any) -> tuple[Any, tuple[float, float]]:
         M = default_preconditioner(A, M)
         compilation = 0.0 if id(M) in known else M.compile_seconds
     elapsed = time.perf_counter() - begin - compilation
-    fresh = not set(map(id, A.cache.values())) <= known
+    fresh = not set(map(id, list(A.cache.values()))) <= known
     return (None if isinstance(M, str) else M), ((elapsed if fresh else 0.0), compilation)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -89,6 +89,7 @@ class _Run:
     best_at: int = 0
     next_probe: int = 30  # plateaus are normal for CG: only after one this long are two applications of M spent
     checked_at: int = -1
+    best_checked: tuple[float, torch.Tensor | None] = (math.inf, None)  # ‖b - Ax‖ and x of the best failed check
     a_sign: float = 0.0
     m_sign: float = 0.0
     any_map: bool = False  # the recurrence asks nothing of M: r·Mr has no meaning, symmetry is not expected
@@ -119,6 +120,8 @@ class _Run:
             return Reason.CONVERGED
         if not math.isfinite(self.true):
             return Reason.NON_FINITE
+        if self.true < self.best_checked[0]:
+            self.best_checked = self.true, x.clone()
         if reachable <= self.limit:
             if self.incompatible:
                 return Reason.INCOMPATIBLE_RHS
@@ -181,11 +184,11 @@ def _on_host(pending: list[tuple[Any, tuple[Any, ...]]]) -> list[tuple[Any, tupl
     return [(fetched(rr), tuple(fetched(c) for c in curvatures)) for rr, curvatures in pending]
 
 
-def _is_symmetric(M: Callable, u: torch.Tensor, v: torch.Tensor) -> bool:
+def _is_symmetric(M: Callable, u: torch.Tensor, v: torch.Tensor, slack: float = 1e-4) -> bool:
     """Tell whether u·Mv = v·Mu up to what a single-precision M may show."""
     norm = torch.linalg.vector_norm
     mu, mv = M(u).clone(), M(v)
-    return bool(abs(dot(u, mv) - dot(v, mu)) <= 1e-4 * (norm(mu) * norm(v) + norm(mv) * norm(u)))
+    return not bool(abs(dot(u, mv) - dot(v, mu)) > slack * (norm(mu) * norm(v) + norm(mv) * norm(u)))
 
 
 def drive(
@@ -234,7 +237,15 @@ def drive(
         run.residuals.append(math.nan)
         reason = Reason.NON_FINITE
     else:
+        guess = system.x.clone() if bool(system.x.any()) else None
+        again = replace(run, residuals=[], notes=[])
         reason = _iterate(run, attempts, maxiter, system.watcher(callback), check_every)
+        if reason is not Reason.CONVERGED:
+            reason = _go_back(run, reason, again, attempts, guess, check_every)
+        if reason is not Reason.CONVERGED:
+            reason = _explain(run, reason)
+        else:
+            reason = _judge_returned(run)
     info = _conclude(run, reason, maxiter, setup)
     x = system.finish(system.x)
     if strict and info:
@@ -271,6 +282,78 @@ def _iterate(run: _Run, attempts: list[Attempt], maxiter: int, watcher: Callable
         return reason
 
 
+def _go_back(
+    run: _Run, reason: Reason, again: _Run, attempts: list[Attempt], guess: torch.Tensor | None, check_every: int
+) -> Reason:
+    """Set x to the best iterate of a solve that failed, by repeating it up to there as `again`; return the reason.
+
+    A copy of every better iterate would cost each solve a twentieth of its time. The last iterate of a solve that only
+    lacked steps has the smallest error in the A-norm, and is kept unless the residual had been much smaller.
+    """
+    system, gain = run.system, 0.1 if reason is Reason.MAXITER else 0.9
+    if run.best_checked[1] is not None and not run.true <= run.best_checked[0]:
+        run.true = run.best_checked[0]
+        system.x.copy_(run.best_checked[1])
+    last, best_at = run.true, run.best_at
+    if not run.best < gain * (last if math.isfinite(last) else math.inf) or best_at == run.iterations:
+        return reason
+    kept, calls = system.x.clone(), system.A.calls
+    system.x.copy_(guess) if guess is not None else system.x.zero_()
+    outcome = _iterate(again, attempts, best_at, None, check_every)
+    system.A.calls = calls
+    if again.best_checked[1] is not None and not again.true <= again.best_checked[0]:
+        again.true = again.best_checked[0]
+        system.x.copy_(again.best_checked[1])
+    if math.isfinite(again.true) and not again.true >= last:
+        run.true = again.true
+        run.notes.append(f"x is iterate {again.iterations}, the best one")
+        return outcome if outcome is Reason.CONVERGED else reason
+    system.x.copy_(kept)
+    return reason
+
+
+def _explain(run: _Run, reason: Reason) -> Reason:
+    """Return the reason that is true of a solve that failed, and note a remedy where there is one in sight."""
+    system = run.system
+    stale = system.describe_mismatch()
+    if stale:
+        run.notes.append(stale)
+    if reason in (Reason.INDEFINITE_A, Reason.INDEFINITE_M) and system.semidefinite and not stale:
+        # p·Ap and r·Mr cannot be negative then, but for rounding: the recurrence has come to its end
+        if reason is Reason.INDEFINITE_A or run.best <= 1e3 * run.floor:
+            return Reason.STAGNATED
+    if reason is Reason.INDEFINITE_A and run.best <= math.sqrt(torch.finfo(system.b.dtype).eps) * system.norm_b:
+        reason = Reason.STAGNATED
+    enough = reason is not Reason.MAXITER or run.iterations >= min(100, system.unknowns)  # else only steps were lacking
+    if system.is_matrix and enough and reason is not Reason.INCOMPATIBLE_RHS and not _seems_symmetric(system):
+        return Reason.NOT_SYMMETRIC
+    return reason
+
+
+def _seems_symmetric(system: System) -> bool:
+    """Compare u·Av with v·Au for two pairs of vectors."""
+    u, calls = system.b, system.A.calls
+    slack = max(1e-6, 1e3 * torch.finfo(u.dtype).eps)
+    mixed = torch.flip(u, (0,)) * torch.linspace(0.5, 1, len(u), device=u.device).to(u.dtype)
+    finite = bool(torch.isfinite(system.x).all())
+    good = all(_is_symmetric(system.A, u, v, slack) for v in ([system.x, mixed] if finite else [mixed]))
+    system.A.calls = calls
+    return good
+
+
+def _judge_returned(run: _Run) -> Reason:
+    """Judge x once more where the caller gets another one: where a power of two took it out of the dtype's range."""
+    system, x = run.system, run.system.returned(run.system.x)
+    if bool((x == system.x).all()):
+        return Reason.CONVERGED
+    finite = bool(torch.isfinite(x).all())
+    run.true = system.residual(x)[0] if finite else math.inf
+    if run.true <= run.tolerance:
+        return Reason.CONVERGED
+    run.notes.append(f"x {'under' if finite else 'over'}flows {x.dtype}: use other units")
+    return Reason.STAGNATED if finite else Reason.NON_FINITE
+
+
 def _round(run: _Run, attempt: Attempt, maxiter: int, watcher: Callable | None, check_every: int) -> Reason | None:
     """Follow one uninterrupted recurrence. None: it asks for a restart from the true residual."""
     system, pending = run.system, []
@@ -301,10 +384,10 @@ def _validated(rtol: float, atol: float, maxiter: int | None, check_every: int, 
             raise ValueError(f"invalid `{name}`={value!r}: expected a real, non-negative number")
         if not float(value) >= 0:
             raise ValueError(f"invalid `{name}`={value!r}: expected a real, non-negative number")
-    if check_every < 1:
+    if not check_every >= 1:
         raise ValueError(f"check_every is {check_every}; expected an integer >= 1")
     limit = 10 * system.unknowns if maxiter is None else maxiter
-    if int(limit) != limit or limit < 0:
+    if not (math.isfinite(limit) and int(limit) == limit and limit >= 0):
         raise ValueError(f"maxiter is {maxiter!r}; expected a non-negative integer, or None for 10 N")
     return int(limit)
 
@@ -313,7 +396,7 @@ def _conclude(run: _Run, reason: Reason, maxiter: int, setup: tuple[float, float
     """Assemble the facts."""
     system, scale = run.system, run.system.scale
     notes = [note for note in run.notes if note]
-    notes += ["A is negative definite"] if run.a_sign < 0 else []
+    notes += ["A is negative definite"] if run.a_sign < 0 and not system.semidefinite else []
     notes += ["M is negative definite"] if run.m_sign < 0 else []
     notes += [f"part of b in the null space: {scale * system.lost:.3g}"] if run.incompatible else []
     return SolveInfo(

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 import torch
 from krylearn.pde import Poisson
+from krylearn.pde.poisson import vectors
 from krylearn.pde.poisson.conductances import Conductances
 from krylearn.pde.poisson.fields import Slot
 from krylearn.pde.transforms import is_box, solve_box
@@ -37,6 +38,7 @@ from torch import Tensor
 from .arrays import from_torch, library_of, to_torch
 from .batches import block_diagonal, is_systems, solve_blocks
 from .conjugate_gradients import cg
+from .outcome import ConvergenceError, Reason, SolveInfo
 
 CONSTANTS: Slot[Poisson] = Slot("constants")  # the operator without its history of gradients
 
@@ -88,8 +90,8 @@ def solve(
     if is_systems(A):
         x = _solve_systems(A, v, solver)
     elif isinstance(A, Poisson):
-        grid = A.to_grid(v)
-        x = A.from_grid(_apply(A, grid, solver), v)
+        grid, alone = vectors.to_parts(A, v)
+        x = vectors.from_parts(A, _apply(A, grid, solver), alone if alone is None else _solve_alone(A, alone), v)
     elif isinstance(A, Tensor) and A.requires_grad:
         raise TypeError("got a torch matrix that requires gradients; expected one that does not, or a Poisson operator")
     else:
@@ -101,6 +103,13 @@ def _apply(A: Poisson, grid: Tensor, solver: _Solver) -> Tensor:
     return _Solve.apply(grid, solver, *(OperatorTensors.of(A) if _has_history(A) else ()))
 
 
+def _solve_alone(A: Poisson, b: Tensor) -> Tensor:
+    """Return b / d at uncoupled rows; an empty row with b != 0 has no solution."""
+    if bool(((A.uncoupled.diag == 0) & (b != 0)).any()):
+        raise ConvergenceError(SolveInfo(1, reason=Reason.INCOMPATIBLE_RHS, notes=("an empty row of A has b != 0",)))
+    return A.uncoupled.solution(b)
+
+
 def _solve_systems(operators: Sequence[Poisson], v: Tensor, solver: _Solver) -> Tensor:
     A = block_diagonal(operators)
     expected = [(len(operators), A.shape[0] // len(operators)), (len(operators), *operators[0].grid_shape)]
@@ -109,7 +118,9 @@ def _solve_systems(operators: Sequence[Poisson], v: Tensor, solver: _Solver) -> 
             f"got b of shape {tuple(v.shape)}; expected {expected[0]} or {expected[1]}, a row per operator"
         )
     flat = v.reshape(-1)
-    return A.from_grid(_apply(A, A.to_grid(flat), replace(solver, A=A, blocks=len(operators))), flat).reshape(v.shape)
+    grid, alone = vectors.to_parts(A, flat)
+    x = _apply(A, grid, replace(solver, A=A, blocks=len(operators)))
+    return vectors.from_parts(A, x, alone if alone is None else _solve_alone(A, alone), flat).reshape(v.shape)
 
 
 def _has_history(A: Poisson) -> bool:

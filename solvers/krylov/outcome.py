@@ -23,6 +23,7 @@ class Reason(Enum):
     NON_FINITE = "NaN or infinity in A, M, b or x0 (or an overflow): look there first"
     INDEFINITE_A = "p·Ap is zero or changed sign: A is indefinite or singular; use MINRES, or declare the null space"
     INDEFINITE_M = "r·Mr is zero or changed sign: M is not definite; dcdm accepts any map"
+    NOT_SYMMETRIC = "u·Av and v·Au differ: A is not symmetric (Hermitian); use GMRES or BiCGSTAB, or symmetrise it"
     INCOMPATIBLE_RHS = "b has a part in the null space of A: no solution exists, x is the least-squares one"
 
 

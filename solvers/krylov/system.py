@@ -1,7 +1,10 @@
 """A linear system in torch terms: what the driver and the recurrences see, whatever arrays the caller holds.
 
-A `Poisson` operator becomes a system on its internal grid, anything else one on flat vectors. Both are scaled by a
-power of two if the norm of b could overflow or underflow, which changes no digit of the result.
+A `Poisson` operator becomes a system on its internal grid, anything else one on flat vectors. A and b are scaled by
+powers of two if what a recurrence computes from them could overflow or underflow, which changes no digit of the result
+as long as x itself can be represented; `System.returned` says whether it can.
+
+Rows of a matrix without neighbours are no part of the grid: they are solved here, x = b / d, and belong to both norms.
 """
 
 from __future__ import annotations
@@ -9,11 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from krylearn.pde import Poisson
+from krylearn.pde.poisson import vectors
+from krylearn.pde.poisson.arrays import times_power_of_two
+from krylearn.pde.poisson.units import moderate, power_of_extreme
 
 from ..kernels import product_for
 from ..multigrid.preconditioner import NeuralMultigrid
@@ -48,6 +55,7 @@ class Preconditioner:
     ----------
     operator : what the caller passed;  project : removes the null space, or None
     exact : the same in full precision, or None if there is no such thing
+    power : M is multiplied by this power of two, since A was divided by it; only an `apply` that takes it is asked to
 
     Examples
     --------
@@ -56,9 +64,17 @@ class Preconditioner:
     (6.0, None)
     """
 
-    def __init__(self, apply: Map, operator: Any = None, project: Map | None = None, exact: Map | None = None):
-        self.apply, self.operator, self.project = apply, operator, project
-        self.exact = exact and Preconditioner(exact, operator, project)
+    def __init__(
+        self,
+        apply: Callable,
+        operator: Any = None,
+        project: Map | None = None,
+        exact: Callable | None = None,
+        power: int = 0,
+    ):
+        self.apply: Map = partial(apply, power=power) if power else apply
+        self.operator, self.project, self.power = operator, project, power
+        self.exact = exact and Preconditioner(exact, operator, project, power=power)
 
     def __call__(self, r: torch.Tensor) -> torch.Tensor:
         """Return M r."""
@@ -73,9 +89,13 @@ class System:
     ----------
     A : CountedMap;  b, x : tensors, x is the initial guess and belongs to the system
     double : dtype for b - A x;  project : removes the null space, or None
-    lost : norm of the part of `given` that was projected out;  nullspace : its dimension
-    norm_b, norm_reachable : norms of `given` and of b
-    scale : power of two that b was divided by;  export : tensor -> the caller's array
+    lost : norm of what no x changes: of the part of `given` that was projected out, and of b - d x at uncoupled rows
+    nullspace : dimension of the null space that was projected out
+    norm_b, norm_reachable : norms of the caller's right-hand side and of b
+    b_exponent, x_exponent : the caller's b and x are these powers of two times what is in here
+    guess_is_lost : A x0 is so much larger than b that nothing of b is left in b - A x0: zero is a better guess
+    operator, preconditioner : the caller's A and M
+    export : tensor -> the caller's array;  alone : norms of b and of b - d x at uncoupled rows
     """
 
     A: CountedMap
@@ -86,18 +106,29 @@ class System:
     unknowns: int
     project: Map | None = None
     nullspace: int = 0
-    scale: float = 1.0
+    b_exponent: int = 0
+    x_exponent: int = 0
+    alone: tuple[float, float] = (0.0, 0.0)
+    guess_is_lost: bool = False
+    operator: Any = None
+    preconditioner: Any = None
 
     def __post_init__(self) -> None:
-        self.b, self.lost = self.given, 0.0
-        self.norm_b = self.norm_reachable = self._norm(self.given)
+        self.b, lost = self.given, 0.0
+        given = self.norm_reachable = self._norm(self.given)
         if self.project:
             self.b = self.project(self.given)
             reachable = self.b if self.b.dtype == self.double else self.project(self.given.to(self.double))
-            self.lost, self.norm_reachable = self._norm(self.given - reachable), self._norm(reachable)
+            lost, self.norm_reachable = self._norm(self.given - reachable), self._norm(reachable)
+        self.norm_b, self.lost = math.hypot(given, self.alone[0]), math.hypot(lost, self.alone[1])
 
     def _norm(self, v: torch.Tensor) -> float:
         return float(torch.linalg.vector_norm(v.to(self.double)))
+
+    @property
+    def scale(self) -> float:
+        """What norms of residuals in here have to be multiplied by."""
+        return math.ldexp(1.0, self.b_exponent)
 
     def gauge(self, x: torch.Tensor) -> None:
         """Remove from x, in place, its part in the null space."""
@@ -113,18 +144,47 @@ class System:
         else:
             r = b - self.A(x)
         true = self._norm(r)
-        return true, self._norm(self.project(r)) if self.project else true
+        reachable = self._norm(self.project(r)) if self.project else true
+        return math.hypot(true, self.alone[1]), reachable
+
+    @property
+    def semidefinite(self) -> bool:
+        """Whether A is known to be symmetric and positive semidefinite: a Poisson operator without negative shift."""
+        A = self.A.operator
+        return isinstance(A, Poisson) and (A.voxels is not None or not bool((A.shift < 0).any()))
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether A is anything but a Poisson operator, so that nothing is known of it."""
+        return not isinstance(self.operator, Poisson)
+
+    def describe_mismatch(self) -> str:
+        """Say that M was set up for another operator than A, if it was; else ""."""
+        M, A = self.preconditioner, self.operator
+        if not (isinstance(M, NeuralMultigrid) and isinstance(A, Poisson)):
+            return ""
+        A = A.dominant()
+        same = M.A is A or (
+            M.A.shape == A.shape and torch.equal(M.A.unknown, A.unknown) and torch.equal(M.A.diag, A.diag)
+        )
+        return "" if same else "M was set up for another operator: call M.update(A), or leave M to cg"
 
     def finish(self, x: torch.Tensor) -> Any:
         """Return x to the caller."""
-        return self.export(x if self.scale == 1.0 else x * self.scale)
+        return self.export(times_power_of_two(x, self.x_exponent))
+
+    def returned(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x as the caller gets it, in the terms of the system: where it under- or overflows, it differs."""
+        if not self.x_exponent:
+            return x
+        return times_power_of_two(times_power_of_two(x, self.x_exponent), -self.x_exponent)
 
     def watcher(self, callback: Callable | None) -> Callable | None:
         """Wrap the caller's callback: it gets the same live array each time."""
         if callback is None:
             return None
         live = self.finish(self.x)
-        shared = self.scale == 1.0 and _same_memory(live, self.x)
+        shared = not self.x_exponent and _same_memory(live, self.x)
 
         def watch(x: torch.Tensor) -> None:
             if not shared:
@@ -140,17 +200,20 @@ def open_system(A: Any, b: Any, x0: Any, M: Any, *, nullspace: Any = "auto") -> 
         raise ValueError(f'nullspace is {nullspace!r}; expected "auto", None, or vectors that span it')
     is_poisson = isinstance(A, Poisson)
     build = poisson_system if is_poisson else matrix_system
-    system = build(A, b, nullspace=nullspace)
+    system = build(A, b, nullspace=nullspace, guess=0.0 if x0 is None or isinstance(x0, str) else largest(to_torch(x0)))
     if M is None and not is_poisson and hasattr(A, "psolve"):
         M = A.psolve  # SciPy's convention
+    system.preconditioner = M
     precondition = None if M is None else _preconditioner(A, b, M, system)
-    if x0 is not None:
+    if x0 is not None and not system.guess_is_lost:
         system.x.copy_(_initial_guess(A, x0, system, precondition))
     return system, precondition
 
 
-def matrix_system(A: Any, b: Any, *, nullspace: Any = None) -> System:
+def matrix_system(A: Any, b: Any, *, nullspace: Any = None, guess: float = 0.0) -> System:
     """Make a system of flat vectors from whatever SciPy, CuPy or torch call a matrix or an operator.
+
+    guess : largest entry of x0
 
     >>> import numpy as np
     >>> matrix_system(np.diag([1.0, 2.0]), [3, 4]).b
@@ -169,13 +232,18 @@ def matrix_system(A: Any, b: Any, *, nullspace: Any = None) -> System:
     apply = torch_map(_torch_operator(A, dtype), library, "A")
     double = torch.promote_types(dtype, torch.float64) if dtype_char(A) else dtype  # bare callables may want b's dtype
     project, dimension = _span_projection(nullspace, v, dtype)
+    size = _largest_entry(A)
+    exponent = power_of_extreme(size, dtype)
+    if exponent:
+        plain, apply = apply, lambda v: times_power_of_two(plain(v), -exponent)
     return _scaled(
         A=CountedMap(apply, A), b=v.reshape(-1).to(dtype, copy=True), double=double, unknowns=shape[0],
-        export=lambda x: from_torch(x, library), project=project, nullspace=dimension,
+        export=lambda x: from_torch(x, library), project=project, nullspace=dimension, exponent=exponent,
+        guess=guess * size, operator=A,
     )  # fmt: skip
 
 
-def poisson_system(A: Poisson, b: Any, *, nullspace: Any = "auto") -> System:
+def poisson_system(A: Poisson, b: Any, *, nullspace: Any = "auto", guess: float = 0.0) -> System:
     """Make a system on the internal grid of a Poisson operator; x will have the shape and array type of b.
 
     >>> import numpy as np
@@ -183,7 +251,7 @@ def poisson_system(A: Poisson, b: Any, *, nullspace: Any = "auto") -> System:
     >>> poisson_system(A, np.ones(20)).b.shape
     torch.Size([4, 1, 5])
     """
-    grid = A.to_grid(b)
+    grid, alone = vectors.to_parts(A, b)
     if grid.dim() != 3:
         raise ValueError(
             f"b has shape {tuple(b.shape)}; expected ({A.shape[0]},) or {A.grid_shape}: loop, or use solve()"
@@ -198,27 +266,70 @@ def poisson_system(A: Poisson, b: Any, *, nullspace: Any = "auto") -> System:
     if shape == (A.shape[0], 1) != A.grid_shape:
         shape = shape[:1]  # SciPy's x is (n,) for a b of one column
     library = library_of(b)
-
-    product = product_for(A, grid.device)
+    inside, exponent = moderate(A)
+    uncoupled = None if alone is None else (alone.to(dtype), A.uncoupled.solution(alone.to(dtype)))
 
     def export(x: torch.Tensor) -> Any:
-        return from_torch(A.from_grid(x, x.new_empty(()).expand(shape)), library)
+        like = x.new_empty(()).expand(shape)
+        return from_torch(vectors.from_parts(A, x, None if uncoupled is None else uncoupled[1], like), library)
 
     return _scaled(
-        A=CountedMap(product, A), b=grid.to(dtype, copy=True), double=torch.float64, unknowns=A.unknowns,
-        export=export, project=project, nullspace=A.nullspace.dimension if project else 0,
+        A=CountedMap(product_for(inside, grid.device), inside), b=grid.to(dtype, copy=True), double=torch.float64,
+        unknowns=A.unknowns, export=export, project=project, nullspace=A.nullspace.dimension if project else 0,
+        exponent=exponent, guess=guess * math.ldexp(1.0, exponent), uncoupled=uncoupled,
+        uncoupled_diag=None if alone is None else A.uncoupled.diag, operator=A,
     )  # fmt: skip
 
 
-def _scaled(*, b: torch.Tensor, **facts: Any) -> System:
-    """Make the system, after scaling b by a power of two if its norm needs that."""
-    exponent = math.frexp(float(b.abs().max()))[1] if b.numel() else 0
-    far, limit = (200, 1000) if b.dtype in (torch.float64, torch.complex128) else (20, 120)
-    scale = 1.0
-    if abs(exponent) > far and bool(torch.isfinite(b).all()):
-        scale = math.ldexp(1.0, max(-limit, min(exponent, limit)))
-        b = b * (1 / scale)
-    return System(given=b, x=torch.zeros_like(b), scale=scale, **facts)
+def largest(v: torch.Tensor) -> float:
+    """Return the largest finite magnitude in a tensor.
+
+    >>> largest(torch.tensor([-3.0, 2.0, float("nan")]))
+    3.0
+    """
+    size = v.abs().max() if v.numel() else torch.zeros(())
+    return float(size if bool(torch.isfinite(size)) else torch.where(torch.isfinite(v), v.abs(), 0).max())
+
+
+def _largest_entry(A: Any) -> float:
+    """Return the largest magnitude of a matrix, 0 of what does not show its entries."""
+    if isinstance(A, torch.Tensor):
+        values = A.values() if A.layout is torch.sparse_csr else A.coalesce().values() if A.is_sparse else A
+        return largest(values)
+    values = A if isinstance(A, np.ndarray) else getattr(A, "data", None)
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fciu" or not values.size:
+        return 0.0
+    return float(abs(values).max())
+
+
+def _scaled(
+    *, b: torch.Tensor, exponent: int, guess: float, uncoupled: Any = None, uncoupled_diag: Any = None, **facts: Any
+) -> System:
+    """Make the system, after scaling b by a power of two if its norm, or that of A x0, needs that.
+
+    exponent : that of A inside, which is A / 2^exponent;  guess : size of A x0
+    uncoupled : b and x at uncoupled rows, whose diagonal is uncoupled_diag
+    """
+    far, limit, lost = (200, 1000, 400) if b.dtype in (torch.float64, torch.complex128) else (20, 120, 30)
+    found = math.frexp(max(largest(b), largest(uncoupled[0]) if uncoupled else 0.0))[1]
+    beyond = math.frexp(guess)[1] - found if 0 < guess < math.inf else 0
+    found += beyond if 0 < beyond <= lost else 0
+    b_exponent = max(-limit, min(found, limit)) if abs(found) > far else 0
+    b = times_power_of_two(b, -b_exponent)
+    alone = (0.0, 0.0)
+    if uncoupled:
+        given, x = (times_power_of_two(v.double(), -b_exponent) for v in uncoupled)
+        rest = given - times_power_of_two(uncoupled_diag.double(), 0) * x
+        alone = (float(torch.linalg.vector_norm(given)), float(torch.linalg.vector_norm(rest)))
+    return System(
+        given=b,
+        guess_is_lost=guess > 0 and beyond > lost,
+        x=torch.zeros_like(b),
+        b_exponent=b_exponent,
+        x_exponent=b_exponent - exponent,
+        alone=alone,
+        **facts,
+    )
 
 
 def _preconditioner(A: Any, b: Any, M: Any, system: System) -> Preconditioner:
@@ -231,13 +342,14 @@ def _preconditioner(A: Any, b: Any, M: Any, system: System) -> Preconditioner:
         raise ValueError(
             f"M is on {M.device}, b on {system.b.device}; expected one device: move one of them with .to()"
         )
+    power = system.b_exponent - system.x_exponent  # of A; M is that many times larger
     if isinstance(A, Poisson):
         if isinstance(M, NeuralMultigrid) and M.A.grid_shape == A.grid_shape and M.A.device == A.device:
-            return Preconditioner(M.apply, M, system.project, M.exact)  # on internal grids, no conversion
+            return Preconditioner(M.apply, M, system.project, M.exact, power)  # on internal grids, no conversion
         apply = _grid_map(A, M, library_of(b))
     else:
         apply = torch_map(_torch_operator(M, system.b.dtype), library_of(b), "M")
-    return Preconditioner(apply, M, system.project)
+    return Preconditioner((lambda r: times_power_of_two(apply(r), power)) if power else apply, M, system.project)
 
 
 def _grid_map(A: Poisson, M: Any, library: str) -> Map:
@@ -272,7 +384,7 @@ def _initial_guess(A: Any, x0: Any, system: System, M: Map | None) -> torch.Tens
         )
     if x.is_complex() and not system.b.is_complex():
         raise TypeError("x0 is complex, A and b are real; pass its real part")
-    return x.to(system.b.dtype) / system.scale
+    return times_power_of_two(x.to(system.double), -system.x_exponent).to(system.b.dtype)
 
 
 def _torch_operator(op: Any, dtype: torch.dtype) -> Any:
@@ -288,7 +400,14 @@ def _span_projection(nullspace: Any, b: torch.Tensor, dtype: torch.dtype) -> tup
     N = N.reshape(-1, 1) if N.dim() == 1 else N
     if N.dim() != 2 or N.shape[0] != b.numel():
         raise ValueError(f"nullspace has shape {tuple(N.shape)}; expected ({b.numel()},) or ({b.numel()}, k)")
-    basis = torch.linalg.qr(N).Q
+    if not bool(torch.isfinite(N).all()):
+        raise ValueError("got NaN or infinity in nullspace; expected finite vectors")
+    sizes = N.abs().amax(0)
+    N = N[:, sizes > 0] / sizes[sizes > 0]  # zero columns span nothing, and the unit of a column does not matter
+    if not N.shape[1]:
+        return None, 0
+    basis, singular, _ = torch.linalg.svd(N / torch.linalg.vector_norm(N, dim=0), full_matrices=False)
+    basis = basis[:, singular > 1e-10 * singular[0]]  # neither do columns that depend on others
     return (lambda v: v - (basis @ (basis.mH @ v.to(basis.dtype))).to(v.dtype)), basis.shape[1]
 
 

@@ -68,17 +68,22 @@ def dense(op: Stencil) -> Tensor:
     return columns.flatten(-3).movedim(0, -1)
 
 
-def generalised_inverse(op: Stencil) -> Tensor:
+def generalised_inverse(op: Stencil, applied_in: torch.dtype = torch.float32) -> Tensor:
     """D^(-1/2) (D^(-1/2) A D^(-1/2))⁺ D^(-1/2): symmetric, positive semidefinite, exact on the range of A; in fp64.
 
     The scaling by the diagonal keeps the rank decision independent of contrast. The row sums are formed in fp64, else
     the null space of a singular component would show up as an eigenvalue of either sign near 1e-8.
+
+    applied_in : dtype of the cycle. An eigenvalue λ contributes 1/(mλ) to every entry, whose rounding has to stay below
+        what the others contribute: smaller ones count as zero.
     """
+    m = op.shift.shape[-3:].numel()
+    rank_tolerance = 1e-13 if applied_in == torch.float64 else max(1e-9, 2.5e-7 / m)
     op = op.to(torch.float64)
     root = op.inv.sqrt().flatten(-3)
     scaled = root[..., :, None] * dense(op) * root[..., None, :]
     scaled = 0.5 * (scaled + scaled.mT)
-    return root[..., :, None] * torch.linalg.pinv(scaled, hermitian=True, rtol=1e-9) * root[..., None, :]
+    return root[..., :, None] * torch.linalg.pinv(scaled, hermitian=True, rtol=rank_tolerance) * root[..., None, :]
 
 
 def varies(links: Sequence[Tensor]) -> bool:

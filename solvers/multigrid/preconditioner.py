@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from krylearn.pde import Poisson
+from krylearn.pde.poisson import vectors
+from krylearn.pde.poisson.arrays import times_power_of_two
 from krylearn.pde.poisson.fields import Slot
+from krylearn.pde.poisson.units import moderate
 from torch import Tensor, nn
 
 from ..kernels import choice
@@ -126,7 +129,7 @@ class NeuralMultigrid:
         if dtype == torch.bfloat16 and serves != "triton":
             raise ValueError("got dtype=torch.bfloat16; expected torch.float32 or torch.float64 but on CUDA")
         self.weights, self._kernels = weights, kernels
-        self.cycle_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        self._wanted = torch.float64 if dtype == torch.float64 else torch.float32
         self._storage = dtype or torch.bfloat16  # of the conductances that Triton kernels read
         self._dimension = len(A.grid_shape)
         self.uses_pieces = isinstance(weights, str) and weights == "pieces"
@@ -149,10 +152,15 @@ class NeuralMultigrid:
             self.backend = "reference"
         start = time.perf_counter()
         self.A, self.shape, self.dtype = A, A.shape, A.dtype
+        self._inside, outer = moderate(A)  # what is set up; `exponent` is that of A
         self._double: NeuralMultigrid | None = None
         # the cycle is one of A / (mantissa 2^exponent): a power of two, or the one conductance of a cell-type problem,
         # so that SI units and cg(8A, 8b) change no digit
+        # what is inverted without any smoothing is inverted in fp64: there is nothing that would repair its rounding
+        alone = A.unknown.numel() <= COARSEST and self.backend != "triton"
+        self.cycle_dtype = torch.float64 if alone else self._wanted
         self._codes = self._find_codes()
+        self.exponent = self._exponent + outer
         self.compile_seconds = self._compile()
         self._hierarchy: Hierarchy | None = None
         self.fused: Any = None
@@ -176,7 +184,7 @@ class NeuralMultigrid:
         if self.backend == "cpu":
             from .warmup import compile_kernels, compile_pieces, kind_of
 
-            kind = kind_of(self.A, self._codes)
+            kind = kind_of(self._inside, self._codes)
             if self.uses_pieces:
                 compile_pieces(kind, self.cycle_dtype == torch.float64)
             else:
@@ -188,7 +196,8 @@ class NeuralMultigrid:
         if isinstance(self._rule, CoefficientNetwork) and self.cycle_dtype == torch.float32:
             from .setup_cpu.build import learned_cycle
 
-            return learned_cycle(self.A, self.exponent, self._rule, COARSEST, self.mantissa, self._codes, self._kept)
+            unit = self._exponent, self.mantissa
+            return learned_cycle(self._inside, unit[0], self._rule, COARSEST, unit[1], self._codes, self._kept)
         from ..kernels.cpu.cycle import FusedCycle, FusedLevel
 
         def convert(level: Level, finest: bool) -> FusedLevel:
@@ -203,10 +212,10 @@ class NeuralMultigrid:
         if self.backend == "cpu" and self.cycle_dtype == torch.float32:
             from ..kernels.cpu.cell_bytes import find_cell_bytes
 
-            codes = find_cell_bytes(self.A)
-        self.exponent, self.mantissa = power_of_two(codes.unit if codes else float(self.A.diag.max())), 1.0
+            codes = find_cell_bytes(self._inside)
+        self._exponent, self.mantissa = power_of_two(codes.unit if codes else float(self._inside.diag.max())), 1.0
         if codes is not None:
-            self.mantissa = math.ldexp(codes.unit, -self.exponent)
+            self.mantissa = math.ldexp(codes.unit, -self._exponent)
         return codes
 
     def _pieces_cycle(self) -> GraphCycle:
@@ -214,19 +223,19 @@ class NeuralMultigrid:
         from .setup_cpu.graphs import pieces_cycle
 
         kind = np.float64 if self.cycle_dtype == torch.float64 else np.float32
-        return pieces_cycle(self.A, self.exponent, self.mantissa, self._codes, kind, COARSEST)
+        return pieces_cycle(self._inside, self._exponent, self.mantissa, self._codes, kind, COARSEST)
 
     def _sparse_cycle(self) -> SparseCycle:
         """Set up levels of pieces in NumPy, to be applied as sparse products."""
-        graph, cells = graph_of(self.A, math.ldexp(1.0, -self.exponent) / self.mantissa)
-        size = tuple(self.A.unknown.shape)
-        return SparseCycle(build_graphs(graph), cells, size, self.cycle_dtype, self.A.device)
+        graph, cells = graph_of(self._inside, math.ldexp(1.0, -self._exponent) / self.mantissa)
+        size = tuple(self._inside.unknown.shape)
+        return SparseCycle(build_graphs(graph), cells, size, self.cycle_dtype, self._inside.device)
 
     def _cuda_cycle(self) -> CudaCycle:
         """Set up on the device by the torch rule, keep what the kernels read; say what a set-up needs if it fails."""
         from .setup_cuda.build import device_cycle
 
-        cycle = device_cycle(self.A, self.exponent, lambda: self.hierarchy, self._rule, self._storage)
+        cycle = device_cycle(self._inside, self._exponent, lambda: self.hierarchy, self._rule, self._storage)
         self._hierarchy = None
         return cycle
 
@@ -235,7 +244,9 @@ class NeuralMultigrid:
         """The levels as torch tensors, built on demand where the fused kernels did without."""
         if self._hierarchy is None:
             with torch.no_grad():
-                levels = build(stencil_of(self.A, self.exponent, self.mantissa), rule_on(self.A.device, self._rule))
+                levels = build(
+                    stencil_of(self._inside, self._exponent, self.mantissa), rule_on(self._inside.device, self._rule)
+                )
                 self._hierarchy = quantise(levels, self.cycle_dtype)
         return self._hierarchy
 
@@ -250,39 +261,42 @@ class NeuralMultigrid:
             return self.fused.apply(b)
         return torch.stack([self.cycle(v) for v in b.flatten(0, -4)]).view(b.shape)
 
-    def apply(self, r: Tensor) -> Tensor:
-        """M r on the internal grid, in the dtype of r."""
+    def apply(self, r: Tensor, power: int = 0) -> Tensor:
+        """Return 2^power M r on the internal grid, in the dtype of r; leading axes are batches."""
+        if r.dim() > 3:  # each has a scale of its own
+            rows = [self.apply(v, power) for v in r.flatten(0, -4)]
+            return torch.stack(rows).view(r.shape) if rows else r.clone()
         if self.backend == "triton":
-            return self.fused.scaled_apply(r, self.exponent)
+            return self.fused.scaled_apply(r, self.exponent - power)
         largest = float(r.abs().max()) if r.numel() else 0.0
         if not math.isfinite(largest) or largest == 0:
             return r * self.A.unknown.to(r.dtype)
         e = power_of_two(largest)
         with torch.no_grad():
-            z = self.cycle(torch.ldexp(r, torch.tensor(-e)).to(self.cycle_dtype)).to(r.dtype)
-        return torch.ldexp(z / self.mantissa, torch.tensor(e - self.exponent))
+            z = self.cycle(times_power_of_two(r, -e).to(self.cycle_dtype)).to(r.dtype)
+        return times_power_of_two(z / self.mantissa, e - self.exponent + power)
 
     def matvec(self, r: Any) -> Any:
-        """M r in the shape, array type, dtype and device of r: flat or grid-shaped, NumPy or torch, batches first."""
-        return self.A.from_grid(self.apply(self.A.to_grid(r)), r)
+        """Return M r in the shape, array type, dtype and device of r: what ``A @ r`` takes, this takes too."""
+        return vectors.apply_map(self.A, r, self.apply, lambda v, alone: alone.inverse.to(v.dtype) * v)
 
     rmatvec = matvec
     __matmul__ = matvec
     __call__ = matvec
 
     def matmat(self, R: Any) -> Any:
-        """M applied to the columns of R (SciPy's layout)."""
-        return self.matvec(R.T).T
+        """M applied to the columns of R (SciPy's layout): what ``M @ R`` does too."""
+        return self.matvec(R)
 
     rmatmat = matmat
 
-    def exact(self, r: Tensor) -> Tensor:
+    def exact(self, r: Tensor, power: int = 0) -> Tensor:
         """Apply the same cycle in fp64 to an internal grid: asked for when rounding in fp32 made r.z <= 0."""
         if self.cycle_dtype == torch.float64:
-            return self.apply(r)
+            return self.apply(r, power)
         if self._double is None:
             self._double = NeuralMultigrid(self.A, self.weights, dtype=torch.float64, kernels=self._kernels)
-        return self._double.apply(r)
+        return self._double.apply(r, power)
 
     @property
     def levels(self) -> list[str]:
@@ -340,7 +354,7 @@ def stencil_of(A: Poisson, exponent: int, mantissa: float = 1.0) -> Stencil:
     """Return the operator in fp32, divided by mantissa 2^exponent."""
 
     def scaled(t: Tensor) -> Tensor:
-        return (torch.ldexp(t, torch.tensor(-exponent)) / mantissa).float()
+        return (times_power_of_two(t, -exponent) / mantissa).float()
 
     return Stencil([scaled(w) for w in A.links], [scaled(g) for g in A.ground], scaled(A.shift), A.periodic)
 
@@ -357,7 +371,7 @@ def quantise(h: Hierarchy, dtype: torch.dtype) -> Hierarchy:
         s = torch.where(op.mask > 0, rounded(level.s).clamp_min(1 / BITS), 0)
         weights = [None if a is None else rounded(a) for a in t.weights]
         levels.append(Level(op, s, Transfer(weights, t.factors, op.mask, t.periodic)))
-    return Hierarchy(levels, h.bottom.to(dtype), generalised_inverse(h.bottom).to(dtype))
+    return Hierarchy(levels, h.bottom.to(dtype), generalised_inverse(h.bottom, dtype).to(dtype))
 
 
 def default_preconditioner(A: Poisson, weights: Any = None) -> NeuralMultigrid:

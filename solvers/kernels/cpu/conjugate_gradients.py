@@ -113,8 +113,8 @@ def fused_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tenso
 class Cycle:
     """z = M r by a fused V-cycle: the update of r has already written the cycle's right-hand side."""
 
-    def __init__(self, operator: Any) -> None:
-        self.cycle, self.exponent, self.mantissa = operator.fused, operator.exponent, operator.mantissa
+    def __init__(self, operator: Any, power: int = 0) -> None:
+        self.cycle, self.exponent, self.mantissa = operator.fused, operator.exponent - power, operator.mantissa
         self.input = self.cycle.input  # asked for once: of some cycles it is new memory each time
         self.rows = self.input.reshape(-1, self.input.shape[-1])
         self.power = 0
@@ -157,6 +157,10 @@ class Map:
 def preconditioner(M: Any, b: Tensor) -> Cycle | Map:
     """Take the fused cycle where M has one for these grids, else the map itself."""
     operator: Any = getattr(M, "operator", None)
-    if getattr(operator, "fused", None) is not None and operator.A.unknown.shape == b.shape:
-        return Cycle(operator)
+    if (
+        getattr(operator, "fused", None) is not None
+        and operator.A.unknown.shape == b.shape
+        and getattr(operator.fused, "levels", True)
+    ):
+        return Cycle(operator, getattr(M, "power", 0))
     return Map(M, b)

@@ -87,7 +87,7 @@ def workspace(operator: Any, b: Tensor, M: Any) -> Workspace:
     known = WORKSPACE.get(operator)
     if known is not None and known.r.dtype == b.dtype and known.cycle is cycle and (cycle or M is None):
         return known
-    made = Workspace(operator, b, cycle, owner.exponent if cycle else 0)
+    made = Workspace(operator, b, cycle, owner.exponent - getattr(M, "power", 0) if cycle else 0)
     if cycle or M is None:
         WORKSPACE.put(operator, made)
     else:

@@ -32,9 +32,9 @@ def test_conductances_are_those_of_the_table(problem):
 @given(problems(), st.sampled_from([torch.float64, torch.float32]))
 def test_product_and_matrix_agree_to_rounding(problem, dtype):
     A = Poisson.from_coefficients(**problem, dtype=dtype)
-    x = np.random.default_rng(27182).standard_normal((2, A.shape[0])).astype(A.dtype)
-    size = abs(A.matrix()) @ abs(x).T
-    assert (abs((A @ x).T - A.matrix() @ x.T) <= 8 * np.finfo(A.dtype).eps * size).all()
+    x = np.random.default_rng(27182).standard_normal((A.shape[0], 2)).astype(A.dtype)
+    size = abs(A.matrix()) @ abs(x)
+    assert (abs(A @ x - A.matrix() @ x) <= 8 * np.finfo(A.dtype).eps * size).all()
 
 
 @FEW
@@ -241,7 +241,7 @@ def test_to_grid_and_from_grid_are_inverse_on_unknowns():
     assert torch.equal(back, x * (x != 5))  # cell (1, 1) is solid
 
 
-@pytest.mark.parametrize("shape", [(13,), (4, 3), (12, 2), (3, 4, 1), ()])
+@pytest.mark.parametrize("shape", [(13,), (4, 3), (5, 2), (3, 4, 1), ()])
 def test_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match=r"expected \(..., 12\) or \(..., 3, 4\)"):
         example() @ np.ones(shape)

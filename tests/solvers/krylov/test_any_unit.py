@@ -1,0 +1,97 @@
+"""The unit of kappa, of lengths and of b does not matter, and no grid is too small."""
+
+import numpy as np
+import pytest
+import torch
+from krylearn.pde import Poisson
+from krylearn.solvers import NeuralMultigrid, cg, solve
+
+RNG = np.random.default_rng(13806)
+
+
+@pytest.mark.parametrize(
+    ("kappa", "spacing", "size"),
+    [(8.85e-12, 1e-9, 1e-21), (1e-14, 2e-6, 1e-20), (1e-30, 1.0, 1e-30), (1e25, 1.0, 1e15), (1e-6, 1.0, 1.0)],
+)
+@pytest.mark.parametrize("way", ["default", "explicit M", "none", "list", "solve"])
+def test_single_precision_in_any_unit(kappa, spacing, size, way):
+    A = Poisson.from_coefficients(np.full((12,) * 3, kappa), spacing=spacing, dtype=np.float32)
+    b = (size * RNG.standard_normal((12,) * 3)).astype(np.float32)
+    if way == "solve":
+        assert np.isfinite(solve(A, b.astype(np.float64))).all()
+        return
+    if way == "list":
+        info = cg([A, A], np.stack([b, b]))[1]
+    else:
+        M = {"default": None, "none": "none", "explicit M": NeuralMultigrid(A) if way == "explicit M" else None}[way]
+        info = cg(A, b, M=M)[1]
+    assert info == 0
+    assert info.iterations <= (60 if way == "none" else 8)
+
+
+@pytest.mark.parametrize("scale", [1e-310, 1e-300, 1e-200, 1e-100, 1e100, 1e200, 1e300])
+@pytest.mark.parametrize("way", ["default", "explicit M", "none", "list", "matrix"])
+def test_double_precision_in_any_unit(scale, way):
+    A = Poisson.from_coefficients(np.full((13, 11), scale))
+    b = scale * RNG.standard_normal((13, 11))
+    if way == "list":
+        x, info = cg([A, A], np.stack([b, b]))
+    elif way == "matrix":
+        x, info = cg(A.matrix(), b.ravel())
+    else:
+        x, info = cg(A, b, M={"none": "none", "default": None, "explicit M": NeuralMultigrid(A)}[way])
+    assert info == 0
+    assert np.isfinite(x).all()
+
+
+@pytest.mark.parametrize("unit", [1e-250, 1e-100, 1e100, 1e250])
+def test_a_guess_of_another_size(unit):
+    A = Poisson.from_coefficients(np.ones((9, 9)))
+    x, info = cg(A, np.ones((9, 9)), unit * RNG.standard_normal((9, 9)), rtol=1e-6)
+    assert info == 0
+    assert np.linalg.norm(1 - A @ x) <= 1e-6 * 9
+
+
+def test_m_applies_in_any_unit():
+    r = RNG.standard_normal((9, 7))
+    plain = NeuralMultigrid(Poisson.from_coefficients(np.ones((9, 7)))) @ r
+    for exponent in (-1000, -500, -200, 200, 500, 900):
+        M = NeuralMultigrid(Poisson.from_coefficients(np.full((9, 7), 2.0**exponent)))
+        np.testing.assert_array_equal(M @ (r * 2.0**exponent), plain)
+
+
+@pytest.mark.parametrize("spacing", [1e-200, 1e-160, 1e160, 1e200, (1e-200, 3e-200)])
+def test_spacing_whose_square_leaves_the_range(spacing):
+    A = Poisson.from_coefficients(np.ones((5, 4)), spacing=spacing)
+    ratio = np.ravel(spacing)[-1] / np.ravel(spacing)[0]
+    wanted = Poisson.from_coefficients(np.ones((5, 4)), spacing=(1.0, ratio))
+    np.testing.assert_allclose(A.matrix().toarray(), wanted.matrix().toarray(), rtol=1e-14)
+    assert Poisson.from_cells(np.ones((5, 4)), spacing=spacing, boundary="dirichlet").nullspace.dimension == 0
+
+
+def test_units_in_which_nothing_can_be_represented_are_refused():
+    with pytest.raises(ValueError, match="use other units"):
+        Poisson.from_coefficients(np.ones((4, 4)), spacing=(1e-200, 1e200))
+    with pytest.raises(ValueError, match="underflow"):
+        Poisson.from_coefficients(np.full((4, 4, 4), 1e-30), spacing=1e-20, dtype=np.float32)
+    with pytest.raises(ValueError, match="underflow"):
+        Poisson.from_coefficients(np.ones((4, 4)), spacing=1e-200, shift=1.0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 6, 8, 11, 12, 16])
+@pytest.mark.parametrize("shift", [3e-8, 1e-6, 1e-10])
+@pytest.mark.parametrize("consistent", [True, False])
+def test_small_grids_that_are_almost_singular(n, shift, consistent):
+    A = Poisson.from_coefficients(np.ones((n, n)), boundary="neumann", shift=shift)
+    b = A @ RNG.standard_normal((n, n)) if consistent else RNG.standard_normal((n, n))
+    for M in (None, "none", "resistor"):
+        info = cg(A, b, M=M)[1]
+        assert info == 0
+        assert M == "none" or info.iterations <= 30
+
+
+def test_batches_for_m_have_a_scale_each():
+    A = Poisson.from_coefficients(np.ones((9, 9)))
+    M, r = NeuralMultigrid(A), torch.from_numpy(RNG.standard_normal((3, 81)))
+    scales = torch.tensor([1.0, 1e-200, 1e200], dtype=torch.float64)[:, None]
+    torch.testing.assert_close((M @ (r * scales)) / scales, M @ r, rtol=1e-12, atol=0)
