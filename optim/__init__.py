@@ -9,12 +9,13 @@ from .curvature.factories import Curvature, empirical_fisher, ggn, hessian, prec
 from .sharpness_meters.edges import batch_sharpness, critical_sharpness, sharpness
 from .sharpness_meters.meters import stability
 from .spectra.quadrature import Spectrum, slq
-from .tuner.loop import TunerWarning
+from .tuner.constants import TunerConstants
 from .tuner.optimizer import CurvatureTuner
+from .tuner.session import TunerWarning
 
 __all__ = [
-    "Change", "Curvature", "CurvatureTuner", "Facts", "GradientNoise", "ScalingWarning", "Spectrum", "TunerWarning",
-    "batch_extremes", "batch_sharpness",
+    "Change", "Curvature", "CurvatureTuner", "Facts", "GradientNoise", "ScalingWarning", "Spectrum", "TunerConstants",
+    "TunerWarning", "batch_extremes", "batch_sharpness",
     "critical_sharpness", "deconvolve", "empirical_fisher", "fit_sharpness", "ggn", "gradient_noise_scale", "hessian",
     "hessian_noise", "preconditioned", "scale_hyperparameters", "sharpness", "slq", "stability",
 ]  # fmt: skip

@@ -71,7 +71,6 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "training-train": (tuner_tables.training_loss_table, "krylearn study training"),
     "training-cost": (tuner_tables.cost_table, "krylearn study training"),
     "training-ablation": (tuner_tables.ablation_table, "krylearn study training"),
-    "training-rounds": (tuner_tables.rounds_table, "krylearn study training"),
     "training-robustness": (tuner_tables.robustness_table, "krylearn study training"),
     **{
         f"batch_scaling-{view}": (_batch_scaling_table(view), "krylearn study batch-scaling")

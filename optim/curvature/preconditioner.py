@@ -1,4 +1,4 @@
-"""What an optimizer divides the gradient by: P of the update -lr · P⁻¹ m, read from its state.
+"""What an optimizer makes of a gradient: P of the update -lr · P⁻¹ m, read from its state, and the update itself.
 
 Adam, AdamW:  √v̂ + ε, v̂ = v/(1 - β₂^t), the largest v̂ so far with amsgrad
 RMSprop:      √v + ε, v minus the squared mean if centered;     Adagrad:  √(sum of squares) + ε;     SGD:  1
@@ -6,7 +6,8 @@ RMSprop:      √v + ε, v minus the squared mean if centered;     Adagrad:  √
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,3 +62,48 @@ def inverse_root(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
             raise ValueError(f"the preconditioner of {name} has entries <= 0; set eps > 0 or take a step first")
         roots[name] = (ratio / P.detach()).sqrt()
     return roots
+
+
+def propose_update(
+    optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor | None], *, unit: bool = False
+) -> list[Tensor]:
+    """Return u of the step θ - lr·u that a copy of the optimizer takes with these gradients; nothing changes.
+
+    lr is the first group's. Parameters without a gradient (None) are left alone by the copy, hence zero here.
+
+    Parameters
+    ----------
+    unit : the copy stands at θ = 0 with lr 1 in the first group and no momentum: ratios between groups stay, and
+        nothing is rounded away, however small the lr. Where such a step is zero (steps relative to ‖θ‖), or the lr
+        is, the gradient itself is returned
+
+    Examples
+    --------
+    >>> p = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
+    >>> sgd = torch.optim.SGD([p], lr=1e-6)
+    >>> [u.tolist() for u in propose_update(sgd, [torch.tensor([3.0, -5.0])], unit=True)]
+    [[3.0, -5.0]]
+    """
+    owned = [p for group in optimizer.param_groups for p in group["params"]]
+    first = float(optimizer.param_groups[0]["lr"])
+    plain = [torch.zeros_like(p) if g is None else g for p, g in zip(owned, gradients, strict=True)]
+    if first <= 0:
+        return plain
+    twin = copy.deepcopy(optimizer)
+    copies = [p for group in twin.param_groups for p in group["params"]]
+    for group in twin.param_groups if unit else ():
+        ratio = float(group["lr"]) / first
+        group["lr"] = torch.full_like(group["lr"], ratio) if isinstance(group["lr"], Tensor) else ratio
+        if "momentum" in group:
+            group["momentum"] = 0.0
+            group.update({"nesterov": False} if "nesterov" in group else {})
+    with torch.no_grad():
+        for p, g in zip(copies, gradients, strict=True):
+            if unit:
+                p.zero_()
+            p.grad = None if g is None else g.to(p.dtype).reshape(p.shape).clone()
+    twin.step()
+    lr = 1.0 if unit else first
+    moved = [(q.detach() if unit else q.detach() - p.detach()) / -lr for p, q in zip(owned, copies, strict=True)]
+    size = sum(float(m.double().square().sum()) for m in moved)
+    return moved if not unit or 0 < size < float("inf") else plain

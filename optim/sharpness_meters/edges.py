@@ -109,7 +109,7 @@ def critical_sharpness(
         value = _loss_at(net, {name: p - eta * direction[name] for name, p in net.values.items()})
         return not value <= start  # NaN and infinity rise
 
-    low, high = _bracket(rises, lr)
+    low, high = bracket_rise(rises, lr)
     while low > 0 and high < math.inf and high / low > 1 + accuracy:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if rises(middle) else (middle, high)
@@ -118,18 +118,26 @@ def critical_sharpness(
     return Edge(2 / math.sqrt(low * high) if done else ends[0], *ends, ends[1] - ends[0], done, 1.0)
 
 
-def _bracket(rises: Callable[[float], bool], eta: float, limit: int = 60) -> tuple[float, float]:
-    """Return (largest lr seen not to raise the loss, smallest seen to), by factors of two; 0 or infinity if none."""
+def bracket_rise(
+    rises: Callable[[float], bool], eta: float, *, factor: float = 2.0, limit: int = 60
+) -> tuple[float, float]:
+    """Return (largest lr seen not to raise the loss, smallest seen to), a factor apart; 0 or infinity if none.
+
+    Examples
+    --------
+    >>> bracket_rise(lambda lr: lr > 3, 1.0), bracket_rise(lambda lr: True, 1.0, limit=3)
+    ((2.0, 4.0), (0.0, 0.125))
+    """
     if rises(eta):
         for _ in range(limit):
-            if not rises(eta / 2):
-                return eta / 2, eta
-            eta /= 2
+            if not rises(eta / factor):
+                return eta / factor, eta
+            eta /= factor
         return 0.0, eta
     for _ in range(limit):
-        if rises(2 * eta):
-            return eta, 2 * eta
-        eta *= 2
+        if rises(factor * eta):
+            return eta, factor * eta
+        eta *= factor
     return eta, math.inf
 
 

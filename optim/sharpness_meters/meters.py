@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..curvature.factories import hessian, preconditioned
+from ..curvature.preconditioner import propose_update
 from .edges import critical_sharpness, rayleigh_quotients, sharpness
 from .thresholds import threshold_of
 
@@ -91,7 +92,8 @@ def stability(
     Parameters
     ----------
     model, loss, batch, options : as for `hessian`; loss=None means that model(batch) is the loss
-    optimizer : torch optimizer whose groups hold the model's parameters; Adam must have taken a step
+    optimizer : torch optimizer whose groups hold the model's parameters; Adam must have taken a step. Of a
+        `CurvatureTuner` the lr and momentum in force count
     batch_size : size of training batches, if the batch given holds several of them
     steps : Lanczos steps;  rng : seed of the probes
 
@@ -104,6 +106,14 @@ def stability(
     >>> round(sharp.value, 4), sharp.threshold, round(sharp.headroom, 2)
     (2.0, 4.0, 2.0)
     """
+    with getattr(optimizer, "in_force", lambda: contextlib.nullcontext(optimizer))() as plain:
+        return _measure(model, plain, batch, loss, batch_size, steps, rng, options)
+
+
+def _measure(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, loss: Callable | None, batch_size: int | None,
+    steps: int, rng: int | torch.Generator | None, options: dict[str, Any],
+) -> Stability:  # fmt: skip
     limits, lr = threshold_of(optimizer), float(optimizer.param_groups[0]["lr"])
     seed = int(torch.randint(2**62, (), generator=rng)) if isinstance(rng, torch.Generator) else rng
     H = hessian(model, loss, batch, **options)
@@ -126,7 +136,7 @@ def stability(
         name = "batch sharpness, large batches"
         meters.append(_meter(name, wide, limits.large_batch, "if there is little noise", decay))
     g = H.gradient()
-    update, limit = proposed_update(optimizer, H.net.tensors, g), 2 / lr if lr > 0 else math.inf
+    update, limit = find_update(optimizer, H.net.tensors, g), 2 / lr if lr > 0 else math.inf
     if float(update.double() @ g.double()) > 0:
         edge = critical_sharpness(model, loss, batch, update=update, lr=lr or 1e-3, **_evaluation(options))
         meters.append(_meter("critical sharpness", edge, limit, "at the edge the next step raises the loss"))
@@ -146,29 +156,24 @@ def _meter(name: str, edge: Any, threshold: float, note: str, decay: float = 0.0
     return Meter(name, value, low, high, threshold, note)
 
 
-def proposed_update(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], gradient: Tensor) -> Tensor:
+def find_update(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], gradient: Tensor) -> Tensor:
     """Return u of the step θ - lr·u that a copy of the optimizer takes with this flat gradient; nothing changes.
 
-    lr is the first group's; with lr 0 the gradient itself is returned.
+    lr is the first group's; with lr 0 the gradient itself is returned. Zero where the optimizer does not own a tensor.
 
     Examples
     --------
     >>> p = nn.Parameter(torch.tensor([1.0, -1.0]))
     >>> adam = torch.optim.Adam([p], lr=0.01, eps=0.0)
-    >>> [round(u, 4) for u in proposed_update(adam, {"p": p}, torch.tensor([3.0, -5.0])).tolist()]
+    >>> [round(u, 4) for u in find_update(adam, {"p": p}, torch.tensor([3.0, -5.0])).tolist()]
     [1.0, -1.0]
     """
-    lr = float(optimizer.param_groups[0]["lr"])
-    if lr <= 0:
+    if float(optimizer.param_groups[0]["lr"]) <= 0:
         return gradient.clone()
-    twin = copy.deepcopy(optimizer)
-    twins = {}
-    for group, copied in zip(optimizer.param_groups, twin.param_groups, strict=True):
-        for p, q in zip(group["params"], copied["params"], strict=True):
-            twins[id(p)], q.grad = q, None
-    for p, g in zip(tensors.values(), gradient.split([p.numel() for p in tensors.values()]), strict=True):
-        if id(p) in twins:
-            twins[id(p)].grad = g.reshape(p.shape).to(p.dtype).clone()
-    twin.step()
-    moved = [(p.detach() - twins[id(p)].detach() if id(p) in twins else torch.zeros_like(p)) for p in tensors.values()]
-    return torch.cat([m.reshape(-1) for m in moved]).detach() / lr
+    pieces = gradient.split([p.numel() for p in tensors.values()])
+    given = {id(p): g.reshape(p.shape) for p, g in zip(tensors.values(), pieces, strict=True)}
+    owned = [p for group in optimizer.param_groups for p in group["params"]]
+    moved = propose_update(optimizer, [given.get(id(p)) for p in owned])
+    found = {id(p): u for p, u in zip(owned, moved, strict=True)}
+    parts = [found[id(p)] if id(p) in found else torch.zeros_like(p) for p in tensors.values()]
+    return torch.cat([part.reshape(-1) for part in parts]).detach()

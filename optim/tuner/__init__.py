@@ -1,6 +1,7 @@
 """`CurvatureTuner`: learning rate and momentum found while training."""
 
-from .loop import TunerWarning
+from .constants import TunerConstants
 from .optimizer import CurvatureTuner
+from .session import TunerWarning
 
-__all__ = ["CurvatureTuner", "TunerWarning"]
+__all__ = ["CurvatureTuner", "TunerConstants", "TunerWarning"]

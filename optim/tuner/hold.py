@@ -1,138 +1,230 @@
-"""What a tuner does once its lr is set: look for blow-ups and undo them, double the lr, measure the curvature."""
+"""The lr is set: look for blow-ups and undo them, double an lr that is far too low, measure the curvature."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-from . import drift as policies_drift, ramp as policies
+from .drift import Drift
 from .loss import GRADIENT, PRODUCT, VALUE, LossSource, shifted
-from .spectral import spectrum, top_curvature
-from .start import REFRESH, gather
-from .state import LOOK, Snapshot, parameters_of
-
-if TYPE_CHECKING:
-    from .loop import Loop
-
-LANCZOS = 12  # products of the one spectrum that may resolve the condition number
-RARE = 4  # times its cost must be left of the budget for the sharpness to be measured
-CAP = 4.0  # times the threshold: a sharpness above it halves the lr
+from .ramp import find_condition, heavy_ball_momentum, is_blown
+from .session import Session, describe_error
+from .spectral import find_spectrum, find_top_curvature
+from .trials import repeat_trials
 
 
-def hold(loop: Loop, source: LossSource) -> None:
-    """Look at the loss of the batch at hand if it is time to, and at the curvature if that is affordable."""
-    f = loop.facts
-    high = loop.factor >= 0.5
-    gap = LOOK // 4 if f.steps - f.trouble < LOOK else LOOK  # a blow-up that goes on is seen before it costs much
-    if f.steps - f.last >= gap and (high or f.rescues or loop.affords(VALUE)):
+class Hold:
+    """Every twenty steps a look at the loss of the batch at hand (in a schedule's lower half: if the budget allows).
+
+    An alarm is a loss out of line on which the weights of the last good look do better; a second batch must confirm it,
+    unless the loss is not finite. Then: back to those weights, and half the lr. Within the budget the sharpness is
+    measured by two warm-started products, at intervals that double, and the condition number by Lanczos, once.
+    """
+
+    def __init__(self, drift: Drift) -> None:
+        self.drift = drift
+
+    def is_due(self, session: Session) -> bool:
+        """Say whether a look, repeated trials or a measurement are due."""
+        state = session.state
+        hold, steps = state.hold, state.steps
+        if (
+            steps - hold.last_look_step >= self._gap(session)
+            or hold.alarm_step >= 0
+            or 0 < hold.retry_trials_at <= steps
+        ):
+            return True
+        return steps >= state.curvature.next_measurement or (
+            not state.curvature.spectrum_done and self._may_resolve(session)
+        )
+
+    def look(self, session: Session, source: LossSource) -> None:
+        """Do what is due."""
+        state, constants = session.state, session.constants
+        hold = state.hold
+        high = session.is_high
+        gap = self._gap(session)
+        if hold.alarm_step >= 0 or (
+            state.steps - hold.last_look_step >= gap and (high or hold.rescues or session.affords(VALUE))
+        ):
+            session.find_modules(source)
+            if self._look_at_loss(session, source, high):
+                return
+        if 0 < hold.retry_trials_at <= state.steps:  # trials on a plateau have shown nothing
+            session.find_modules(source)
+            return repeat_trials(session)
+        cost = GRADIENT + 2 * PRODUCT
+        if state.steps >= state.curvature.next_measurement and session.affords(constants.refresh_share * cost):
+            measure_sharpness(session, source)
+        if not state.curvature.spectrum_done and self._may_resolve(session):
+            resolve_momentum(session, source)
+
+    def before_step(self, session: Session) -> None:
+        """Remember where a step starts that a look will extend; watch the drift."""
+        state = session.state
+        if state.steps + 1 - state.hold.last_look_step == session.constants.look_every and self._may_double(session, 1):
+            state.hold.before = [p.detach().clone() for p in session.base.trained()]
+        self.drift.before_step(session)
+
+    def after_step(self, session: Session) -> None:
+        """Add what the step has shown of the drift; correct an lr that was found for another schedule."""
+        self.drift.after_step(session)
+        state = session.state
+        if state.steps % session.constants.look_every == 0:
+            correct_schedule(session)
+
+    def _gap(self, session: Session) -> int:
+        every = session.constants.look_every  # a blow-up that goes on is seen before it costs much
+        return every // 4 if session.state.steps - session.state.hold.last_rescue_step < every else every
+
+    def _look_at_loss(self, session: Session, source: LossSource, high: bool) -> bool:
+        """Look at the loss; return whether a rescue was made, or an alarm awaits the next batch."""
+        state, hold = session.state, session.state.hold
         loss = source.value()
-        if _alarming(loop, loss) and loop.snapshots and _worse_than_kept(loop, source, loss):
-            return _rescue(loop, loss)
-        if high and _may_double(loop) and _far_below(loop, source, loss):
-            f.scale *= 2.0
-            f.raised += 1.0
-            loop.note("doubled", loss)
-        f.last, loop.before = f.steps, None
-        if loss <= f.first:  # weights that have lost all that was gained are none to go back to
-            loop.snapshots = [*loop.snapshots[-1:], (f.steps, loop.lr, Snapshot.take(loop.base, loop.modules))]
-        loop.note("hold", loss)
-    if 0 < f.again <= f.steps:  # trials on a plateau have shown nothing
-        return gather(loop, source)
-    if f.steps >= f.refresh and loop.affords(RARE * (GRADIENT + 2 * PRODUCT)):
-        refresh(loop, source)
-    if loop.own_momentum and loop.heavy and not f.resolved and loop.affords(2 * (GRADIENT + LANCZOS * PRODUCT)):
-        resolve(loop, source)
-
-
-def _may_double(loop: Loop) -> bool:
-    """Say whether the lr may still be doubled: soon after a ramp, hardly raised yet, and before any rescue."""
-    f = loop.facts
-    soon = f.steps - f.settled <= policies.WINDOW and f.rescues == 0 and not loop.adaptive  # trials have looked upwards
-    below = f.raised + 1 <= policies_drift.RAISE
-    return soon and below and loop.before is not None and f.steps - f.last == LOOK
-
-
-def _far_below(loop: Loop, source: LossSource, loss: float) -> bool:
-    """Say whether the last update, many times longer, still lowers the loss; longer where a schedule is low."""
-    assert loop.before is not None
-    owned = parameters_of(loop.base)
-    update = [p.detach() - old for p, old in zip(owned, loop.before, strict=True)]
-    stretch = policies.STRETCH / min(loop.factor, 1.0) - 1
-    with shifted(owned, update, stretch):
-        return source.value() < loss
-
-
-def _alarming(loop: Loop, loss: float) -> bool:
-    """Say whether a fresh batch's loss is out of line: blown, and six usual deviations from the mean or hopeless."""
-    f = loop.facts
-    if math.isnan(f.mean) and math.isfinite(loss):
-        f.mean = loss
-        f.first = loss if math.isnan(f.first) else f.first
-        f.deviation = 0.1 * abs(loss)
+        if math.isnan(hold.first_loss) and hold.kept and math.isfinite(loss):  # an lr of the user's: nothing known yet
+            hold.first_loss = _loss_of_kept(session, source)
+        if is_alarming(session, loss) and hold.kept and self._is_worse_than_kept(session, source, loss):
+            if math.isfinite(loss) and hold.alarm_step != state.steps - 1 and not is_hopeless(session, loss):
+                hold.alarm_step = state.steps
+                return True
+            hold.alarm_step = -1
+            rescue(session, loss)
+            return True
+        hold.alarm_step = -1
+        if high and self._may_double(session) and hold.before is not None and self._is_far_below(session, source, loss):
+            state.scale *= 2.0
+            state.drift.doublings += 1.0
+            session.note("doubled", loss)
+        hold.last_look_step, hold.before = state.steps, None
+        track_loss(session, loss)
+        if loss <= hold.first_loss:  # weights that have lost all that was gained are none to go back to
+            hold.kept = [*hold.kept[-1:], (state.steps, session.lr, session.take_snapshot())]
+        session.note("hold", loss)
         return False
-    unusual = not loss - f.mean <= 6 * f.deviation
-    if policies.blown(f.first, f.mean, loss) and (unusual or _hopeless(loop, loss)):
-        return True
-    f.deviation += 0.2 * (abs(loss - f.mean) - f.deviation)
-    f.mean += 0.2 * (loss - f.mean)
-    return False
+
+    def _may_double(self, session: Session, ahead: int = 0) -> bool:
+        """Say whether the lr may still be doubled: soon after a ramp, hardly raised yet, and before any rescue."""
+        state, constants = session.state, session.constants
+        soon = state.steps - state.hold.settled_step <= constants.stretch_window
+        soon = soon and state.hold.rescues == 0 and not session.base.adaptive  # trials have looked upwards
+        below = state.drift.doublings + 1 <= constants.drift_raise
+        on_time = state.steps + ahead - state.hold.last_look_step == constants.look_every
+        return soon and below and on_time
+
+    def _is_far_below(self, session: Session, source: LossSource, loss: float) -> bool:
+        """Say whether the last update, many times longer, still lowers the loss; longer where a schedule is low."""
+        before, owned = session.state.hold.before, session.base.trained()
+        assert before is not None
+        if len(before) != len(owned):  # parameters were frozen or freed in between
+            return False
+        update = [p.detach() - old for p, old in zip(owned, before, strict=True)]
+        stretch = session.constants.stretch / min(session.factor, 1.0) - 1
+        with shifted(owned, update, stretch):
+            return source.value() < loss
+
+    def _is_worse_than_kept(self, session: Session, source: LossSource, loss: float) -> bool:
+        """Say whether the weights of the last look do better on this very batch: an unusual batch is no alarm."""
+        if not math.isfinite(loss):
+            return True
+        there = _loss_of_kept(session, source)
+        return is_blown(session.state.hold.first_loss, there, loss) and not loss - there <= 0.5 * abs(there)
+
+    def _may_resolve(self, session: Session) -> bool:
+        constants = session.constants
+        cost = 2 * (GRADIENT + constants.lanczos_steps * PRODUCT)
+        return session.base.learns_momentum and session.base.heavy and session.affords(cost)
 
 
-def _hopeless(loop: Loop, loss: float) -> bool:
-    """Say whether a loss is beyond twice the first one."""
-    return not loss <= loop.facts.first + abs(loop.facts.first)
-
-
-def _worse_than_kept(loop: Loop, source: LossSource, loss: float) -> bool:
-    """Say whether the weights of the last look do better on this very batch: an unusual batch is no alarm."""
-    if not math.isfinite(loss):
-        return True
-    now = Snapshot.take(loop.base, loop.modules)
-    loop.snapshots[-1][2].put_back(loop.base, loop.modules)
+def _loss_of_kept(session: Session, source: LossSource) -> float:
+    """Return the loss of the weights of the last good look, on this batch."""
+    now = session.take_snapshot(host=False)
+    session.base.restore(session.state.hold.kept[-1][2], session.modules)
     try:
-        there = source.value()
+        return source.value()
     finally:
-        now.put_back(loop.base, loop.modules)
-    return policies.blown(loop.facts.first, there, loss) and not loss - there <= 0.5 * abs(there)
+        session.base.restore(now, session.modules, hyper=True)
 
 
-def _rescue(loop: Loop, loss: float) -> None:
+def is_hopeless(session: Session, loss: float) -> bool:
+    """Say whether a loss is beyond twice the first one, or not finite."""
+    first = session.state.hold.first_loss
+    return not loss <= first + abs(first)
+
+
+def is_alarming(session: Session, loss: float) -> bool:
+    """Say whether a fresh batch's loss is out of line.
+
+    Half of the gain is lost, and it is more than six deviations above the running mean or beyond twice the first loss;
+    the first look after the start has only that first loss to be compared with.
+    """
+    hold = session.state.hold
+    if math.isnan(hold.mean_loss):
+        return is_hopeless(session, loss)
+    unusual = not loss - hold.mean_loss <= 6 * hold.loss_deviation
+    return is_blown(hold.first_loss, hold.mean_loss, loss) and (unusual or is_hopeless(session, loss))
+
+
+def track_loss(session: Session, loss: float) -> None:
+    """Take a look's loss into the running mean and deviation."""
+    hold = session.state.hold
+    if not math.isfinite(loss):
+        return
+    if math.isnan(hold.mean_loss):
+        hold.mean_loss, hold.loss_deviation = loss, 0.1 * abs(loss)
+        return
+    hold.loss_deviation += 0.2 * (abs(loss - hold.mean_loss) - hold.loss_deviation)
+    hold.mean_loss += 0.2 * (loss - hold.mean_loss)
+
+
+def rescue(session: Session, loss: float) -> None:
     """Lower the lr; and go back if that is affordable, the first time, or if the loss is beyond all hope."""
-    f = loop.facts
-    soon = f.steps - f.trouble < 200
-    bad = f.steps - f.trouble <= LOOK  # the snapshot was on its way already
-    kept = loop.snapshots[0 if bad else -1]
-    if f.rescues == 0 or _hopeless(loop, loss) or loop.affords(f.steps - kept[0]):
-        loop.go_back(kept)
-    f.rescues, f.trouble, f.last = f.rescues + 1, f.steps, f.steps
-    loop.before = None
-    f.scale *= (0.25 if bad else 0.5) if soon or math.isfinite(loss) else 1.0
-    loop.note("rescue", loss)
-    loop.warn(f"the loss had risen to {loss:.3g}; lr {loop.lr:.3g} from now on")
+    state, hold = session.state, session.state.hold
+    every = session.constants.look_every
+    soon = state.steps - hold.last_rescue_step < 10 * every
+    again = state.steps - hold.last_rescue_step <= every  # the snapshot was on its way already
+    kept = hold.kept[0 if again else -1]
+    if hold.rescues == 0 or is_hopeless(session, loss) or session.affords(state.steps - kept[0]):
+        older, now = hold.kept[0], state.steps
+        session.go_back(kept)
+        hold.kept = [(now - (kept[0] - older[0]), session.lr, older[2]), (now, session.lr, kept[2])]
+    hold.rescues, hold.last_rescue_step, hold.last_look_step = hold.rescues + 1, state.steps, state.steps
+    hold.before = None
+    state.scale *= (0.25 if again else 0.5) if soon or math.isfinite(loss) else 1.0
+    session.note("rescue", loss)
+    session.warn(f"the loss had risen to {session.base.sign * loss:.3g}; lr {session.lr:.3g} from now on")
 
 
-def refresh(loop: Loop, source: LossSource) -> None:
+def measure_sharpness(session: Session, source: LossSource) -> None:
     """Measure the sharpness by two warm-started products; far beyond the threshold it halves the lr."""
-    f = loop.facts
-    f.refresh = f.steps + max(REFRESH, f.steps)
+    state, curvature = session.state, session.state.curvature
+    curvature.next_measurement = state.steps + max(session.constants.refresh_first, state.steps)
     try:
-        f.sharpness, loop.top = top_curvature(source, loop.base, loop.top, loop.rng)
-    except Exception as error:
-        return loop.warn(f"the sharpness could not be measured ({error}); the lr stays")
-    if f.sharpness > CAP * loop.threshold():
-        f.scale *= 0.5
-    loop.note("sharpness", math.nan)
+        found = find_top_curvature(source, session.base.optimizer, curvature.top_vector, session.rng)
+    except Exception as error:  # whatever fails in a look, the training that is looked at goes on
+        return session.warn(f"the sharpness could not be measured ({describe_error(error)}); the lr stays")
+    curvature.sharpness, curvature.top_vector = found
+    if curvature.sharpness > session.constants.sharpness_cap * session.threshold():
+        state.scale *= 0.5
+    session.note("sharpness", math.nan)
 
 
-def resolve(loop: Loop, source: LossSource) -> None:
+def resolve_momentum(session: Session, source: LossSource) -> None:
     """Ask a spectrum, once, for the condition number, and set the momentum where it is resolved."""
-    f = loop.facts
-    f.resolved = 1
+    session.state.curvature.spectrum_done = 1
     try:
-        pairs = spectrum(source, loop.base, LANCZOS, loop.rng)
-    except Exception as error:
-        return loop.warn(f"the spectrum could not be measured ({error}); the momentum stays")
-    condition = policies.condition_of(pairs.values.tolist(), pairs.bounds.tolist())
+        pairs = find_spectrum(source, session.base.optimizer, session.constants.lanczos_steps, session.rng)
+    except Exception as error:  # as above
+        return session.warn(f"the spectrum could not be measured ({describe_error(error)}); the momentum stays")
+    condition = find_condition(pairs.values.tolist(), pairs.bounds.tolist())
     if condition is not None:
-        loop.set_momentum(policies.heavy_ball(condition))
-    loop.note("spectrum", math.nan)
+        session.set_momentum(heavy_ball_momentum(condition))
+    session.note("spectrum", math.nan)
+
+
+def correct_schedule(session: Session) -> None:
+    """Halve an lr that was found for an annealed schedule when the lr turns out to be constant."""
+    state = session.state
+    now = session.find_schedule()
+    if state.believed == "annealed" and now == "constant" and not session.total_steps:
+        state.scale *= 0.5
+        session.note("corrected", math.nan)
+    state.believed = now

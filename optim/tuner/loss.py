@@ -1,15 +1,17 @@
-"""What a tuner asks of a loss on a batch: its value, its gradient, products with its Hessian; nothing is left changed.
+"""The user's loss, and the one place that calls it: its value, its gradient, products with its Hessian.
 
 Costs in gradient-equivalents, which the budget counts: a value 1/3, a gradient 1, a product 3 (2 to 4 where measured).
 Forward passes see the model as it trains (BatchNorm with the statistics of the batch, dropout with one fixed mask);
-running statistics and torch's random generators are put back afterwards.
+`side_effects.undisturbed` undoes what they leave. Where the optimizer maximises, values and products change sign here,
+and nobody else needs to know; gradients are the loss's own, as the optimizer wants them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from ..side_effects import copy_batch, undisturbed
+
 VALUE, GRADIENT, PRODUCT = 1 / 3, 1.0, 3.0
-SEED = 20_060_909  # of the dropout mask
 Direction = Sequence[Tensor]
 
 
@@ -28,9 +31,11 @@ class LossSource:
 
     Parameters
     ----------
-    loss_fn : batch -> loss, or (outputs, loss); on the module itself, neither compiled nor wrapped by DDP
-    batch : what it takes
+    loss_fn : batch -> loss, (outputs, loss), a mapping or an object with "loss"; on the module itself, neither compiled
+        nor wrapped by DDP
+    batch : what it takes; each call gets a copy
     group : process group to average over; None: this process alone
+    sign : -1 where the loss is maximised
 
     Attributes
     ----------
@@ -44,28 +49,43 @@ class LossSource:
     (13.0, [[2.0, 12.0]], 1.333)
     """
 
-    def __init__(self, loss_fn: Callable[[Any], Any], batch: Any, group: Any = None) -> None:
-        self.loss_fn, self.batch, self.group, self.spent = loss_fn, batch, group, 0.0
+    def __init__(self, loss_fn: Callable[[Any], Any], batch: Any, group: Any = None, sign: float = 1.0) -> None:
+        self.loss_fn, self.batch, self.group, self.sign, self.spent = loss_fn, batch, group, sign, 0.0
+
+    def on(self, batch: Any) -> LossSource:
+        """Return the same loss on another batch; what it spends is its own."""
+        return LossSource(self.loss_fn, batch, self.group, self.sign)
 
     def value(self) -> float:
         """Return the loss at the parameters as they are; NaN if it is not finite anywhere."""
         self.spent += VALUE
-        with undisturbed(self.batch), torch.no_grad():
+        with undisturbed(self.loss_fn), torch.no_grad():
             loss = self._loss()
-        return self._mean(float(loss))
+        return self.sign * self._mean(float(loss))
 
     def gradient(self, parameters: Direction) -> list[Tensor]:
         """Return the gradient; zero where a parameter does not matter."""
+        found = self.gradient_or_none(parameters)
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+
+    def gradient_or_none(self, parameters: Direction) -> list[Tensor | None]:
+        """Return the gradient; None where a parameter is frozen or does not matter."""
         self.spent += GRADIENT
-        with undisturbed(self.batch), torch.enable_grad():
-            found = torch.autograd.grad(self._loss(), list(parameters), allow_unused=True)
-        return self._shared([torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)])
+        trained = [p for p in parameters if p.requires_grad]
+        with undisturbed(self.loss_fn), torch.enable_grad():
+            if any(hasattr(p, "to_local") for p in trained):
+                found = _gradient_of_sharded(self._loss(), trained)
+            else:
+                found = torch.autograd.grad(self._loss(), trained, allow_unused=True)
+        self._share([g for g in found if g is not None])
+        rest = iter(found)
+        return [next(rest) if p.requires_grad else None for p in parameters]
 
     def products(self, parameters: Direction) -> Callable[[Direction], list[Tensor]]:
-        """Return v -> Hessian times v by double backward; where that fails, by central differences of gradients."""
+        """Return v -> Hessian times v by double backward; where that fails or is wrong, by differences of gradients."""
         parameters = list(parameters)
         try:
-            with undisturbed(self.batch), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            with undisturbed(self.loss_fn), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
                 grads = torch.autograd.grad(self._loss(), parameters, create_graph=True, allow_unused=True)
             self.spent += GRADIENT
             alive = [g for g in grads if g is not None and g.requires_grad]
@@ -74,49 +94,115 @@ class LossSource:
             torch.autograd.grad(alive, parameters, [torch.zeros_like(g) for g in alive], retain_graph=True,
                                 allow_unused=True)  # fmt: skip
         except (RuntimeError, NotImplementedError):
-            return lambda v: self._difference(parameters, v)
+            return lambda v: self.difference(parameters, v)
 
         def product(v: Direction) -> list[Tensor]:
             self.spent += PRODUCT
             pairs = [(g, w) for g, w in zip(grads, v, strict=True) if g is not None and g.requires_grad]
             outs, weights = [g for g, _ in pairs], [w for _, w in pairs]
             found = torch.autograd.grad(outs, parameters, weights, retain_graph=True, allow_unused=True)
-            return self._shared([torch.zeros_like(w) if h is None else h for w, h in zip(v, found, strict=True)])
+            values = [torch.zeros_like(w) if h is None else self.sign * h for w, h in zip(v, found, strict=True)]
+            self._share(values)
+            return values
 
         return product
 
-    def _difference(self, parameters: list[Tensor], v: Direction) -> list[Tensor]:
+    def difference(self, parameters: list[Tensor], v: Direction) -> list[Tensor]:
+        """Return Hessian times v as the central difference of two gradients."""
         eps = torch.finfo(parameters[0].dtype).eps ** (1 / 3)
         h = eps * max(1.0, norm(parameters)) / max(norm(v), 1e-30)
         sides = []
         for sign in (1.0, -1.0):
             with shifted(parameters, v, sign * h):
                 sides.append(self.gradient(parameters))
-        return [(a - b) / (2 * h) for a, b in zip(*sides, strict=True)]
+        return [self.sign * (a - b) / (2 * h) for a, b in zip(*sides, strict=True)]
+
+    def modules(self) -> list[nn.Module]:
+        """Return the modules with buffers that run when the loss is computed; one forward pass, not counted."""
+        found: dict[int, nn.Module] = {}
+
+        def note(module: nn.Module, inputs: Any) -> None:
+            if any(b is not None for b in module._buffers.values()):
+                found[id(module)] = module
+
+        handle = register_module_forward_pre_hook(note)
+        try:
+            with undisturbed(self.loss_fn), torch.no_grad():
+                self._loss()
+        finally:
+            handle.remove()
+        return list(found.values())
 
     def _loss(self) -> Tensor:
-        out = self.loss_fn(self.batch)
-        return out[1] if isinstance(out, tuple) else out
+        return find_loss(self.loss_fn(copy_batch(self.batch)))
 
     def _mean(self, value: float) -> float:
-        if self.group is None:
-            return value if math.isfinite(value) else math.nan
-        shared = torch.tensor([value], dtype=torch.float64, device=device_of(self.group))
-        dist.all_reduce(shared, group=self.group)
-        mean = float(shared) / dist.get_world_size(self.group)
-        return mean if math.isfinite(mean) else math.nan
+        if self.group is not None:
+            value = mean_over_ranks([value], self.group)[0]
+        return value if math.isfinite(value) else math.nan
 
-    def _shared(self, values: list[Tensor]) -> list[Tensor]:
+    def _share(self, values: Sequence[Tensor]) -> None:
         if self.group is not None:
             for value in values:
                 dist.all_reduce(value, group=self.group)
                 value /= dist.get_world_size(self.group)
+
+
+def find_loss(out: Any) -> Tensor:
+    """Return the loss in what a loss function has returned: a scalar, (outputs, loss), or something with "loss".
+
+    Raises
+    ------
+    ValueError : there is none, or it is not a scalar
+
+    Examples
+    --------
+    >>> loss = torch.tensor(2.0)
+    >>> [float(find_loss(out)) for out in (loss, ("outputs", loss), {"loss": loss}, (loss, torch.ones(3)))]
+    [2.0, 2.0, 2.0, 2.0]
+    """
+    if isinstance(out, Mapping):
+        out = out.get("loss")
+    elif isinstance(out, tuple):
+        scalars = [part for part in reversed(out[:2]) if isinstance(part, Tensor) and part.numel() == 1]
+        out = scalars[0] if scalars else None
+    elif not isinstance(out, Tensor | int | float) and hasattr(out, "loss"):
+        out = out.loss
+    if isinstance(out, int | float):
+        out = torch.tensor(float(out))
+    if not isinstance(out, Tensor) or out.numel() != 1:
+        kind = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(f'the loss function gave {kind}; expected a scalar loss, (outputs, loss) or {{"loss": loss}}')
+    return out.reshape(())
+
+
+def _gradient_of_sharded(loss: Tensor, trained: list[Tensor]) -> list[Tensor | None]:
+    """Return the gradient where the graph ends at gathered copies (FSDP), by backward; `.grad` is put back."""
+    kept = [p.grad for p in trained]
+    try:
+        for p in trained:
+            p.grad = None
+        loss.backward()
+        return [p.grad for p in trained]
+    finally:
+        for p, g in zip(trained, kept, strict=True):
+            p.grad = g
+
+
+def mean_over_ranks(values: list[float], group: Any) -> list[float]:
+    """Average numbers over the ranks of a group, so that all decide alike; None: this process alone.
+
+    Examples
+    --------
+    >>> mean_over_ranks([1.0, 2.0], None)
+    [1.0, 2.0]
+    """
+    if group is None:
         return values
-
-
-def device_of(group: Any) -> str:
-    """Return where a process group's reductions run."""
-    return "cuda" if dist.get_backend(group) == "nccl" else "cpu"
+    device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
+    shared = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(shared, group=group)
+    return [float(value) / dist.get_world_size(group) for value in shared]
 
 
 def norm(values: Direction) -> float:
@@ -139,7 +225,8 @@ def dot(a: Direction, b: Direction) -> float:
     4.0
     """
     parts = [(x.detach().double() * y.detach().double()).sum() for x, y in zip(a, b, strict=True)]
-    return float(torch.stack([part.cpu() for part in parts]).sum())
+    parts = [part.full_tensor() if hasattr(part, "full_tensor") else part for part in parts]
+    return float(torch.stack([part.cpu() for part in parts]).sum()) if parts else 0.0
 
 
 @contextlib.contextmanager
@@ -167,57 +254,37 @@ def shifted(parameters: Direction, direction: Direction, factor: float) -> Itera
                 p.copy_(old)
 
 
-@contextlib.contextmanager
-def undisturbed(batch: Any = None) -> Iterator[None]:
-    """Put back, at the end, the buffers of every module that runs inside, and torch's random generators.
+class ClosureLoss:
+    """The opt-in: a loss function made of the closure of `step`, which zeroes gradients and runs backward itself.
+
+    Every call counts as a gradient. What the closure leaves in `.grad` becomes the gradient of what is returned, a
+    linear function with the loss's value: its own graph is gone, so products fall back to differences of gradients.
 
     Examples
     --------
-    >>> norm_layer = nn.BatchNorm1d(2)
-    >>> with undisturbed():
-    ...     _ = norm_layer(torch.ones(3, 2))
-    >>> norm_layer.running_mean.tolist(), int(norm_layer.num_batches_tracked)
-    ([0.0, 0.0], 0)
+    >>> w = nn.Parameter(torch.ones(1))
+    >>> def closure():
+    ...     w.grad = None
+    ...     loss = (w**2).sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> loss_fn = ClosureLoss(closure, [w])
+    >>> float(loss_fn(None).detach()), loss_fn.calls
+    (1.0, 1)
     """
-    kept: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def keep(module: nn.Module, inputs: Any) -> None:
-        for buffer in module._buffers.values():
-            if buffer is not None and id(buffer) not in kept:
-                kept[id(buffer)] = (buffer, buffer.detach().clone())
+    def __init__(self, closure: Callable[[], Any], owned: list[Tensor]) -> None:
+        self.closure, self.owned, self.calls = closure, owned, 0
+        functools.update_wrapper(self, closure, updated=())
 
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    handle = register_module_forward_pre_hook(keep)
-    try:
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(SEED)
-            yield
-    finally:
-        handle.remove()
-        with torch.no_grad():
-            for buffer, old in kept.values():
-                buffer.copy_(old)
-
-
-def modules_of(loss_fn: Callable[[Any], Any], batch: Any) -> list[nn.Module]:
-    """Return the modules that have buffers and run when the loss is computed; one forward pass.
-
-    Examples
-    --------
-    >>> net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    >>> [type(m).__name__ for m in modules_of(lambda x: net(x).sum(), torch.ones(3, 2))]
-    ['BatchNorm1d']
-    """
-    found: dict[int, nn.Module] = {}
-
-    def note(module: nn.Module, inputs: Any) -> None:
-        if any(b is not None for b in module._buffers.values()):
-            found[id(module)] = module
-
-    handle = register_module_forward_pre_hook(note)
-    try:
-        with undisturbed(batch), torch.no_grad():
-            loss_fn(batch)
-    finally:
-        handle.remove()
-    return list(found.values())
+    def __call__(self, batch: Any) -> Tensor:
+        """Return the loss."""
+        self.calls += 1
+        wanted = torch.is_grad_enabled()
+        with torch.enable_grad():
+            loss = find_loss(self.closure())
+        if not wanted:
+            return loss.detach()
+        parts = [(p * p.grad.detach()).sum() for p in self.owned if p.grad is not None and p.requires_grad]
+        linear = torch.stack(parts).sum()
+        return loss.detach() + linear - linear.detach()

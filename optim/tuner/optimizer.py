@@ -3,66 +3,79 @@
     effective lr = learned value · (group's lr now / first group's lr at construction)
 
 so ratios between groups and schedules survive, and the initial lr does not matter. The effective values stand in the
-groups only during the base's step (afterwards schedulers find what they wrote) and in `state_dict()`, whose layout is
-the base's: a checkpoint of the tuner continues in the plain base and the other way round. What the tuner itself knows
-is under "krylearn" there. Decisions come from counted losses and products, never from a clock.
+groups during the base's step (afterwards schedulers find what they wrote), inside `in_force()` and in `state_dict()`,
+whose layout is the base's: a checkpoint of the tuner continues in the plain base and the other way round. Decisions
+come from counted losses and products, never from a clock.
+
+This file speaks torch's protocol. What a step or a look does is in the file of the phase that the tuner is in: `start`
+(idle), `ramp` or `trials`, then `hold` with `drift` and `raises`; `session` is what they share.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.optim import Optimizer
 
-from . import ramp as policies
-from .checkpoint import pack, unpack
-from .closure import observe_closure
-from .drift_meter import Watch
-from .groups import effective
-from .loop import Loop, TunerWarning, describe_error
-from .loss import LossSource
-from .spectral import spectrum
+from .base_optimizer import BaseOptimizer
+from .checkpoint import drop_if_stale, pack, unpack
+from .constants import TunerConstants
+from .drift import Drift
+from .loss import ClosureLoss, LossSource
+from .raises import HoldAndRaise
+from .ramp import RampPhase
+from .session import Phase, Session, TunerWarning, describe_error
+from .spectral import FollowSpectrum, Proposal, granziol
+from .start import Idle
+from .state import TunerState
+from .trials import Trials
 from .wrapper import Wrapper, check_base
 
-UNSEEN = 200  # steps without any observation after which the user is told
+SCHEDULES = ("auto", "constant", "annealed")
 
 
 class CurvatureTuner(Wrapper):
     """Learning rate and momentum learned on the fly, around any torch optimizer.
 
     In a plain loop call `tuner.observe(loss_fn, batch)` before each step; with Lightning use `TuneFromCurvature`. Extra
-    work: a line search of some ten forward passes and one gradient; then either trials of up to five lrs on eight
-    half-batches (bases that divide by second moments; once more where they show nothing) or a ramp of some fifteen
-    steps, the last ten of which are made in vain; then looks at the loss and Hessian products within `budget`. A
-    blow-up is undone at its price.
-    Memory, in host memory: up to a dozen copies of parameters and optimizer state during the ramp, then two; for the
-    trials two, and five batches where they are. In the 120 steps after that three copies of the parameters and one of
-    the gradients, where they are.
+    work: a line search of some ten forward passes and one gradient; then either four lrs tried on half-batches for four
+    steps (bases that divide by second moments) or a ramp of some fifteen steps, the last ten of which are made in vain;
+    then looks at the loss, Hessian products and trials of higher lrs within `budget`. A blow-up is undone at its price.
+    Memory: up to a dozen copies of parameters and optimizer state in host memory during the ramp, five during trials at
+    the start, then two, and three where the parameters are while a higher lr is tried. In the 120 steps after the start
+    three copies of the parameters and one of the gradients.
 
     Parameters
     ----------
     base : the optimizer that makes the steps; its lr sets ratios between groups only
     policy : "edge" (ours), "granziol" (the published learner, corrected), or a function from Ritz values (list of
-        float) and their weights to a `policies.Proposal`
+        float) and their weights to a `spectral.Proposal`
     momentum : "learn" (bases with a `momentum`, and β₁ of Adam, AdamW, NAdam, RAdam, Adamax: short runs made us choose
         0.8 and 0.5), or "keep"
     budget : extra work in gradient-equivalents as a share of the steps; the start (some twenty), the first undone
         blow-up and hopeless ones may go beyond it
+    total_steps : steps of the whole run, if they are known: times the trials of higher lrs, and where no scheduler
+        changes the lr it is decayed to zero over the last 30 % of them
+    schedule : "constant", "annealed" (whatever ends low), or "auto": as seen
+    validation : () -> loss on held-out batches; it then judges trials, and rising twice while the training loss falls
+        it brings back the weights of its minimum. Some fifteen calls in a run of known length
     every : steps between two spectra of 20 products; for policies of spectra, whose work `budget` does not limit
-    group : process group whose ranks hold different samples; "auto": all, if torch.distributed is initialised
+    group : process group whose ranks hold different samples; "auto": all, if torch.distributed is initialised. All
+        ranks must make the same steps: uneven inputs (`Join`) are not served
     closure : take the loss from `step(closure)`, which is then called more than once (each a gradient); opt-in
-    rng : seed of start vectors
+    constants : of all phases;  rng : seed of start vectors
 
     Attributes
     ----------
     base : the wrapped optimizer;  lr, momentum : in force for the next step;  spent : gradient-equivalents beside steps
     history : list of what was seen and decided: step, event, lr, momentum, loss, sharpness, threshold
+    tuning : `TunerState`, all that decisions come from
 
     Examples
     --------
@@ -81,13 +94,17 @@ class CurvatureTuner(Wrapper):
     def __init__(
         self,
         base: Optimizer,
-        policy: str | Callable[[list[float], list[float]], policies.Proposal] = "edge",
+        policy: str | Callable[[list[float], list[float]], Proposal] = "edge",
         *,
         momentum: str = "learn",
         budget: float = 0.1,
+        total_steps: int | None = None,
+        schedule: str = "auto",
+        validation: Callable[[], Any] | None = None,
         every: int = 500,
         group: Any = "auto",
         closure: bool = False,
+        constants: TunerConstants | None = None,
         rng: int = 0,
     ) -> None:
         check_base(base)
@@ -96,44 +113,73 @@ class CurvatureTuner(Wrapper):
                 f"got momentum={momentum!r}, budget={budget}, every={every}; expected 'learn' or 'keep', a budget >= 0 "
                 "and every >= 1"
             )
+        if schedule not in SCHEDULES or (total_steps is not None and total_steps < 1):
+            raise ValueError(
+                f"got schedule={schedule!r}, total_steps={total_steps}; expected one of {SCHEDULES} and a number >= 1"
+            )
+        if validation is not None and not callable(validation):
+            raise TypeError(f"got validation={validation!r}; expected a function () -> loss on held-out batches")
         if not callable(policy) and policy not in ("edge", "granziol"):
             raise ValueError(f"got policy={policy!r}; expected 'edge', 'granziol' or a function of Ritz values")
         self.base, self.policy, self.every, self.group, self.closure = base, policy, every, group, closure
-        self._loop = Loop(base, budget=budget, rng=rng, own_momentum=momentum == "learn")
-        self._mode = momentum
+        self._options: dict[str, Any] = {
+            "momentum": momentum, "budget": budget, "rng": rng, "total_steps": total_steps, "schedule": schedule,
+            "validation": validation, "constants": constants or TunerConstants(),
+        }  # fmt: skip
+        self._session = self._open_session()
         self._restore_hooks()
 
-    lr = property(lambda self: self._loop.lr)
-    momentum = property(lambda self: self._loop.momentum)
-    spent = property(lambda self: self._loop.facts.spent)
-    history = property(lambda self: self._loop.history)
-    facts = property(lambda self: self._loop.facts)
+    lr = property(lambda self: self._session.lr)
+    momentum = property(lambda self: self._session.momentum)
+    spent = property(lambda self: self._session.state.spent)
+    history = property(lambda self: self._session.history)
+
+    @property
+    def tuning(self) -> TunerState:
+        """All that decisions come from."""
+        return self._session.state
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; its lr relative to the first group's counts."""
         self.base.add_param_group(param_group)
-        self._loop.snapshots, self._loop.before, self._loop.anchors = [], None, []
-        if self._loop.facts.phase == "ramp":
-            self.retune()
+        session = self._session
+        check_base(self.base)
+        state = session.state
+        state.hold.before, state.drift.anchors, state.race.lrs = None, [], []
+        if state.phase in ("ramp", "trials"):
+            session.restart()
+        elif state.phase == "hold":
+            kept = (state.steps, session.lr, session.take_snapshot())
+            state.hold.kept = [kept, kept]
 
     def observe(self, loss_fn: Callable[[Any], Any], batch: Any) -> None:
         """Let the tuner look at the loss if it is time to; between `zero_grad` and `backward`, or anywhere before step.
 
-        Nothing is done in most calls. A failure is a warning, never an error: the base goes on.
+        Nothing is done in most calls. A failure is a warning, never an error: the base goes on. Looks leave no trace:
+        the batch is copied, and what a forward pass changes in modules (buffers, metrics) and random generators is put
+        back.
 
         Parameters
         ----------
-        loss_fn : batch -> loss or (outputs, loss), of the module itself (neither compiled nor wrapped by DDP)
+        loss_fn : batch -> loss, (outputs, loss), a mapping or object with "loss"; of the module itself (neither
+            compiled nor wrapped by DDP)
         batch : this rank's training batch
         """
-        source = LossSource(loss_fn, batch, self._group())
+        session = self._session
+        session.base.hide()
+        if session.expected is not None:
+            drop_if_stale(session)
+        if session.state.steps < session.state.blocked_until or not session.phase.is_due(session):
+            return
+        session.scheduler_attached = session.scheduler_attached or hasattr(self.step, "_wrapped_by_lr_sched")
+        source = LossSource(loss_fn, batch, self._find_group(), session.base.sign)
         try:
-            if self.policy == "edge":
-                self._loop.look(source)
-            else:
-                self._spectral(source)
+            session.look(source)
+            session.state.failures = 0
         except Exception as error:  # whatever fails in a look, the training that is looked at goes on
-            self._loop.facts.spent += source.spent
+            state = session.state
+            state.failures += 1
+            state.blocked_until = state.steps + 2 ** min(state.failures, 10)  # then the next attempt
             text = f"the tuner could not look at the loss ({describe_error(error)}); lr {self.lr:.3g} stays"
             warnings.warn(text, TunerWarning, stacklevel=2)
 
@@ -143,25 +189,84 @@ class CurvatureTuner(Wrapper):
         loss = None
         if closure is not None:
             if self.closure:
-                observe_closure(self, closure)
+                self._observe_closure(closure)
             with torch.enable_grad():
                 loss = closure()
-        loop = self._loop
-        loop.before_step()
-        watch = Watch(loop)
-        with effective(self.base, loop.facts.scale, loop.learned_momentum):
-            self.base.step()
-        loop.after_step()
-        watch.after(self._group() if watch.active else None)
-        if loop.facts.phase == "idle" and loop.facts.steps == UNSEEN:
+        session = self._session
+        session.base.hide()
+        if session.expected is not None:
+            drop_if_stale(session)
+        session.before_step()
+        session.base.step(session.scale, session.learned_momentum)
+        session.after_step()
+        state = session.state
+        if state.phase == "idle" and state.steps == session.constants.unseen and not state.attempts:
             warnings.warn(
-                f"{UNSEEN} steps were made with the lr as given and nothing was observed; call observe(loss_fn, batch) "
-                "before step, or use the TuneFromCurvature callback", TunerWarning, stacklevel=2,
+                f"{state.steps} steps were made with the lr as given and nothing was observed; call observe(loss_fn, "
+                "batch) before step, or use the TuneFromCurvature callback", TunerWarning, stacklevel=2,
             )  # fmt: skip
         return loss
 
+    @contextmanager
+    def in_force(self) -> Iterator[Optimizer]:
+        """Let the groups hold the lr and momentum in force, for whoever reads them; gives the base.
+
+        Examples
+        --------
+        >>> tuner = CurvatureTuner(torch.optim.SGD([torch.ones(1)], lr=1.0))
+        >>> tuner.tuning.scale = 0.25
+        >>> with tuner.in_force() as optimizer:
+        ...     print(optimizer.param_groups[0]["lr"])
+        0.25
+        >>> tuner.param_groups[0]["lr"]
+        1.0
+        """
+        session = self._session
+        session.base.hide()
+        with session.base.in_force(session.scale, session.learned_momentum):
+            yield self.base
+
+    def show_in_force(self) -> None:
+        """Let the groups hold the lr and momentum in force until the next look, step or checkpoint, for monitors.
+
+        A value that somebody writes there meanwhile is taken as the outside's.
+
+        Examples
+        --------
+        >>> tuner = CurvatureTuner(torch.optim.SGD([torch.ones(1)], lr=1.0))
+        >>> tuner.tuning.scale = 0.25
+        >>> tuner.show_in_force()
+        >>> shown = tuner.param_groups[0]["lr"]
+        >>> _ = tuner.step()
+        >>> shown, tuner.param_groups[0]["lr"]
+        (0.25, 1.0)
+        """
+        session = self._session
+        session.base.show(session.scale, session.learned_momentum)
+
+    def hide_in_force(self) -> None:
+        """Put back what `show_in_force` has replaced.
+
+        Examples
+        --------
+        >>> CurvatureTuner(torch.optim.SGD([torch.ones(1)], lr=1.0)).hide_in_force()
+        """
+        self._session.base.hide()
+
+    def threshold(self) -> float:
+        """Return the sharpness at which a quadratic would diverge with lr and momentum in force.
+
+        Examples
+        --------
+        >>> CurvatureTuner(torch.optim.SGD([torch.ones(1)], lr=0.1)).threshold()
+        20.0
+        """
+        return self._session.threshold()
+
     def rebase(self, lr: float | None = None) -> None:
-        """Take an absolute lr of the user's from now on (None: what stands in the groups), and ramp no more.
+        """Take an absolute lr of the user's from now on (None: what stands in the groups), and search no more.
+
+        Blow-ups are still undone.
 
         Examples
         --------
@@ -170,14 +275,17 @@ class CurvatureTuner(Wrapper):
         >>> tuner.lr
         0.05
         """
-        f = self._loop.facts
+        session = self._session
+        session.base.hide()
         if lr is not None:
             if not lr > 0:
                 raise ValueError(f"got lr={lr}; expected a positive number")
-            self._set_lrs(lr / float(self.param_groups[0]["lr"]))
-        f.nominal, f.scale, f.phase = float(self.param_groups[0]["lr"]), 1.0, "hold"
-        f.first, f.best, f.again, f.blocks, f.raised = math.nan, math.nan, 0, 0, math.inf
-        self._loop.control, self._loop.snapshots = None, []
+            session.base.multiply_lrs(lr / session.base.first_lr)
+        state = session.state
+        state.nominal, state.scale = session.base.first_lr, 1.0
+        session.settle(state.nominal, math.nan)
+        state.drift.blocks_left, state.drift.doublings = 0, math.inf
+        state.raises.next_step, state.scale = 2**62, 1.0
 
     def retune(self) -> None:
         """Begin again at the next observation, as after a change of task.
@@ -186,10 +294,10 @@ class CurvatureTuner(Wrapper):
         --------
         >>> tuner = CurvatureTuner(torch.optim.SGD([torch.ones(1)], lr=1.0))
         >>> tuner.retune()
-        >>> tuner.facts.phase
+        >>> tuner.tuning.phase
         'idle'
         """
-        self._loop.facts.phase, self._loop.control, self._loop.snapshots = "idle", None, []
+        self._session.restart()
 
     # checkpoints
 
@@ -197,7 +305,8 @@ class CurvatureTuner(Wrapper):
         """Return the base's state dict with the effective lr and momentum, and what the tuner knows."""
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
-        packed = pack(self._loop)
+        self._session.base.hide()
+        packed = pack(self._session)
         for after in self._optimizer_state_dict_post_hooks.values():
             packed = after(self, packed) or packed
         return packed
@@ -207,29 +316,31 @@ class CurvatureTuner(Wrapper):
         state_dict = state_dict.copy()
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
-        unpack(self._loop, state_dict)
+        told = unpack(self._session, state_dict)
+        if told:
+            warnings.warn(told, TunerWarning, stacklevel=2)
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return everything but hooks and what the loss was taken from; pickle and deepcopy use it."""
-        loop = self._loop
-        kept = {name: getattr(loop, name) for name in ("facts", "snapshots", "control", "top", "before", "anchors")}
-        facts = {"budget": loop.budget, "rng": loop.rng, "history": loop.history}
-        names = ("base", "policy", "every", "group", "closure", "_mode")
-        return {name: self.__dict__[name] for name in names} | {"_kept": kept, "_facts": facts}
+        names = ("base", "policy", "every", "group", "closure", "_options")
+        session = self._session
+        session.base.hide()
+        kept = {"numbers_and_tensors": session.state.split(), "history": session.history,
+                "stepped": sorted(session.base.stepped_entries)}  # fmt: skip
+        return {name: self.__dict__[name] for name in names} | {"_kept": kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore; a shell that Lightning makes is filled attribute by attribute and does not come here."""
         state = dict(state)
-        kept, facts = state.pop("_kept", {}), state.pop("_facts", {})
+        kept = state.pop("_kept", None)
         self.__dict__.update(state)
         if kept:
-            own = self._mode == "learn"
-            self._loop = Loop(self.base, budget=facts["budget"], rng=facts["rng"], own_momentum=own)
-            self._loop.history = facts["history"]
-            for name, value in kept.items():
-                setattr(self._loop, name, value)
+            self._session = self._open_session()
+            self._session.state = TunerState.join(*kept["numbers_and_tensors"])
+            self._session.history = kept["history"]
+            self._session.base.stepped_entries = set(kept["stepped"])
         self._restore_hooks()
 
     def __repr__(self) -> str:
@@ -238,32 +349,34 @@ class CurvatureTuner(Wrapper):
 
     # inside
 
-    def _set_lrs(self, factor: float) -> None:
-        for group in self.param_groups:
-            for name in ("lr", "initial_lr"):
-                if name in group:
-                    value = group[name]
-                    group[name] = value.mul_(factor) if isinstance(value, Tensor) else value * factor
+    def _open_session(self) -> Session:
+        options = dict(self._options)
+        base = BaseOptimizer(self.base, options.pop("momentum") == "learn")
+        phases: dict[str, Phase]
+        if self.policy == "edge":
+            phases = {"idle": Idle(), "ramp": RampPhase(), "trials": Trials(), "hold": HoldAndRaise(Drift())}
+        else:
+            follow = FollowSpectrum(granziol if self.policy == "granziol" else self.policy, self.every)  # type: ignore[arg-type]
+            phases = {"idle": follow, "spectral": follow, "hold": HoldAndRaise(Drift())}
+        session = Session(base, phases, **options)
+        session.find_group = self._find_group
+        return session
 
-    def _group(self) -> Any:
+    def _find_group(self) -> Any:
         if self.group != "auto":
             return self.group
         ready = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         return dist.group.WORLD if ready else None
 
-    def _spectral(self, source: LossSource) -> None:
-        """Follow a policy of Ritz values: a spectrum every so many steps, held constant in between."""
-        loop, f = self._loop, self._loop.facts
-        if f.phase == "hold" and f.steps < f.refresh:
-            return
-        pairs = spectrum(source, self.base, 20, loop.rng)
-        f.spent += source.spent
-        source.spent = 0.0
-        policy = policies.granziol if self.policy == "granziol" else self.policy
-        assert callable(policy)
-        proposal = policy(pairs.values.tolist(), pairs.weights.tolist())
-        f.scale, f.phase, f.refresh = proposal.lr / f.nominal, "hold", f.steps + self.every
-        if loop.own_momentum and proposal.momentum is not None:
-            f.momentum = proposal.momentum
-        f.sharpness = max(abs(v) for v in pairs.values.tolist())
-        loop.note("sharpness", math.nan)
+    def _observe_closure(self, closure: Callable[[], Any]) -> None:
+        """Look through the closure; gradients are put back, and each of its calls counts as a gradient."""
+        owned = self._session.base.parameters()
+        grads = [p.grad for p in owned]
+        loss_fn, state = ClosureLoss(closure, owned), self._session.state
+        before = state.spent
+        try:
+            self.observe(loss_fn, None)
+        finally:
+            state.spent = max(state.spent, before + loss_fn.calls)
+            for p, g in zip(owned, grads, strict=True):
+                p.grad = g

@@ -1,120 +1,101 @@
-"""How a tuner starts: the first lr, then trials (bases that divide by second moments) or a ramp (all others).
-
-Each function is called by `Loop.look` ahead of a step and leaves what it decides in the loop's facts.
-"""
+"""The idle phase, which ends at the first observation: the critical lr of the optimizer's own first update."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-from . import drift as policies_drift, ramp as policies, trials as policies_trials
-from .first_lr import critical_lr, proposed
-from .loss import VALUE, LossSource, modules_of
-from .state import Snapshot, parameters_of
-from .trial_runs import Trials
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from .loop import Loop
-
-REFRESH = 50  # steps between the first two measurements of the sharpness; the gap doubles each time
+from ..curvature.preconditioner import propose_update
+from ..sharpness_meters.edges import bracket_rise
+from .loss import VALUE, LossSource, norm, shifted
+from .session import Session
+from .state import RaceState, RampState
 
 
-def begin(loop: Loop, source: LossSource) -> None:
-    """Find the first lr: the critical one along the base's own first update, by a line search of forward passes."""
-    f = loop.facts
-    loss = source.value()
-    if not math.isfinite(loss):
-        return loop.warn("the loss is not finite at the first observation; the base optimizer goes on as it is")
-    gradient = source.gradient(parameters_of(loop.base))
-    update = proposed(loop.base, gradient)
-    critical = critical_lr(source, parameters_of(loop.base), update, loss)
-    if not 0 < critical < math.inf:
-        return loop.warn("no lr along the first update lowers the loss; the base optimizer goes on as it is")
-    if loop.own_momentum:
-        f.momentum = policies.MOMENTUM if loop.heavy else policies_trials.BETA
-    f.start = critical * policies.START * (1 - loop.momentum if loop.heavy else 1.0)
-    f.first = f.best = loss
-    f.scale = f.start / f.nominal
-    f.best_lr, f.turn, f.unseen, f.well, f.blown, f.again = f.start, 0, 0, 1, 0, 0
-    loop.modules, loop.control, f.phase = modules_of(source.loss_fn, source.batch), source.batch, "ramp"
-    f.spent += VALUE
-    loop.snapshots = []
-    if loop.adaptive:
-        loop.control = [source.batch]
-    else:
-        _keep(loop, f.start)
-    loop.note("start", loss)
+class Idle:
+    """Nothing has been observed yet. A start that fails is repeated at distances that double."""
+
+    def is_due(self, session: Session) -> bool:
+        """Say whether a start may be tried: the first time, then within twice the budget."""
+        state = session.state
+        if state.nominal <= 0 or session.factor <= 0 or state.steps < state.next_attempt:
+            return False
+        return state.attempts < 4 or session.affords(VALUE)
+
+    def look(self, session: Session, source: LossSource) -> None:
+        """Find the first lr, and go over to the ramp or to trials."""
+        state = session.state
+        state.attempts += 1
+        state.next_attempt = state.steps + 2 ** (state.attempts - 1)
+        self._begin(session, source)
+        if state.phase != "idle":
+            state.attempts = 0
+
+    def before_step(self, session: Session) -> None:
+        """Leave the base as it is."""
+
+    def after_step(self, session: Session) -> None:
+        """Leave the base as it is."""
+
+    def _begin(self, session: Session, source: LossSource) -> None:
+        state, base, constants = session.state, session.base, session.constants
+        if not base.is_finite():
+            return session.warn("the parameters are not finite at the first observation; nothing can be tuned")
+        owned = base.trained()
+        if not owned:
+            return session.warn("no parameter is trained (requires_grad); nothing can be tuned")
+        loss = source.value()
+        if not math.isfinite(loss):
+            return session.warn("the loss is not finite at the first observation; the base optimizer goes on as it is")
+        session.modules = source.modules()
+        state.spent += VALUE
+        gradient = source.gradient_or_none(base.parameters())
+        steps = propose_update(base.optimizer, gradient, unit=True)
+        update = [u for u, p in zip(steps, base.parameters(), strict=True) if p.requires_grad]
+        critical = critical_lr(source, owned, update, loss, constants.search_limit)
+        if not 0 < critical < math.inf:
+            return session.warn("no lr along the first update lowers the loss; the base optimizer goes on as it is")
+        if base.learns_momentum:
+            state.momentum = constants.ramp_momentum if base.heavy else constants.trial_beta
+        state.unseen_steps = 0
+        if base.adaptive:
+            state.phase, state.scale = "trials", critical * constants.start_share / state.nominal
+            lrs = [critical * constants.trial_centre * factor for factor in constants.trial_factors]
+            origin = session.take_snapshot()
+            state.race = RaceState(lrs=lrs, done=-constants.trial_warm, length=constants.trial_batches,
+                                   centre=critical * constants.trial_centre, origin=origin)  # fmt: skip
+            state.hold.first_loss = loss
+        else:
+            first = critical * constants.start_share * (1 - session.momentum if base.heavy else 1.0)
+            kept = session.take_snapshot()
+            state.phase, state.scale = "ramp", first / state.nominal
+            state.ramp = RampState(first_lr=first, first_loss=loss, best_loss=loss, best_lr=first, start=kept,
+                                   kept=[(state.steps, first, kept)])  # fmt: skip
+        session.note("start", loss)
 
 
-def gather(loop: Loop, source: LossSource) -> None:
-    """Keep the batches of some steps; when they are enough, try lrs on them."""
-    f = loop.facts
-    if f.unseen == 0:
-        return
-    f.unseen = 0
-    loop.control = [*(loop.control or []), source.batch]
-    if len(loop.control) < policies_trials.batches():
-        return
-    if not loop.modules:
-        loop.modules = modules_of(source.loss_fn, source.batch)
-    trials = Trials(loop.base, f.nominal, loop.learned_momentum, source, loop.control, loop.modules)
-    early = f.phase == "ramp"
-    lr = f.start if early else f.scale * f.nominal
-    try:
-        lr = trials.run(f.start / policies.START * policies_trials.CENTRE if early else lr)
-    except Exception as error:
-        loop.warn(f"lrs could not be tried ({error}); lr {lr:.3g} stays")
-    f.spent += trials.spent
-    loop.snapshots = [(f.steps, lr, Snapshot.take(loop.base, loop.modules))] * 2
-    for tried, loss in trials.tried:
-        f.scale = tried / f.nominal
-        loop.note("trial", loss)
-    _hold_from_here(loop, lr)
-    f.again = f.steps + policies_trials.AGAIN if early and not trials.shown else 0
-    loop.note("settled", trials.start)
+def critical_lr(source: LossSource, owned: list[Tensor], update: list[Tensor], loss: float, limit: int = 16) -> float:
+    """Return the lr along an update between one that lowers the loss and one four times larger that raises it.
 
+    Forward passes only. The search begins with a step of a hundredth of the parameters' norm, so neither the unit of
+    the loss nor the lr in force matter. 0 or infinity if nothing is found.
 
-def climb(loop: Loop, source: LossSource) -> None:
-    """Look at the loss of the ramp's fixed batch, and settle when the ramp is over."""
-    f = loop.facts
-    if not loop.modules:
-        loop.modules = modules_of(source.loss_fn, source.batch)
-    source.batch = loop.control
-    loss = source.value()
-    f.unseen = 0
-    ramp = policies.Ramp(f.first, f.best, f.best_lr, f.blown_lr, f.blown)
-    ramp = policies.advance(ramp, loop.lr, loss, policies.PLAIN)
-    if ramp.over:
-        return _settle(loop, ramp, loss)
-    f.well = int(loss < f.best)
-    if f.steps - loop.snapshots[-1][0] >= policies.DOUBLING:
-        _keep(loop, loop.lr)
-    f.best, f.best_lr, f.blown_lr, f.blown = ramp.best, ramp.best_lr, ramp.blown_lr, ramp.blown
-    loop.note("ramp", loss)
+    Examples
+    --------
+    >>> import torch
+    >>> w = torch.nn.Parameter(torch.ones(1))
+    >>> source = LossSource(lambda batch: (w**2).sum(), None)               # rises beyond lr 1 along the gradient 2w
+    >>> critical_lr(source, [w], [torch.tensor([2.0])], 1.0)
+    0.64
+    """
+    size = norm(update)
+    if not 0 < size < math.inf:
+        return 0.0
 
+    def rises(lr: float) -> bool:
+        with shifted(owned, update, -lr):
+            return not source.value() <= loss
 
-def _settle(loop: Loop, ramp: policies.Ramp, loss: float) -> None:
-    """Take the lr that the policy decides on, from the weights of `policies.RETURN` times it."""
-    f = loop.facts
-    proposal = policies.edge(ramp, policies.PLAIN)
-    before = [kept for kept in loop.snapshots if kept[1] <= policies.RETURN * proposal.lr]
-    loop.go_back(before[-1] if before else loop.snapshots[0])
-    _hold_from_here(loop, proposal.lr)
-    if loop.own_momentum and proposal.momentum is not None:
-        f.momentum = proposal.momentum
-    loop.note("settled", loss)
-
-
-def _keep(loop: Loop, lr: float) -> None:
-    """Take a snapshot of the ramp; those too far below in lr to be gone back to are dropped."""
-    far = lr / (4 * policies.PLAIN.divisor)
-    loop.snapshots = [kept for kept in loop.snapshots if kept[1] >= far]
-    loop.snapshots.append((loop.facts.steps, lr, Snapshot.take(loop.base, loop.modules)))
-
-
-def _hold_from_here(loop: Loop, lr: float) -> None:
-    f = loop.facts
-    f.scale, f.phase, loop.control = lr / f.nominal, "hold", None
-    f.last, f.settled, f.refresh, f.rescues = f.steps, f.steps, f.steps + REFRESH, 0
-    f.blocks, f.raised, loop.anchors = policies_drift.BLOCKS, 0.0, []
+    low, high = bracket_rise(rises, 0.01 * (norm(owned) or 1.0) / size, factor=4.0, limit=limit)
+    return math.sqrt(low * high) if 0 < low and high < math.inf else (0.0 if low == 0 else math.inf)

@@ -1,133 +1,252 @@
-"""How a base that divides by second moments finds its lr: a few short runs, each annealed to zero, from one point.
+"""Trials: several lrs run beside the training, on pieces of the batches at hand, from one point; the best one is taken.
 
-Several lrs are tried for the same few batches from the same weights, each with a cosine that ends at zero, and the one
-with the lowest loss on other batches wins. The annealing is what makes so short a run tell anything: the noise floor
-of a high lr, which would speak against it, is gone at its end, and a low lr has not moved. On the design workloads of
-`krylearn study training` the winner of eight half-batches was within a factor 1.4 (one deviation) of the best lr of
-whole runs, where an lr read off the onset of divergence was off by a factor 2.
+Each trial has weights and optimizer state of its own and follows the rest of the schedule, compressed into it (annealed
+to zero, mostly). The annealing is what makes so short a run tell anything: the noise floor of a high lr, which would
+speak against it, is gone at its end, and a low lr has not moved. On the design workloads the winner of eight
+half-batches was within a factor 1.4 (one deviation) of the best lr of whole runs, where an lr read off the onset of
+divergence was off by a factor 2. No batch is kept: at every step all trials go on together, so a checkpoint holds
+weights and numbers only.
 
-Plain gradient steps need ten times longer trials (they cross plateaus slowly): for them `policies.edge` stays.
+At the start this sets the lr of bases that divide by second moments. Plain gradient steps need ten times longer trials
+(they cross plateaus slowly): for them there is the ramp.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-BETA = 0.5  # β₁ of Adam's family; of 0, 0.5, 0.8 and 0.9 the best, or within 3 % of it, on all design workloads
-CENTRE = 0.2  # times the critical lr of the first update: the first lr tried
-LENGTH = 8  # steps of a trial
-PARTS = 2  # pieces of a batch, each of them a trial's step
-JUDGES = 1  # batches on which trials are compared
-MOST = 5  # trials at most
-SHOWN = 0.05  # of the loss before: what the best trial must have gained for the trials to count
-FEW = 3  # trials after which those that show nothing are given up
-AGAIN = 20  # steps after which they are repeated, once
+from torch import Tensor
 
+from .loss import LossSource, find_loss
+from .session import Session
+from .state import RaceState
 
-def batches() -> int:
-    """Return how many batches trials need: those that they train on, then those of the judges.
-
-    Examples
-    --------
-    >>> batches()
-    5
-    """
-    return LENGTH // PARTS + JUDGES
+ATTEMPTS = 3  # of trials that raise an exception; then the low lr of the start stays
+SMALLEST = 4  # samples that a piece of a batch must have
+Tried = Sequence[tuple[float, float]]
 
 
-def following(tried: Sequence[tuple[float, float]], first: float, start: float = math.inf) -> float | None:
-    """Return the next lr to try: twice or half the best one until both its neighbours are known to be worse.
-
-    Parameters
-    ----------
-    tried : pairs of lr and final loss (NaN counts as the worst), in any order;  first : where to begin
-    start : loss before the trials, which end early where nothing shows (`shows`); infinite: they do not
-
-    Examples
-    --------
-    >>> following([], 0.1), following([(0.1, 2.0)], 0.1), following([(0.1, 2.0), (0.2, 1.5)], 0.1)
-    (0.1, 0.2, 0.4)
-    >>> following([(0.1, 2.0), (0.2, 3.0)], 0.1), following([(0.1, 2.0), (0.2, 3.0), (0.05, 2.5)], 0.1)
-    (0.05, None)
-    """
-    if not tried:
-        return first
-    if len(tried) >= (MOST if shows(tried, start) else FEW):
-        return None
-    best = winner(tried)
-    known = dict(tried)
-    return next((lr for lr in (2 * best, best / 2) if _at(known, lr) is None), None)
+# decisions
 
 
-def winner(tried: Sequence[tuple[float, float]]) -> float:
+def find_winner(tried: Tried) -> float:
     """Return the lr with the lowest loss.
 
     Examples
     --------
-    >>> winner([(0.1, 2.0), (0.2, float("nan"))])
+    >>> find_winner([(0.1, 2.0), (0.2, float("nan"))])
     0.1
     """
     return min(tried, key=lambda pair: _finite(pair[1]))[0]
 
 
-def shows(tried: Sequence[tuple[float, float]], start: float) -> bool:
+def shows_gain(tried: Tried, start: float, share: float = 0.05) -> bool:
     """Say whether the best trial has gained enough to tell lrs apart; on a plateau or a saddle none has.
 
     Examples
     --------
-    >>> shows([(0.1, 2.0), (0.2, 1.5)], 2.1), shows([(0.1, 1.08), (0.2, 1.2)], 1.05)
+    >>> shows_gain([(0.1, 2.0), (0.2, 1.5)], 2.1), shows_gain([(0.1, 1.08), (0.2, 1.2)], 1.05)
     (True, False)
     """
-    return start == math.inf or min(_finite(loss) for _, loss in tried) <= start - SHOWN * abs(start)
+    return min(_finite(loss) for _, loss in tried) <= start - share * abs(start)
 
 
-def unshown(tried: Sequence[tuple[float, float]], start: float) -> float:
-    """Return the lr to go on with where nothing shows: the first one tried, or below it if that one does harm.
-
-    Examples
-    --------
-    >>> unshown([(0.1, 1.05), (0.2, 1.04)], 1.05), unshown([(0.1, 1.5), (0.2, 3.0), (0.05, 1.1)], 1.05)
-    (0.1, 0.05)
-    """
-    first, loss = tried[0]
-    return first if loss <= start + 0.5 * SHOWN * abs(start) else min(first, winner(tried))
-
-
-def vertex(tried: Sequence[tuple[float, float]], start: float) -> float:
-    """Return the lr at the vertex of a parabola in log lr through the best trial and its neighbours.
-
-    Losses above `start`, the loss before any trial, count as that. Scaling the losses changes nothing.
+def choose_without_gain(tried: Tried, start: float, centre: float, share: float = 0.05) -> float:
+    """Return the lr to go on with where nothing shows: the highest up to the centre that does no harm.
 
     Examples
     --------
-    >>> vertex([(0.1, 1.0), (0.2, 0.5), (0.4, 1.0)], 2.0), round(vertex([(0.1, 0.6), (0.2, 0.5), (0.4, 9.0)], 2.0), 4)
-    (0.2, 0.1477)
+    >>> choose_without_gain([(0.05, 1.0), (0.1, 1.01), (0.2, 0.99)], 1.0, 0.1)
+    0.1
+    >>> choose_without_gain([(0.05, 1.1), (0.1, 2.0)], 1.0, 0.1)
+    0.05
     """
-    best = winner(tried)
-    losses = {lr: min(_finite(loss), start) for lr, loss in tried}
-    low, high = (_at(losses, near) for near in (best / 2, 2 * best))
-    if low is None or high is None:
-        return best
-    bend = low - 2 * losses[best] + high
-    return best * 2 ** (0.5 * (low - high) / bend) if bend > 0 else best
+    below = [(lr, loss) for lr, loss in tried if lr <= centre * 1.001] or [min(tried)]
+    harmless = [lr for lr, loss in below if _finite(loss) <= start + share * abs(start)]
+    return max(harmless) if harmless else min(below)[0]
 
 
-def annealed(lr: float, step: int, length: int = LENGTH) -> float:
-    """Return the lr of a step of a trial.
+def find_vertex(tried: Tried, start: float) -> float:
+    """Return the lr at the vertex of the parabola, in log lr, through the winner and its neighbours.
+
+    A loss above that of the start counts as the start's: how far a trial was thrown says nothing.
 
     Examples
     --------
-    >>> annealed(0.2, 0), round(annealed(0.2, 4), 6)
-    (0.2, 0.1)
+    >>> round(find_vertex([(0.1, 2.0), (0.2, 1.5), (0.4, 1.9)], 2.5), 4)
+    0.2079
     """
-    return lr * 0.5 * (1 + math.cos(math.pi * step / length))
-
-
-def _at(losses: dict[float, float], lr: float) -> float | None:
-    """Return the loss of a trial, up to rounding of the lr."""
-    return next((loss for known, loss in losses.items() if math.isclose(known, lr, rel_tol=1e-6)), None)
+    ordered = sorted((lr, min(_finite(loss), start)) for lr, loss in tried)
+    best = min(range(len(ordered)), key=lambda k: ordered[k][1])
+    if not 0 < best < len(ordered) - 1:
+        return ordered[best][0]
+    (a, fa), (b, fb), (c, fc) = ((math.log(lr), loss) for lr, loss in ordered[best - 1 : best + 2])
+    left, right = (fb - fa) / (b - a), (fc - fb) / (c - b)
+    bend = (right - left) / (c - a)
+    return math.exp((a + b) / 2 - left / (2 * bend)) if bend > 0 else math.exp(b)
 
 
 def _finite(loss: float) -> float:
     return loss if math.isfinite(loss) else math.inf
+
+
+# execution
+
+
+def split_batch(batch: Any, count: int) -> list[Any]:
+    """Split a batch (tensors in tuples, lists, mappings that agree in their first size) into interleaved pieces.
+
+    A batch that is built in another way, or too small, is returned whole.
+
+    Examples
+    --------
+    >>> import torch
+    >>> [x.tolist() for x, y in split_batch((torch.arange(8), torch.zeros(8, 2)), 2)], len(split_batch("text", 2))
+    ([[0, 2, 4, 6], [1, 3, 5, 7]], 1)
+    """
+    sizes = {len(x) if x.dim() else 0 for x in _tensors(batch)}
+    if len(sizes) != 1 or min(sizes) < count * SMALLEST:
+        return [batch]
+    return [_take_rows(batch, slice(k, None, count)) for k in range(count)]
+
+
+def _tensors(batch: Any) -> list[Tensor]:
+    if isinstance(batch, Tensor):
+        return [batch]
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return [x for part in parts for x in _tensors(part)]
+
+
+def _take_rows(batch: Any, rows: slice) -> Any:
+    if isinstance(batch, Tensor):
+        return batch[rows]
+    if isinstance(batch, Mapping):
+        parts = {name: _take_rows(part, rows) for name, part in batch.items()}
+        return parts if type(batch) is dict else type(batch)(parts)  # type: ignore[call-arg]
+    if isinstance(batch, list | tuple):
+        parts_ = [_take_rows(part, rows) for part in batch]
+        return type(batch)(*parts_) if hasattr(batch, "_fields") else type(batch)(parts_)
+    return batch
+
+
+def advance_trials(session: Session, source: LossSource, *, host: bool = True) -> None:
+    """Let every trial of the race train on the pieces of a batch; the training's own weights are put back."""
+    race, base, constants = session.state.race, session.base, session.constants
+    pieces = split_batch(source.batch, constants.trial_parts)
+    now = session.take_snapshot(host=False)
+    try:
+        for k, lr in enumerate(race.lrs):
+            base.restore(race.lines[k], session.modules, hyper=True)
+            for j, piece in enumerate(pieces):
+                part = source.on(piece)
+                gradient = part.gradient_or_none(base.parameters())
+                session.state.spent += part.spent / len(pieces)
+                z = (race.done + j / len(pieces)) / race.length
+                _train(session, gradient, lr * session.trial_factor(z))
+            race.lines[k] = session.take_snapshot(host=host)
+    finally:
+        base.restore(now, session.modules, hyper=True)
+    race.done += 1
+
+
+def _train(session: Session, gradient: list[Tensor | None], lr: float) -> None:
+    base = session.base
+    base.step_with(gradient, lr / base.first_lr, session.learned_momentum)
+
+
+def judge_trials(session: Session, source: LossSource) -> tuple[float, list[tuple[float, float]]]:
+    """Return the loss where the trials began, and pairs of lr and loss at their ends: on this batch, or held out."""
+    race, base = session.state.race, session.base
+    now = session.take_snapshot(host=False)
+    losses = []
+    try:
+        for line in [race.origin, *race.lines]:
+            assert line is not None
+            base.restore(line, session.modules, hyper=True)
+            losses.append(measure_loss(session, source))
+    finally:
+        base.restore(now, session.modules, hyper=True)
+    return losses[0], list(zip(race.lrs, losses[1:], strict=True))
+
+
+def measure_loss(session: Session, source: LossSource) -> float:
+    """Return the loss that decides: on held-out batches where the user gives one, else on the batch at hand."""
+    if session.validation is None:
+        return source.value()
+    held_out = LossSource(lambda batch: find_loss(session.validation()), None, source.group, source.sign)
+    value = held_out.value()
+    session.state.spent += held_out.spent
+    return value
+
+
+class Trials:
+    """The start of a base that divides by second moments, and its repetition on a plateau."""
+
+    def is_due(self, session: Session) -> bool:
+        """Say whether a step was made since the last batch."""
+        return session.state.unseen_steps > 0
+
+    def look(self, session: Session, source: LossSource) -> None:
+        """Train the trials on this batch, or compare them and take the best."""
+        state, race = session.state, session.state.race
+        session.find_modules(source)
+        state.unseen_steps = 0
+        if race.origin is not None and not session.base.is_finite():
+            session.base.restore(race.origin, session.modules)
+            session.note("repaired", math.nan)
+            session.warn("the parameters were not finite any more; those of the beginning are back")
+        if race.done < 0:
+            race.done += 1
+            return
+        if race.done == 0:
+            race.origin = session.take_snapshot()
+            race.lines = [race.origin] * len(race.lrs)
+        try:
+            if race.done < race.length:
+                advance_trials(session, source)
+            else:
+                self._decide(session, source)
+        except Exception:
+            race.failures, race.done = race.failures + 1, 0
+            if race.failures == ATTEMPTS:
+                session.settle(state.scale * state.nominal, state.hold.first_loss)
+            raise
+
+    def before_step(self, session: Session) -> None:
+        """Go on at the low lr of the start."""
+
+    def after_step(self, session: Session) -> None:
+        """Nothing but steps is counted."""
+
+    def _decide(self, session: Session, source: LossSource) -> None:
+        state, race, constants = session.state, session.state.race, session.constants
+        repeated = state.hold.settled_step > 0
+        first_loss = state.hold.first_loss
+        start, tried = judge_trials(session, source)
+        shown = shows_gain(tried, start, constants.trial_shown)
+        if shown:
+            lr = find_vertex(tried, start)
+            best = race.lines[race.lrs.index(find_winner(tried))]
+            state.spent += race.length  # the steps made meanwhile are given up
+            session.base.restore(best, [])  # running statistics stay those of the training
+        else:
+            lr = choose_without_gain(tried, start, race.centre, constants.trial_shown)
+        for each, loss in tried:
+            state.scale = each / state.nominal
+            session.note("trial", loss)
+        session.settle(lr, first_loss)
+        if not shown and not repeated:
+            state.hold.retry_trials_at = state.steps + constants.trial_again
+            state.race.centre = race.centre
+        session.note("settled", start)
+
+
+def repeat_trials(session: Session) -> None:
+    """Begin trials anew around the lr in force, from here."""
+    state, constants = session.state, session.constants
+    lr = state.scale * state.nominal
+    state.race = RaceState(lrs=[lr * factor for factor in constants.trial_factors], length=constants.trial_batches,
+                           centre=lr)  # fmt: skip
+    state.phase, state.unseen_steps, state.hold.retry_trials_at = "trials", 0, 0

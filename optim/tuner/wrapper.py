@@ -11,12 +11,16 @@ from torch.optim import Optimizer
 HOOKS = ("step_pre", "step_post", "state_dict_pre", "state_dict_post", "load_state_dict_pre", "load_state_dict_post")
 
 
+OWN_LR = ("prodigy", "dadapt", "mechan", "dog", "ldog", "dowg", "cocob", "adagradnorm")  # beginnings of names
+
+
 def check_base(base: Any) -> None:
     """Refuse what cannot be wrapped.
 
     Raises
     ------
-    TypeError : no optimizer, or one like L-BFGS that searches for its own step length
+    TypeError : no optimizer, one that needs several gradients in a step (L-BFGS, SAM), or one that adapts its own lr
+    ValueError : some groups maximise and others minimise
 
     Examples
     --------
@@ -27,6 +31,17 @@ def check_base(base: Any) -> None:
         raise TypeError(f"got {type(base).__name__}; expected a torch.optim.Optimizer to wrap")
     if inspect.signature(type(base).step).parameters["closure"].default is inspect.Parameter.empty:
         raise TypeError(f"{type(base).__name__} needs a closure in every step and searches for its own step length")
+    name = type(base).__name__
+    if hasattr(base, "first_step") and hasattr(base, "second_step"):
+        raise TypeError(
+            f"{name} takes two gradients in a step, which a wrapper cannot give it; wrap the optimizer inside instead: "
+            f"{name}(params, base_optimizer=...) around a tuned lr, or tune without it"
+        )
+    if name.lower().startswith(OWN_LR):
+        raise TypeError(f"{name} adapts its own lr, and two searches would fight; use it alone, or wrap AdamW or SGD")
+    signs = {bool(group.get("maximize", False)) for group in base.param_groups}
+    if len(signs) > 1:
+        raise ValueError("some groups maximise and others minimise; one loss cannot judge both: make two optimizers")
 
 
 class Wrapper(Optimizer):

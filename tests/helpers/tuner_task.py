@@ -73,3 +73,30 @@ def train(task, tuner, start, stop, scheduler=None, loss_fn=None):
         tuner.step()
         if scheduler is not None:
             scheduler.step()
+
+
+def numbers_of(tuner):
+    """All numbers that decisions come from, flat; infinite and absent ones as text, so that they can be compared."""
+
+    def flat(part, name):
+        if isinstance(part, dict):
+            return {key: value for each in part for key, value in flat(part[each], f"{name}.{each}").items()}
+        if isinstance(part, list):
+            return {key: value for k, each in enumerate(part) for key, value in flat(each, f"{name}.{k}").items()}
+        return {name: part}
+
+    return flat(tuner.tuning.split()[0], "tuner")
+
+
+BASES = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=1.0),
+    "heavy ball": lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9),
+    "nesterov": lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, nesterov=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=1.0),
+    "rmsprop with momentum": lambda p: torch.optim.RMSprop(p, lr=1.0, momentum=0.9),
+    "nadam": lambda p: torch.optim.NAdam(p, lr=1.0),
+    "muon": lambda p: torch.optim.Muon([w for w in p if w.ndim == 2], lr=1.0),
+    "adafactor": lambda p: torch.optim.Adafactor(p, lr=1.0),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=1.0),
+    "rprop": lambda p: torch.optim.Rprop(p, lr=1.0),
+}

@@ -6,119 +6,50 @@ compared with the best point of its base's grid on the same seeds, charged for i
 
 from __future__ import annotations
 
-import contextlib
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from krylearn.optim.tuner import (
-    drift as policies_drift,
-    loop as tuner_loop,
-    ramp as policies,
-    trials as policies_trials,
-)
+from krylearn.optim import TunerConstants
 
 from ...measure.record import Record
 from ...show.markdown import markdown
-from .entrants import ROUNDS, tuned
+from .entrants import TUNER_VERSION, tuned
 from .plateau_workloads import PLATEAUS
-from .runs import CHOOSING, Database, Entrant, Outcome, adamw_grid, best_of, sgd_grid
+from .runs import CHOOSING, Database, Entrant, adamw_grid, best_of, sgd_grid
 from .variant_records import variant_record
 from .workloads import Workload
 
 SEEDS = (2, 3, 4, 5, 6, 7)
-POLICY, TRIALS, LOOP, DRIFT = policies, policies_trials, tuner_loop, policies_drift
-Changes = Sequence[tuple[Any, str, Any]]
-BEFORE = {"SGD": "edge 8", "AdamW": "edge 9"}  # rounds without the drift, which the older variants were run with
-STILL: Changes = [(DRIFT, "BLOCKS", 0)]
-
-
-def _ramp(doubling: int, divisor: float, check: int = 2) -> Changes:
-    rule = policies.PLAIN._replace(divisor=divisor)
-    return [(POLICY, "DOUBLING", doubling), (POLICY, "PLAIN", rule), (LOOP, "CHECK", check)]
-
-
-def _trials(length: int, parts: int, judges: int) -> Changes:
-    return [(TRIALS, "LENGTH", length), (TRIALS, "PARTS", parts), (TRIALS, "JUDGES", judges)]
-
-
-def _targets(*values: float) -> Changes:
-    return [(DRIFT, "TARGETS", values), (DRIFT, "ADAPTIVE", values)]
-
-
 EAGER = (0.08, 0.2, 0.33, 0.42, 0.5)
-ALWAYS_TRIALS = [(LOOP.Loop, "adaptive", property(lambda loop: True)), (TRIALS, "CENTRE", 0.04)]
-NOW: dict[str, dict[str, Changes]] = {
+VARIANTS: dict[str, dict[str, TunerConstants]] = {
     "SGD": {
-        "as it is": [],
-        "never doubled, only raised by the drift": [(POLICY, "WINDOW", -1)],
-        "higher targets of the drift, raised at most 3.2 times": [*_targets(*EAGER), (DRIFT, "RAISE", 1.7)],
-        "higher targets, twice the gain": [*_targets(*EAGER), (DRIFT, "GAIN", 2.0), (DRIFT, "RAISE", 1.5)],
-    },
-    "AdamW": {"as it is": [], "the targets of SGD": _targets(*policies_drift.TARGETS)},
-}  # fmt: skip
-EARLIER: dict[str, dict[str, Changes]] = {
-    "SGD": {
-        "as it is": [],
-        "momentum 0.9": [(POLICY, "MOMENTUM", 0.9)],
-        "as before: momentum 0.9, lr doubled in 6 steps, divisor 12": [
-            (POLICY, "MOMENTUM", 0.9), (DRIFT, "RAISE", 2.0), *_ramp(6, 12.0, 4),
-        ],
-        "lr doubled in 4 steps, divisor 8": _ramp(4, 8.0),
-        "lr doubled in 2 steps": _ramp(2, 10.0),
-        "divisor 14": _ramp(3, 14.0),
-        "never doubled": [(DRIFT, "RAISE", 0.0)],
-        "doubled twice at most": [(DRIFT, "RAISE", 2.0)],
-        "divisor 14, doubled three times at most": [*_ramp(3, 14.0), (DRIFT, "RAISE", 3.0)],
-        "trials of 16 quarter batches in place of the ramp": [*ALWAYS_TRIALS, *_trials(16, 4, 2)],
+        "as it is": TunerConstants(),
+        "momentum 0.9": TunerConstants(ramp_momentum=0.9),
+        "lr doubled in 4 steps, divisor 8": TunerConstants(ramp_doubling=4, ramp_divisor=8.0),
+        "lr doubled in 2 steps": TunerConstants(ramp_doubling=2),
+        "divisor 20": TunerConstants(ramp_divisor=20.0),
+        "never doubled, only raised by the drift": TunerConstants(stretch_window=-1),
+        "without the drift": TunerConstants(drift_raise=0.0),
+        "higher targets of the drift, raised at most 3.2 times": TunerConstants(drift_targets=EAGER, drift_raise=1.7),
+        "no later raises": TunerConstants(raise_fewest=2**31),
+        "raised by 2 at a time": TunerConstants(raise_factors=(1.0, 2.0)),
+        "no decay of its own": TunerConstants(own_decay=1e-9),
     },
     "AdamW": {
-        "as it is": [],
-        "never given up": [(TRIALS, "SHOWN", -math.inf)],
-        "given up after 2 trials": [(TRIALS, "FEW", 2)],
-        "given up after 5 trials": [(TRIALS, "FEW", 5)],
-        "given up below a gain of 8 %": [(TRIALS, "SHOWN", 0.08)],
-        "β₁ 0.9": [(TRIALS, "BETA", 0.9)],
-        "β₁ 0": [(TRIALS, "BETA", 0.0)],
-        "trials of 6 half batches, 2 judges": _trials(6, 2, 2),
-        "trials of 5 batches, 2 judges": _trials(5, 1, 2),
-        "trials of 8 quarter batches, 2 judges": _trials(8, 4, 2),
-        "ramp in place of trials, divisor 20": [
-            (LOOP.Loop, "adaptive", property(lambda loop: False)), (POLICY, "DOUBLING", 6), (LOOP, "CHECK", 4),
-            (POLICY, "PLAIN", policies.Rule(share=0.75, confirm=1, divisor=20.0)),
-        ],
+        "as it is": TunerConstants(),
+        "β₁ 0.9": TunerConstants(trial_beta=0.9),
+        "β₁ 0": TunerConstants(trial_beta=0.0),
+        "no steps before the trials": TunerConstants(trial_warm=0),
+        "trials of 6 half-batches": TunerConstants(trial_batches=3),
+        "trials of 8 quarter batches": TunerConstants(trial_batches=2, trial_parts=4),
+        "five trials up to 4 times the centre": TunerConstants(trial_factors=(0.25, 0.5, 1.0, 2.0, 4.0)),
+        "without the drift": TunerConstants(drift_raise=0.0),
+        "no later raises": TunerConstants(raise_fewest=2**31),
+        "no decay of its own": TunerConstants(own_decay=1e-9),
     },
-}  # fmt: skip
-VARIANTS: dict[str, dict[str, Changes]] = {
-    base: {
-        **{f"{ROUNDS[base]} {name}": changes for name, changes in NOW[base].items()},
-        **{f"{BEFORE[base]} {name}": [*STILL, *changes] for name, changes in EARLIER[base].items()},
-    }
-    for base in NOW
 }
-
-
-@contextlib.contextmanager
-def altered(changes: Changes) -> Iterator[None]:
-    """Change constants of the tuner for a while.
-
-    Examples
-    --------
-    >>> with altered([(policies, "MOMENTUM", 0.5)]):
-    ...     print(policies.MOMENTUM)
-    0.5
-    >>> policies.MOMENTUM
-    0.8
-    """
-    kept = [(owner, name, vars(owner)[name]) for owner, name, _ in changes]
-    try:
-        for owner, name, value in changes:
-            setattr(owner, name, value)
-        yield
-    finally:
-        for owner, name, value in kept:
-            setattr(owner, name, value)
 
 
 def ablations(base: str) -> list[Entrant]:
@@ -126,18 +57,13 @@ def ablations(base: str) -> list[Entrant]:
 
     Examples
     --------
-    >>> [entrant.config for entrant in ablations("SGD")][:2]
-    ['edge 10 as it is', 'edge 10 never doubled, only raised by the drift']
+    >>> [entrant.config for entrant in ablations("SGD")][1]
+    '2 momentum 0.9'
     """
-
-    def variant(changes: Changes) -> Callable[[Workload, int], Outcome]:
-        def run(work: Workload, seed: int) -> Outcome:
-            with altered(changes):
-                return tuned(base)(work, seed)
-
-        return run
-
-    return [Entrant(f"ablation {base}", name, variant(each)) for name, each in VARIANTS[base].items()]
+    return [
+        Entrant(f"ablation {base}", f"{TUNER_VERSION} {name}", tuned(base, constants=constants))
+        for name, constants in VARIANTS[base].items()
+    ]
 
 
 def run_ablations(runs: Database, work: Workload) -> None:
@@ -180,7 +106,7 @@ def summary_of_ablations(runs: Database, work: Workload, run: str) -> list[Recor
             reference = _mean(theirs or [])
             ratio = _mean(ours) / reference if math.isfinite(reference) else None  # the grid's best may diverge here
             extra = statistics.fmean(line["extra"] / max(line["steps"], 1) for line in ours)
-            name = entrant.config.removeprefix(ROUNDS[base]).strip().replace(BEFORE[base], "without the drift,")
+            name = entrant.config.removeprefix(TUNER_VERSION).strip()
             method = f"tuner {entrant.method}"
             records.append(variant_record(method, work.name, name, len(SEEDS), run=run, ratio=ratio, extra=extra))
     return records

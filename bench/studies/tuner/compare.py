@@ -19,10 +19,9 @@ import torch
 from ...measure.console import console, table
 from ...measure.record import Record, append, new_run
 from .ablation import run_ablations, summary_of_ablations
-from .entrants import BASES, absent, of_this_round, ours, rivals
+from .entrants import BASES, absent, of_this_version, ours, rivals
 from .plateau_workloads import PLATEAUS
 from .robustness import run_robustness, summary_of_robustness
-from .rounds import summary_of_rounds
 from .runs import SCORING, Database, best_of, run_grid
 from .variant_records import or_nan
 from .workload_data import DataError
@@ -102,12 +101,11 @@ def summary(runs: Database, run: str) -> list[Record]:
                 if config is None:
                     continue
             found = runs.select(work.name, method, config)
-            found = of_this_round(found, method.split()[1]) if method.startswith("tuner") else found
+            found = of_this_version(found) if method.startswith("tuner") else found
             scored = [line for line in found if line["seed"] in SCORING]
             if len(scored) == len(SCORING):
                 records.append(_record(runs, work, method, found, scored, run))
         records += summary_of_robustness(runs, work, run) + summary_of_ablations(runs, work, run)
-        records += summary_of_rounds(runs, work, run, compare)
     for work in PLATEAUS:
         records += summary_of_ablations(runs, work, run)
     return records

@@ -1,7 +1,7 @@
-"""Ten workloads that no version of the tuner has been run on, written down before it was changed; used once, at the end.
+"""Ten workloads that no version of the tuner has been run on: written down before it was changed, used once at the end.
 
 Kinds that the design workloads do not have; half with a constant lr, half with a cosine to zero; 300 to 5,000 steps.
-Each is judged by one number, `measure`: a loss on data that were held out, less `floor`, what the best conceivable model
+Each is judged by one number, `measure`: a loss on held-out data, less `floor`, what the best conceivable model
 would leave there (noise that cannot be predicted), stated here beforehand; 0 where it is not known. All data are
 generated from seeds or come from the scikit-learn wheel.
 

@@ -15,12 +15,11 @@ import torch
 
 from ...measure.record import Record
 from ...show.markdown import markdown
-from .entrants import ROUNDS, of_this_round, tuned
+from .entrants import TUNER_VERSION, of_this_version, tuned
 from .runs import CHOOSING, LADDER, SCORING, Database, Entrant, Outcome, fit, outcome
 from .variant_records import variant_record
 from .workloads import Workload
 
-ROUND = ROUNDS["SGD"]
 ON = ("mlp", "quadratic", "factors")
 LRS, SCALES, BATCHES = (1e-6, 1e-2, 10.0), (1e-3, 1e3), (16, 128, 512)
 
@@ -31,11 +30,11 @@ def variants() -> list[Entrant]:
     Examples
     --------
     >>> [entrant.config for entrant in variants()][:2]
-    ['edge 10 lr=1e-06', 'edge 10 lr=0.01']
+    ['2 lr=1e-06', '2 lr=0.01']
     """
-    made = [Entrant("variant", f"{ROUND} lr={lr:g}", tuned("SGD", lr=lr)) for lr in LRS]
-    made += [Entrant("variant", f"{ROUND} loss*{scale:g}", tuned("SGD", scale=scale)) for scale in SCALES]
-    return made + [Entrant("variant", f"{ROUND} batch={batch}", tuned("SGD", batch=batch)) for batch in BATCHES]
+    made = [Entrant("variant", f"{TUNER_VERSION} lr={lr:g}", tuned("SGD", lr=lr)) for lr in LRS]
+    made += [Entrant("variant", f"{TUNER_VERSION} loss*{scale:g}", tuned("SGD", scale=scale)) for scale in SCALES]
+    return made + [Entrant("variant", f"{TUNER_VERSION} batch={batch}", tuned("SGD", batch=batch)) for batch in BATCHES]
 
 
 def batch_grid(work: Workload, batch: int) -> list[Entrant]:
@@ -111,10 +110,10 @@ def summary_of_robustness(runs: Database, work: Workload, run: str) -> list[Reco
     []
     """
     records = []
-    plain = _mean_of(of_this_round(runs.select(work.name, "tuner SGD"), "SGD"), SCORING)
+    plain = _mean_of(of_this_version(runs.select(work.name, "tuner SGD")), SCORING)
     for entrant in variants() if work.name in ON else []:
-        suffix = entrant.config.removeprefix(ROUND)
-        val, reference = _mean_of(of_this_round(runs.select(work.name, "variant"), "SGD", suffix), SCORING), plain
+        suffix = entrant.config.removeprefix(TUNER_VERSION)
+        val, reference = _mean_of(of_this_version(runs.select(work.name, "variant"), suffix), SCORING), plain
         if "batch=" in entrant.config:
             best = _best(runs, work, int(entrant.config.partition("batch=")[2]))
             reference = _mean(runs, work, "batch grid", best.config, SCORING) if best is not None else None

@@ -11,7 +11,6 @@ from ...show.pictures import save_figure
 from .ablation import ablation_table
 from .compare import COLUMNS, COST_HEADER, HEADER, MARKS, cost_rows, rows
 from .robustness import robustness_table
-from .rounds import rounds_table
 
 Lines = Sequence[dict]
 STYLES = {
@@ -129,7 +128,6 @@ __all__ = [
     "draw",
     "loss_table",
     "robustness_table",
-    "rounds_table",
     "training_loss_table",
     "verdict",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from krylearn.optim.tuner.loss import LossSource
 from krylearn.optim.tuner.optimizer import CurvatureTuner
-from krylearn.optim.tuner.spectral import top_curvature
+from krylearn.optim.tuner.spectral import find_top_curvature
 
 from ...show.pictures import save_figure
 from .entrants import BASES
@@ -45,8 +45,8 @@ def trace(workload: str = "mlp", base: str = "SGD", *, seed: int = 0, every: int
             if step % every == 0:
                 wide = (task.train[0][:512], task.train[1][:512])
                 source = LossSource(lambda pair: task.loss(task.model(pair[0]), pair[1]), wide)
-                value, vector = top_curvature(source, tuner.base, vector, 0, products=6)
-                row |= {"sharpness": value, "threshold": tuner._loop.threshold()}
+                value, vector = find_top_curvature(source, tuner.base, vector, 0, products=6)
+                row |= {"sharpness": value, "threshold": tuner.threshold()}
             rows.append(row)
             scheduler.step()
     return rows

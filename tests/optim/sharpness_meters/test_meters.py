@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from krylearn.optim import hessian, stability
-from krylearn.optim.sharpness_meters.meters import proposed_update
+from krylearn.optim.sharpness_meters.meters import find_update
 from krylearn.optim.sharpness_meters.thresholds import momentum_threshold, threshold_of
 from nets import MSE, case
 from torch import nn
@@ -92,14 +92,14 @@ def test_adams_meters_are_preconditioned_and_nothing_changes():
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop", "NAdam"])
-def test_the_proposed_update_is_the_step_that_is_then_taken(name):
+def test_the_find_update_is_the_step_that_is_then_taken(name):
     model, loss, batch = case("mlp")
     optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.02)
     for _ in range(3):
         optimizer.zero_grad()
         loss(model(batch[0]), batch[1]).backward()
         g = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
-        u = proposed_update(optimizer, dict(model.named_parameters()), g)
+        u = find_update(optimizer, dict(model.named_parameters()), g)
         before = torch.cat([p.detach().clone().reshape(-1) for p in model.parameters()])
         optimizer.step()
         after = torch.cat([p.detach().reshape(-1) for p in model.parameters()])

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from krylearn.optim import CurvatureTuner, TunerWarning
-from krylearn.optim.tuner import ramp as policies
+from krylearn.optim import CurvatureTuner, TunerConstants, TunerWarning
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 from tuner_task import Task, adamw, sgd, train
@@ -30,7 +29,7 @@ def test_any_initial_lr_gives_the_same_run(make):
         task = Task(dtype=torch.float64)
         tuner = CurvatureTuner(make(task, lr=lr))
         train(task, tuner, 0, 120, CosineAnnealingLR(tuner, 120))
-        runs.append((task.weights(), tuner.facts.turn, tuner.facts.steps, round(tuner.spent, 9)))
+        runs.append((task.weights(), tuner.tuning.hold.settled_step, tuner.tuning.steps, round(tuner.spent, 9)))
     for weights, *counts in runs[1:]:
         assert counts == list(runs[0][1:])
         assert torch.allclose(weights, runs[0][0], rtol=1e-6, atol=1e-9)
@@ -56,16 +55,16 @@ def test_ratios_between_groups_and_schedules_survive():
     train(task, tuner, 0, 30, scheduler)
     assert all(abs(second / first - 0.25) < 1e-12 for first, second in seen)
     assert [group["lr"] for group in tuner.param_groups] == [0.125, 0.03125]
-    assert tuner.lr == pytest.approx(0.125 * tuner.facts.scale)
+    assert tuner.lr == pytest.approx(0.125 * tuner.tuning.scale)
 
 
 def test_the_base_never_sees_a_leftover():
     task = Task()
     tuner = CurvatureTuner(sgd(task, momentum=0.3))
     train(task, tuner, 0, 20)
-    assert tuner.momentum == policies.MOMENTUM
+    assert tuner.momentum == TunerConstants().ramp_momentum
     assert tuner.param_groups[0]["momentum"] == 0.3
-    assert tuner.state_dict()["param_groups"][0]["momentum"] == policies.MOMENTUM
+    assert tuner.state_dict()["param_groups"][0]["momentum"] == TunerConstants().ramp_momentum
     kept = CurvatureTuner(sgd(Task(), momentum=0.3), momentum="keep")
     assert kept.momentum == 0.3
 
@@ -93,7 +92,7 @@ def test_the_closure_is_enough_if_asked_for():
 
         tuner.step(closure)
     assert task.final() < 0.5
-    assert tuner.facts.phase == "hold"
+    assert tuner.tuning.phase == "hold"
 
 
 def test_rebase_takes_the_users_lr():

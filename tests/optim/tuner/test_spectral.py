@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 from krylearn.optim import CurvatureTuner
-from krylearn.optim.tuner import ramp as policies
-from krylearn.optim.tuner.hold import refresh
-from krylearn.optim.tuner.loss import LossSource, dot, undisturbed
+from krylearn.optim.side_effects import undisturbed
+from krylearn.optim.tuner import spectral as policies
+from krylearn.optim.tuner.hold import measure_sharpness
+from krylearn.optim.tuner.loss import LossSource, dot
 from torch import nn
 from tuner_task import Task, sgd
 
@@ -24,8 +25,8 @@ def test_sharpness_is_the_top_eigenvalue():
     assert torch.allclose(H, H.T, atol=1e-10)
     tuner = CurvatureTuner(sgd(task))
     for _ in range(30):
-        refresh(tuner._loop, LossSource(task.loss, task.batch(0)))
-    assert tuner.facts.sharpness == pytest.approx(float(torch.linalg.eigvalsh(H).abs().max()), rel=1e-3)
+        measure_sharpness(tuner._session, LossSource(task.loss, task.batch(0)))
+    assert tuner.tuning.curvature.sharpness == pytest.approx(float(torch.linalg.eigvalsh(H).abs().max()), rel=1e-3)
 
 
 def test_products_by_differences_agree():
@@ -34,7 +35,7 @@ def test_products_by_differences_agree():
     source = LossSource(task.loss, task.batch(0))
     generator = torch.Generator().manual_seed(1)
     v = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in owned]
-    exact, near = source.products(owned)(v), source._difference(owned, v)
+    exact, near = source.products(owned)(v), source.difference(owned, v)
     gap = [a - b for a, b in zip(exact, near, strict=True)]
     assert dot(gap, gap) < 1e-8 * dot(exact, exact)
 

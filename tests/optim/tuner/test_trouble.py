@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 from krylearn.optim import CurvatureTuner, TunerWarning
-from krylearn.optim.tuner.hold import refresh
+from krylearn.optim.tuner.hold import measure_sharpness
 from krylearn.optim.tuner.loss import LossSource
 from tuner_task import Task, sgd, train
 
@@ -43,7 +43,7 @@ def test_a_product_that_fails_leaves_the_lr(monkeypatch):
     task = Task()
     tuner = CurvatureTuner(sgd(task), budget=1.0)
     train(task, tuner, 0, 60)
-    assert tuner.facts.phase == "hold"
+    assert tuner.tuning.phase == "hold"
     lr = tuner.lr
 
     def refuse(self, parameters):
@@ -51,7 +51,7 @@ def test_a_product_that_fails_leaves_the_lr(monkeypatch):
 
     monkeypatch.setattr(LossSource, "products", refuse)
     with pytest.warns(TunerWarning, match="sharpness could not be measured"):
-        refresh(tuner._loop, LossSource(task.loss, task.batch(0)))
+        measure_sharpness(tuner._session, LossSource(task.loss, task.batch(0)))
     assert tuner.lr == lr
 
 
@@ -77,7 +77,7 @@ def test_two_blow_ups_quarter_the_lr_and_cost_no_more_than_the_steps_between_loo
     task = Task()
     tuner = CurvatureTuner(sgd(task))
     train(task, tuner, 0, 150)
-    scale, spent = tuner.facts.scale, tuner.spent
+    scale, spent = tuner.tuning.scale, tuner.spent
     for start in (150, 200):
         with torch.no_grad():
             for p in task.model.parameters():
@@ -85,8 +85,8 @@ def test_two_blow_ups_quarter_the_lr_and_cost_no_more_than_the_steps_between_loo
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             train(task, tuner, start, start + 26)
-    assert tuner.facts.rescues == 2
-    assert tuner.facts.scale == pytest.approx(scale / 4)
+    assert tuner.tuning.hold.rescues == 2
+    assert tuner.tuning.scale == pytest.approx(scale / 4)
     assert tuner.spent - spent < 2 * 20 + 10
     assert bool(task.weights().abs().max() < 1e3)
 
@@ -101,7 +101,7 @@ def test_an_unusual_batch_is_no_blow_up():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(20):
-            tuner.facts.steps += 1
+            tuner.tuning.steps += 1
             tuner.observe(task.loss, odd)
-    assert tuner.facts.rescues == 0
+    assert tuner.tuning.hold.rescues == 0
     assert torch.equal(task.weights(), weights)

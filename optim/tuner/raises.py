@@ -1,0 +1,121 @@
+"""A search that is not over after the start: later raises of the lr without a cap, and a guard on held-out losses.
+
+On plateaus (physics-informed networks, saddles) short trials at the start say little, and a higher lr pays later only.
+So, at 2, 5, 10, 20 and 35 % of the steps, or at distances that double where the horizon is unknown, the lr in force and
+three times it are run beside the training, on half-batches, with the rest of the schedule compressed into the run, as
+long as the budget allows; where the higher one ends lower, it is taken. Only upwards: short trials always speak for
+less. Where three times the lr wins it is tried again at the next round, so that nothing caps it.
+
+With `validation=` held-out losses judge all trials; and if the held-out loss rises twice in a row by 5 % while the
+training loss falls, the weights of its minimum come back with a third of the lr.
+"""
+
+from __future__ import annotations
+
+import math
+
+from .hold import Hold
+from .loss import VALUE, LossSource
+from .session import Session
+from .state import RaceState
+from .trials import advance_trials, judge_trials, measure_loss, shows_gain
+
+JUDGED = 3.0  # looks at the end of a race: the origin and both trials
+
+
+class HoldAndRaise(Hold):
+    """Hold the lr, look for blow-ups; now and then try a higher lr."""
+
+    def is_due(self, session: Session) -> bool:
+        """Say whether a race is on, a round begins, or anything of `Hold` is due."""
+        state = session.state
+        if state.race.lrs or state.steps >= state.raises.next_step:
+            return True
+        return (session.validation is not None and state.steps >= state.raises.held_out_next) or super().is_due(session)
+
+    def look(self, session: Session, source: LossSource) -> None:
+        """Do what is due."""
+        state = session.state
+        super().look(session, source)
+        if state.phase != "hold":
+            return
+        if session.validation is not None and state.steps >= state.raises.held_out_next:
+            self._compare_held_out(session, source)
+        if state.race.lrs:
+            self._race(session, source)
+        elif state.steps >= state.raises.next_step:
+            self._begin(session, source)
+
+    def _begin(self, session: Session, source: LossSource) -> None:
+        """Begin a round if the budget allows a race that is long enough to tell."""
+        state, constants, raises = session.state, session.constants, session.state.raises
+        rounds_left = self._plan_next(session)
+        horizon = session.total_steps or state.steps  # unknown: what has been earned so far
+        looks = VALUE * (horizon - state.steps) / constants.look_every
+        share = (session.budget * horizon - state.spent - looks) / rounds_left
+        length = int(min(constants.raise_batches, (share - JUDGED * VALUE) / len(constants.raise_factors)))
+        calm = state.hold.rescues == 0 or state.steps - state.hold.last_rescue_step > constants.raise_first
+        if length < constants.raise_fewest or not calm or session.factor < 0.3 * state.highest_factor:
+            return
+        session.find_modules(source)
+        origin = session.take_snapshot(host=False)
+        lr = state.scale * state.nominal
+        state.race = RaceState(lrs=[lr * f for f in constants.raise_factors], length=length, centre=lr,
+                               lines=[origin] * len(constants.raise_factors), origin=origin)  # fmt: skip
+        raises.round += 1
+        self._race(session, source)
+
+    def _plan_next(self, session: Session) -> int:
+        """Set the step of the next round; return how many rounds share the rest of the budget."""
+        state, constants = session.state, session.constants
+        if session.total_steps:
+            later = [share * session.total_steps for share in constants.raise_rounds]
+            later = [step for step in later if step > state.steps]
+            state.raises.next_step = math.ceil(later[0]) if later else 2**62
+            return len(later) + 1
+        state.raises.next_step = 2 * max(state.steps, constants.raise_first)
+        return 1
+
+    def _race(self, session: Session, source: LossSource) -> None:
+        state, race, constants = session.state, session.state.race, session.constants
+        if state.scale * state.nominal < 0.9 * race.centre:  # a rescue came in between
+            state.race = RaceState()
+            return
+        if race.done < race.length:
+            return advance_trials(session, source, host=False)
+        start, tried = judge_trials(session, source)
+        same, higher = tried[0][1], tried[-1][1]
+        wins = math.isfinite(higher) and higher < same - constants.raise_gain * abs(same)
+        if wins and shows_gain(tried[-1:], start, constants.raise_gain):
+            state.scale *= race.lrs[-1] / race.lrs[0]
+            state.drift.blocks_left = 0
+            session.note("raised by trial", higher)
+        else:
+            session.note("not raised", higher)
+        state.race = RaceState()
+
+    def _compare_held_out(self, session: Session, source: LossSource) -> None:
+        """Go back to the minimum of the held-out loss where it has risen twice while the training loss fell."""
+        state, raises, constants = session.state, session.state.raises, session.constants
+        gap = (session.total_steps or 10 * max(state.steps, 50)) // constants.held_out_checks
+        raises.held_out_next = state.steps + max(10, gap)
+        session.find_modules(source)
+        value = measure_loss(session, source)
+        mean = state.hold.mean_loss
+        session.note("held out", value)
+        if not math.isfinite(value):
+            return
+        if value < raises.held_out_best:
+            raises.held_out_best, raises.held_out_mean, raises.held_out_rises = value, mean, 0
+            raises.held_out_kept = session.take_snapshot()
+            return
+        rise = value - raises.held_out_best > (constants.held_out_rise - 1) * abs(raises.held_out_best)
+        falls = not math.isfinite(raises.held_out_mean) or mean < raises.held_out_mean
+        raises.held_out_rises = raises.held_out_rises + 1 if rise and falls else 0
+        if raises.held_out_rises >= 2 and raises.held_out_kept is not None:
+            session.base.restore(raises.held_out_kept, session.modules)
+            state.scale /= 3
+            raises.held_out_rises, state.hold.mean_loss = 0, raises.held_out_mean
+            now = (state.steps, session.lr, raises.held_out_kept)
+            state.hold.kept = [now, now]
+            session.note("overfitted", value)
