@@ -273,8 +273,8 @@ def scan(
     >>> import scipy.sparse
     >>> line = scipy.sparse.diags_array([-np.ones(2), 3.0 * np.ones(3), -np.ones(2)], offsets=[-1, 0, 1]).tocsr()
     >>> found = scan(line, (1, 1, 3), True, None, None, 2.2e-16)
-    >>> found.links[2].tolist(), found.ground[2].tolist(), found.diag.tolist()
-    ([[[1.0, 1.0, 0.0]]], [[[0.5, 0.0, 0.5]]], [[[3.0, 3.0, 3.0]]])
+    >>> found.links[2].tolist(), found.diag.tolist()
+    ([[[1.0, 1.0, 0.0]]], [[[3.0, 3.0, 3.0]]])
     """
     cells, n = int(np.prod(shape)), csr.shape[0]
     alone = cells <= ALONE

@@ -30,9 +30,9 @@ def find_border(csr: scipy.sparse.csr_array) -> int | None:
 
     Examples
     --------
-    >>> border = np.block([[np.diag([2.0, 3.0, 4.0]), np.ones((3, 1))], [np.ones((1, 3)), np.zeros((1, 1))]])
+    >>> border = np.block([[np.diag(np.arange(1.0, 20.0)), np.ones((19, 1))], [np.ones((1, 19)), np.zeros((1, 1))]])
     >>> find_border(scipy.sparse.csr_array(border))
-    3
+    19
     """
     lengths = np.diff(csr.indptr)
     n, row = len(lengths), int(np.argmax(lengths))
