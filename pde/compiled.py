@@ -5,21 +5,32 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from .kernel_cache import attach_cache
+
+
+def compile_function(function: Any, **options: Any) -> Any:
+    """Compile by ``numba.njit``, also where NUMBA_DISABLE_JIT is set to look into functions of one's own.
+
+    Ours are written for machine code: Python has no vectors in registers, and its loops would take hours.
+    """
+    import numba
+
+    disabled, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, 0
+    try:
+        return numba.njit(**options)(function)
+    finally:
+        numba.config.DISABLE_JIT = disabled
+
 
 def compile_cached(function: Any, **options: Any) -> Any:
-    """Compile by ``numba.njit``; containers and read-only installations, which have no place for a cache, do without.
+    """Compile a function and keep its machine code on disk, where there is a place for it.
 
     Examples
     --------
     >>> compile_cached(lambda n: n + 1)(2)
     3
     """
-    import numba
-
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # "cannot cache function: no locator available"
-        return numba.njit(**options)(function)
+    return attach_cache(compile_function(function, **options))
 
 
 @cache

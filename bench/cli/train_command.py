@@ -98,7 +98,7 @@ def train(options: argparse.Namespace) -> int:
     given = arguments(options)
     try:
         path = _function(options.method)(**given)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
         raise UsageError(str(error)) from error
     except KeyboardInterrupt as stopped:  # the message names the checkpoint to continue from
         console.print(str(stopped))

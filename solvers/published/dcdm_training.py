@@ -20,6 +20,7 @@ import torch
 from krylearn.pde import Poisson
 from torch import Tensor, nn
 
+from ..training.checkpoints import check_place
 from ..training.loop import LICENCE, grid_dot, require_lightning
 from .dcdm_method import load_network, save_network
 from .dcdm_network import SIZES, DCDMNetwork
@@ -120,6 +121,7 @@ def train_dcdm(
     m = default_ritz_vectors(grid**dimension) if ritz_vectors is None else ritz_vectors
     _validate(dimension, grid, size, m, right_hand_sides, batch, schedule, precision)
     require_lightning()
+    check_place(Path(output), f"dcdm-{dimension}d-{size}", resume=resume)
     steps = -(-right_hand_sides // batch) if steps is None else steps
     settings = {
         "dimension": dimension,

@@ -18,6 +18,7 @@ import torch
 from krylearn.pde import FAMILIES, Poisson, scene
 from torch import Tensor
 
+from ..training.checkpoints import check_place
 from ..training.loop import LICENCE, require_lightning
 from .loop import SCHEDULES, RitzStream, fit_on_ritz
 from .npsdo_method import apply_on_grid, save_npsdo
@@ -103,6 +104,7 @@ def train_npsdo(
         raise ValueError(f"got schedule={schedule!r}; expected one of {', '.join(SCHEDULES)}")
     require_lightning()
     name = f"npsdo-{dimension}d{'-symmetric' if symmetric else ''}"
+    check_place(Path(output), name, resume=resume)
     visits = -(-right_hand_sides // batch) * passes * scenes * len(families)
     settings = {
         "dimension": dimension,

@@ -21,6 +21,7 @@ from ..kernels.reference import Stencil, apply
 from ..multigrid.hierarchy import COARSEST, Rule, build, v_cycle
 from ..multigrid.network import CoefficientNetwork
 from ..multigrid.weight_files import load_weights, save_weights
+from .checkpoints import check_place
 from .data import VALIDATION, Builder, Systems, builders
 from .loop import LICENCE, describe_run, grid_dot, require_lightning, run, training_module
 
@@ -112,7 +113,9 @@ def train(
     ImportError
         without Lightning: ``pip install "krylearn[train]"``
     ValueError
-        for unknown names or values, and for a checkpoint of other settings
+        for unknown names or values, and for a checkpoint of other settings or one that cannot be read
+    FileExistsError
+        where an earlier run has left its checkpoint or weights, without `resume`
     KeyboardInterrupt
         after Ctrl-C, naming the last checkpoint
 
@@ -134,6 +137,7 @@ def train(
     check_sizes(sizes, dimension)
     require_lightning()
     output = Path(output)
+    check_place(output, f"{dimension}d-{architecture}", resume=resume)
     systems = Systems(builders(families), dimension, sizes, seed, cells=2 * 32**3 if dimension == 3 else 2 * 128**2)
     network = start_network(start, seed, hidden if architecture == "network" else 0)
     settings = {

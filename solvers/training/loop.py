@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .checkpoints import LAST, keep_curves, whole_checkpoints, whole_curves
+
 NOISE = (
     ".isinstance.treespec, LeafSpec.. is deprecated",  # Lightning 2.6 with torch 2.13
     ".*does not have many workers",  # the data loader only counts steps
@@ -146,20 +148,16 @@ def run(
     ----------
     make_module : makes the LightningModule, when everything else is ready: its clock starts then
     output, steps, checks, options : as in `make_trainer`
-    resume : continue from the last checkpoint in `output`
+    resume : continue from the last checkpoint in `output`, which `check_place` has seen
 
     Raises
     ------
-    ValueError : resume without a checkpoint
     KeyboardInterrupt : after Ctrl-C, naming the checkpoint to continue from
     """
     with quiet():
-        trainer, last = make_trainer(output, steps, checks=checks, **options)
-        if resume and not last.exists():
-            raise ValueError(
-                f"got resume=True, but there is no {last}; expected the checkpoint of an earlier run: check output"
-            )
-        keep_curves(output)
+        last = output / LAST
+        keep_curves(output)  # before the logger is made: it deletes what it finds
+        trainer = make_trainer(output, steps, checks=checks, **options)
         module = make_module()
         try:
             fit(trainer, module, steps, checks, last if resume else None)
@@ -179,11 +177,10 @@ def make_trainer(
     every: int = 250,
     precision: str = "32-true",
     clip: float | None = 0.5,
-) -> tuple[Any, Path]:
-    """Make a Trainer with a checkpoint every so many steps, written aside and moved into place, and a CSV of curves."""
+) -> Any:
+    """Make a Trainer with a checkpoint every so many steps, written whole, and a CSV of curves."""
     import lightning.pytorch as lightning
     from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-    from lightning.pytorch.loggers import CSVLogger
 
     every = max(1, min(every, steps // 4))
     keep = ModelCheckpoint(
@@ -194,13 +191,14 @@ def make_trainer(
         save_last=True,
         enable_version_counter=False,  # last.ckpt is the last one also where an earlier run left its own
     )
-    trainer = lightning.Trainer(
+    return lightning.Trainer(
         max_steps=steps,
         max_epochs=-1,
         accelerator="gpu" if device.startswith("cuda") else device,
         devices=1,
         precision=precision,  # type: ignore[arg-type]
-        logger=CSVLogger(output, name="", version=""),
+        logger=whole_curves(output),
+        plugins=[whole_checkpoints()],
         callbacks=[keep, *([RichProgressBar()] if progress else [])],
         enable_progress_bar=progress,
         enable_model_summary=False,
@@ -211,15 +209,6 @@ def make_trainer(
         limit_val_batches=checks,
         default_root_dir=output,
     )
-    return trainer, output / "last.ckpt"
-
-
-def keep_curves(output: Path) -> None:
-    """Give an earlier ``metrics.csv`` a number, since the logger would delete it."""
-    curves = output / "metrics.csv"
-    if curves.exists():
-        number = len(list(output.glob("metrics.*.csv")))
-        curves.rename(output / f"metrics.{number}.csv")
 
 
 def fit(trainer: Any, module: Any, steps: int, checks: int, checkpoint: Path | None) -> None:
@@ -236,3 +225,5 @@ def fit(trainer: Any, module: Any, steps: int, checks: int, checkpoint: Path | N
             raise
     if trainer.interrupted:
         raise KeyboardInterrupt
+    if not trainer.callback_metrics:  # resumed at its end: the run was killed before its result was written
+        trainer.validate(module, validation, verbose=False)

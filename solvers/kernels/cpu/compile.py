@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import numba
-from krylearn.pde.compiled import compile_cached
+from krylearn.pde.compiled import compile_cached, compile_function
 
 FAST = {"contract", "reassoc", "nsz"}  # no nnan, no ninf: a NaN has to reach the stopping rule
 # set-up without reassoc: a compiled loop chooses between versions of itself by where its arrays lie in memory, and then
@@ -44,13 +44,13 @@ def kernel(function: Any = None, *, parallel: bool = True, fastmath: Any = FAST)
 def row_kernel(function: Any, fastmath: Any = FAST) -> Any:
     """Compile what only other kernels call: no thread, and no door for Python to come in by."""
     inner = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return numba.njit(fastmath=fastmath, error_model="numpy", nogil=True, **inner)(function)
+    return compile_function(function, fastmath=fastmath, error_model="numpy", nogil=True, **inner)
 
 
 def register_kernel(function: Any) -> Any:
     """Compile a formula on `lanes` into whatever calls it: a call would carry vectors through memory."""
     inner = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
-    return numba.njit(error_model="numpy", nogil=True, **inner)(function)
+    return compile_function(function, error_model="numpy", nogil=True, **inner)
 
 
 def ordered_row_kernel(function: Any) -> Any:
@@ -63,7 +63,7 @@ def inlined_kernel(function: Any) -> Any:
 
     Every compiled function compiles all that it calls once more, so a chain of calls costs the square of its length.
     """
-    return numba.njit(fastmath=ORDERED, error_model="numpy", nogil=True, inline="always")(function)
+    return compile_function(function, fastmath=ORDERED, error_model="numpy", nogil=True, inline="always")
 
 
 def strip_kernel(function: Any) -> Any:
