@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -201,3 +202,14 @@ def test_a_home_that_is_none_is_no_obstacle(system):
     done = run(["solve", "A.npz", "b.npy", *OPTIONS, "-o", "x.npy"], **away)
     assert done.returncode == 0, done.stderr
     assert residual(np.load("x.npy")) < 1e-5
+
+
+def test_kills_in_a_short_run():
+    from tests.fuzz import kills
+
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.kills", "--count", "8", "--seed", "3", "--commands", "solve", "train"],
+        cwd=Path(kills.__file__).resolve().parents[2], capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("4 kills, nothing lost, the same results") == 2

@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,13 +117,16 @@ def test_ctrl_c_says_where_to_go_on_and_leaves_the_handler_alone(tmp_path, stop_
         run(tmp_path / "other")
 
 
-def test_a_second_run_in_a_folder_overwrites_the_first(tmp_path, stop_at):
-    run(tmp_path)
-    stop_at(2, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path)
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
-    assert [p.name for p in tmp_path.glob("last*")] == ["last.ckpt"]
+def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(finished):
+    before = {path: path.read_bytes() for path in finished.parent.iterdir()}
+    with pytest.raises(FileExistsError, match=r"holds last\.ckpt and 2d-network\.safetensors of an earlier run"):
+        run(finished.parent)
+    assert {path: path.read_bytes() for path in finished.parent.iterdir()} == before
+
+
+def test_a_run_that_was_killed_before_it_wrote_its_weights_writes_them(finished, tmp_path):
+    shutil.copy(finished.parent / "last.ckpt", tmp_path)
+    assert same(weights_of(run(tmp_path, resume=True)), weights_of(finished))
 
 
 # --- what it leaves behind --------------------------------------------------------------------------------------------
