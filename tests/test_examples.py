@@ -16,6 +16,7 @@ SMALLEST = {
     "spectrum_through_training": (6,),
     "watch_stability": (5,),
     "tune_learning_rate": (60,),
+    "several_ranks": (12,),
 }
 
 

@@ -26,10 +26,20 @@ def add_to(commands: Any) -> None:
     add("--rtol", type=check_tolerance, default=1e-6, help="tolerance on the true relative residual")
     add("--weights", type=check_weights, help=WEIGHTS)
     add("-o", "--output", type=Path, help="write the solution: .npy, .txt or .mtx")
+    ranks = "under mpirun, on all ranks (PETSc): MATRIX and RHS may be .npy on the grid, one coefficient per cell"
+    add("--distributed", action="store_true", help=ranks)
+    kinds = ("neumann", "dirichlet", "periodic")
+    add("--boundary", choices=kinds, help="with --distributed, of coefficients (default: dirichlet)")
 
 
 def run_solve(options: argparse.Namespace) -> int:
     """Solve the system in the files."""
+    if options.distributed:
+        from ..solvers.distributed_files import solve_distributed
+
+        names = ("cells", "boundary", "rtol", "output", "weights")
+        shape = tuple(options.shape) if options.shape else None
+        return solve_distributed(options.matrix, options.rhs, shape, **{name: getattr(options, name) for name in names})
     from ..solvers.matrix_files import solve_files
 
     facts = {name: getattr(options, name) for name in ("cells", "rtol", "output", "weights")}

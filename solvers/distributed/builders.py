@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from krylearn.pde.poisson import conductances
-from krylearn.pde.poisson.grid import Cell, Kinds, internal_axes, non_negative, parse_spacing, volume
+from krylearn.pde import Poisson
+from krylearn.pde.poisson.grid import Cell, Kinds, internal_axes, non_negative
+from krylearn.pde.poisson.unequal_cells import parse_sizes
 
 from .halo import bring
 from .partition import Array, Partition
@@ -45,37 +46,58 @@ def local_array(values: Any, name: str, part: Partition, dtype: Any = np.float64
 
 def from_coefficients(
     part: Partition, kappa: Any, spacing: Any, kinds: Kinds, shift: Any, cells: Any
-) -> tuple[Fields, tuple[float, ...]]:
+) -> tuple[Fields, tuple[Any, ...]]:
     """Apply the table of `krylearn.pde.Poisson` to own cells; kappa = None stands for 1. Collective."""
     comm, shape = part.comm, part.internal_shape
     with collective_errors(comm):
-        h = parse_spacing(spacing, len(part.grid_shape))
-        remedy = "kappa is a conductivity; 0 means impermeable"
+        sizes = axis_sizes(spacing, part.grid_shape)
         own = np.ones(shape) if kappa is None else local_array(kappa, "kappa", part)
-        non_negative(own, "kappa", torch.float64, remedy)
+        non_negative(own, "kappa", torch.float64, "kappa is a conductivity; 0 means impermeable")
         extra = _cell_values(shift, "shift", part)
         codes = ((own > 0) | (extra > 0)).astype(np.float64) if cells is None else _codes(cells, part)
     box = part.ghosted()
     around = bring(part, box, np.stack([own, codes], -1))
-    if not comm.allreduce(int((codes == Cell.FLUID).sum())):
-        raise ValueError("got cells without FLUID on any rank; expected at least one unknown")
     fluid = codes == Cell.FLUID
+    if not comm.allreduce(int(fluid.sum())):
+        raise ValueError("got cells without FLUID on any rank; expected at least one unknown")
     links, ground = np.zeros((*shape, 3)), np.zeros((*shape, 3))
     if fluid.any():
-        local = _local_kinds(part, kinds)
-        squeezed = [n for d, n in enumerate(box.shape) if d in internal_axes(len(part.grid_shape))]
-        made = conductances.from_coefficients(
+        axes = internal_axes(len(part.grid_shape))
+        squeezed = [box.shape[d] for d in axes]
+        here = tuple(
+            h if np.ndim(h) == 0 else np.asarray(h)[box.axes[d].cells] for h, d in zip(sizes, axes, strict=True)
+        )
+        made = Poisson.from_coefficients(
             around[..., 0].reshape(squeezed).copy(),
-            h,
-            local,
-            None,
-            torch.from_numpy(around[..., 1].reshape(squeezed).astype(np.uint8)),
-            torch.float64,
+            here,
+            _local_kinds(part, kinds),
+            cells=around[..., 1].reshape(squeezed).astype(np.uint8),
         )
         for d in range(3):
-            links[..., d] = made["links"][d].numpy()[box.own]
-            ground[..., d] = made["ground"][d].numpy()[box.own]
-    return Fields(links, ground, extra * volume(h) * fluid, fluid), h
+            links[..., d] = made.links[d].numpy()[box.own]
+            ground[..., d] = made.ground[d].numpy()[box.own]
+    return Fields(links, ground, extra * cell_volumes(part, sizes) * fluid, fluid), sizes
+
+
+def axis_sizes(spacing: Any, grid_shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """Return the cell size along each axis: a number, or one per layer of cells of the whole grid."""
+    sizes: list[Any] = []
+    for axis, (h, n) in enumerate(zip(parse_sizes(spacing, grid_shape), grid_shape, strict=True)):
+        if np.ndim(h) and np.size(h) != n:
+            raise ValueError(
+                f"got spacing[{axis}] of {np.size(h)} numbers; expected one, or {n}: one per layer of cells"
+            )
+        sizes.append(np.ravel(h) if np.ndim(h) else float(h))
+    return tuple(sizes)
+
+
+def cell_volumes(part: Partition, sizes: Sequence[Any]) -> Array:
+    """Return the volume of every own cell, on internal axes."""
+    volumes = np.ones(part.internal_shape)
+    for h, d in zip(sizes, internal_axes(len(part.grid_shape)), strict=True):
+        own = float(h) if np.ndim(h) == 0 else np.asarray(h)[slice(*part.ranges[d])]
+        volumes *= np.reshape(own, [-1 if axis == d else 1 for axis in range(3)])
+    return volumes
 
 
 def _cell_values(values: Any, name: str, part: Partition) -> Array:

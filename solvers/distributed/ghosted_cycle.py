@@ -30,7 +30,7 @@ class GhostedLevel:
 
     def __init__(self, level: DistributedLevel) -> None:
         self.own, self.below_own = level.box.own, level.coarse_box.own
-        self.visits: list[FusedLevel] = level.fused.visited(level.visits)
+        self.visits: list[FusedLevel] = level.fused.repeated(level.visits)
         self.down = Halo(level.part, level.box)
         self.up = Halo(level.below, level.coarse_box)
         self.coarse = np.zeros(level.coarse_box.shape, np.float32)
@@ -69,7 +69,7 @@ class GhostedCycle:
         first, second = v.omega
         smoothing.smooth_from_zero(v.diag, v.w, v.sd, v.b, v.x, first, second)
         transfer.residual_rows(v.diag, v.w, v.x, v.b, v.a, v.factors, v.periodic_z, v.t)
-        if not v.stays:
+        if not v.identity_transfer:
             transfer.restrict_rows(v.t, v.a, v.factors, v.sources[0], v.sources[1], level.coarse)
             level.coarse[...] = level.up(self._correct_below(l, level.coarse[level.below_own]))
             correction = level.coarse

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from krylearn.pde import Poisson
-from krylearn.pde.poisson.grid import Kinds, parse_boundary, parse_spacing, volume
+from krylearn.pde.poisson.grid import Kinds, parse_boundary
 
 from . import builders
 from .builders import Fields, local_array
@@ -44,7 +44,7 @@ class DistributedPoisson:
         x, info = cg(A, np.ones(part.own_shape), rtol=1e-8)
     """
 
-    def __init__(self, part: Partition, fields: Fields, spacing: tuple[float, ...], boundary: Kinds) -> None:
+    def __init__(self, part: Partition, fields: Fields, spacing: tuple[Any, ...], boundary: Kinds) -> None:
         load_petsc()
         self.part, self.fields, self.spacing, self.boundary = part, fields, spacing, boundary
         self.grid_shape, self.comm = part.grid_shape, part.comm
@@ -92,7 +92,7 @@ class DistributedPoisson:
         part, kinds = _with_boundary(part, boundary, "neumann")
         fields = builders.from_faces(part, faces, extra, kinds)
         with collective_errors(part.comm):
-            h = parse_spacing(spacing, len(part.grid_shape))
+            h = builders.axis_sizes(spacing, part.grid_shape)
         return cls(part, fields, h, kinds)
 
     @classmethod
@@ -169,7 +169,7 @@ class DistributedPoisson:
         """Return b at own cells for a source per unit volume, a number or an array over own cells."""
         with collective_errors(self.comm):
             own = np.full(self.part.internal_shape, float(f)) if np.ndim(f) == 0 else local_array(f, "f", self.part)
-        return (own * volume(self.spacing) * self.fields.unknown).reshape(self.part.own_shape)
+        return (own * builders.cell_volumes(self.part, self.spacing) * self.fields.unknown).reshape(self.part.own_shape)
 
     # --- vectors ------------------------------------------------------------------------------------------------------
     def to_internal(self, values: Any, name: str = "b") -> Array:

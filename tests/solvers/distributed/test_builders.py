@@ -1,0 +1,37 @@
+"""Operators from own parts are those of one process; solves end as those of `krylearn.solvers.cg` do."""
+
+import pytest
+from ranks import lines_of, needs_petsc
+
+pytestmark = needs_petsc
+
+
+@pytest.fixture(scope="module", params=[1, 3, 4])
+def lines(request):
+    return {line["case"]: line for line in lines_of(request.param, "builders_program.py")}
+
+
+def test_operators_and_sources_are_those_of_one_process(lines):
+    for line in lines.values():
+        if "gap" in line:
+            assert line["gap"] <= 1e-14, line
+            assert line["rhs"] <= 1e-12, line
+            assert line["unknowns"][0] == line["unknowns"][1], line
+
+
+def test_an_update_is_a_new_set_up(lines):
+    for line in lines.values():
+        if "gap" in line:
+            one, two, plain = line["iterations"]
+            assert one == two < plain, line
+            assert line["converged"] == [0, 0, 0], line
+
+
+def test_failures_are_values(lines):
+    for line in lines.values():
+        if "gap" in line:
+            assert line["few"][:2] == ["MAXITER", 2], line
+            assert line["few"][2] > 0
+            assert line["zero"] == [0, 0]
+    assert lines["incompatible"]["reason"] == "INCOMPATIBLE_RHS"
+    assert lines["incompatible"]["value"] > 0
