@@ -23,7 +23,7 @@ PYTEST   := OMP_WAIT_POLICY=passive $(RUN) -m pytest
 ARGS     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-pages test-distributed fuzz check bench report docs wheel clean distclean
+.PHONY: help demo test test-slow test-pages test-distributed test-integrations fuzz check bench report docs wheel clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -45,6 +45,9 @@ test-pages: $(PAGES_READY)  ## the web pages in headless Chromium (Debian: apt-g
 	@command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v google-chrome >/dev/null || { \
 	  echo "NOT RUN: needs Chromium, e.g. apt-get install chromium, or CHROMIUM=/path"; exit 77; }
 	$(PYTEST) -m browser tests/test_pages_in_browser.py $(ARGS)
+
+test-integrations: $(READY)  ## the plug-ins with the real packages, in an environment that is deleted afterwards
+	$(RUN) tests/solvers/integrations/with_packages.py $(ARGS)
 
 fuzz: $(READY)  ## random and hostile input for some minutes; ARGS="files --seed 7", "kills --count 200", "systems ..." choose
 	nice $(RUN) -m tests.fuzz $(ARGS)
