@@ -48,7 +48,7 @@ def check(A: Poisson) -> Iterator[Row]:
     from krylearn.solvers.multigrid.setup_cuda.build import hierarchy_cycle
 
     M = NeuralMultigrid(A, weights="resistor", kernels="reference")
-    h, r, go = M.hierarchy, noise(A, 1), launch.never(A.device)
+    h, r, go = M.hierarchy, noise(A, 1), launch.make_stop(A.device)
     cycle = hierarchy_cycle(h, cell_codes(A), M.exponent)
     v, level = cycle.levels[0], h.levels[0]
     op, S, t = level.op, level.s * level.op.inv, level.transfer

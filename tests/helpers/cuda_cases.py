@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from krylearn.pde import Poisson
 from krylearn.solvers.kernels.cuda.formats import LEVEL, Couplings, cell_codes
-from krylearn.solvers.kernels.cuda.launch import never
+from krylearn.solvers.kernels.cuda.launch import make_stop
 from krylearn.solvers.kernels.cuda.level import CudaLevel
 from krylearn.solvers.kernels.reference import Stencil
 from krylearn.solvers.multigrid.hierarchy import Hierarchy, Level, build
@@ -12,7 +12,7 @@ from krylearn.solvers.multigrid.preconditioner import power_of_two, quantise, st
 from multigrid_cases import GRIDS, grid_system, random_network
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-GO = never(torch.device(DEVICE))
+GO = make_stop(torch.device(DEVICE))
 
 
 def vector(size, seed=90_001, dtype=torch.float32):

@@ -34,7 +34,7 @@ CELL_BYTES: Slot[CellBytes | None] = Slot("cell bytes")  # of an operator
 
 
 @row_kernel
-def beyond(n, kind):
+def code_beyond(n, kind):
     """Return the code of what lies beyond an end of an axis of n cells; 0: the cell at the other end."""
     if kind == 2:
         return SOLID if n > 1 else WALL
@@ -47,10 +47,10 @@ def rows_around(row, size, kinds):
     nx, ny = size[0], size[1]
     (i, j), rows = four_sides(row, nx, ny)
     codes = (
-        beyond(nx, kinds[0, 0]) if i == 0 else SOLID,
-        beyond(nx, kinds[0, 1]) if i == nx - 1 else SOLID,
-        beyond(ny, kinds[1, 0]) if j == 0 else SOLID,
-        beyond(ny, kinds[1, 1]) if j == ny - 1 else SOLID,
+        code_beyond(nx, kinds[0, 0]) if i == 0 else SOLID,
+        code_beyond(nx, kinds[0, 1]) if i == nx - 1 else SOLID,
+        code_beyond(ny, kinds[1, 0]) if j == 0 else SOLID,
+        code_beyond(ny, kinds[1, 1]) if j == ny - 1 else SOLID,
     )
     return rows, codes
 
@@ -58,12 +58,12 @@ def rows_around(row, size, kinds):
 @inlined_kernel
 def ends_of(row, nz, kinds):
     """Return the codes before the first and after the last cell of a row."""
-    low, high = beyond(nz, kinds[2, 0]), beyond(nz, kinds[2, 1])
+    low, high = code_beyond(nz, kinds[2, 0]), code_beyond(nz, kinds[2, 1])
     return low if low != 0 else row[nz - 1], high if high != 0 else row[0]
 
 
 @row_kernel
-def faces(code):
+def count_faces(code):
     """Count the conductances between an unknown and a neighbour of this code."""
     return np.uint8(0) if code == SOLID or code == WALL else np.uint8(2) if code == FIXED else np.uint8(1)
 
@@ -83,14 +83,14 @@ def add_number(number, count):
 
 
 @row_kernel
-def join(own, neighbours, link):
+def write_links(own, neighbours, link):
     """Write 1 where two unknowns lie side by side."""
     for k in range(own.shape[0]):
         link[k] = np.uint8(1) if (own[k] == FLUID) & (neighbours[k] == FLUID) else np.uint8(0)
 
 
 @row_kernel
-def only_unknowns(own, count):
+def clear_without_unknown(own, count):
     """Set to 0 where there is no unknown."""
     for k in range(own.shape[0]):
         count[k] = count[k] if own[k] == FLUID else np.uint8(0)
@@ -108,16 +108,16 @@ def encode_voxel_rows(start, stop, cells, size, kinds, links, diag):
             if codes[side] == SOLID:
                 add_faces(cells[rows[side]], count)
             else:
-                add_number(faces(codes[side]), count)
+                add_number(count_faces(codes[side]), count)
             if side % 2 == 1 and codes[side] == SOLID:
-                join(own, cells[rows[side]], links[side // 2, row])
+                write_links(own, cells[rows[side]], links[side // 2, row])
         add_faces(own[: nz - 1], count[1:])
         add_faces(own[1:], count[: nz - 1])
-        count[0] += faces(low)
-        count[nz - 1] += faces(high)
-        join(own[: nz - 1], own[1:], links[2, row, : nz - 1])
+        count[0] += count_faces(low)
+        count[nz - 1] += count_faces(high)
+        write_links(own[: nz - 1], own[1:], links[2, row, : nz - 1])
         links[2, row, nz - 1] = 1 if own[nz - 1] == FLUID and high == FLUID else 0
-        only_unknowns(own, count)
+        clear_without_unknown(own, count)
 
 
 KINDS = {"neumann": 0, "dirichlet": 1, "periodic": 2}

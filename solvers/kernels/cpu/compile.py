@@ -42,7 +42,7 @@ def kernel(function: Any = None, *, parallel: bool = True, fastmath: Any = FAST)
 
 
 def row_kernel(function: Any, fastmath: Any = FAST) -> Any:
-    """Compile what only other kernels call: no thread, and no door for Python to come in by."""
+    """Compile a helper that only other kernels call: serial, no Python or C wrapper."""
     inner = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return compile_function(function, fastmath=fastmath, error_model="numpy", nogil=True, **inner)
 

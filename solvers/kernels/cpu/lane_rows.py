@@ -24,40 +24,40 @@ def element_of(array: Any) -> int:
     return int(array.dtype == types.float64)
 
 
-def nothing(kind: Any) -> Any:
+def zero_vector(kind: Any) -> Any:
     """Build a vector of zeros."""
     return lambda context, builder, sig, args: ir.Constant(kind.vector, [0.0] * kind.count)
 
 
 @intrinsic
-def wide(context, array):
+def full_register(context, array):
     """Return a full register of zeros for the numbers of an array."""
     kind = WIDE[element_of(array)]
-    return signature(kind, array), nothing(kind)
+    return signature(kind, array), zero_vector(kind)
 
 
 @intrinsic
-def single(context, array):
+def one_lane(context, array):
     """Return a single lane for the numbers of an array."""
     kind = SHORT[1][element_of(array)]
-    return signature(kind, array), nothing(kind)
+    return signature(kind, array), zero_vector(kind)
 
 
 @intrinsic
-def double(context, array):
+def two_lanes(context, array):
     """Return two lanes for the numbers of an array."""
     kind = SHORT[2][element_of(array)]
-    return signature(kind, array), nothing(kind)
+    return signature(kind, array), zero_vector(kind)
 
 
 @intrinsic
-def width(context, like):
+def count_lanes(context, like):
     """Return the number of lanes."""
     count = like.count
     return signature(types.intp, like), lambda *_: ir.Constant(ir.IntType(64), count)
 
 
-def converted(builder: Any, value: Any, source: Any, vector: Any) -> Any:
+def convert_numbers(builder: Any, value: Any, source: Any, vector: Any) -> Any:
     """Make numbers of an array's type those of a vector type, lane by lane."""
     if isinstance(source, types.Integer):
         if source.bitwidth < 32:
@@ -74,35 +74,37 @@ def read(context, like, array, index):
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = address(context, builder, sig.args[1], args[1], args[2])
-        return converted(builder, load_vector(builder, place, like.count), array.dtype, like.vector)
+        return convert_numbers(builder, load_vector(builder, place, like.count), array.dtype, like.vector)
 
     return signature(like, like, array, index_type(array)), build
 
 
-def one_number(builder: Any, place: Any, array: Any, kind: Any) -> Any:
+def repeat_number(builder: Any, place: Any, array: Any, kind: Any) -> Any:
     """Read one number of an array and repeat it in all lanes."""
-    number = converted(builder, load_vector(builder, place, 1), array.dtype, ir.VectorType(kind.vector.element, 1))
+    number = convert_numbers(
+        builder, load_vector(builder, place, 1), array.dtype, ir.VectorType(kind.vector.element, 1)
+    )
     return repeated(builder, kind.vector, builder.extract_element(number, ZERO))
 
 
 @intrinsic
-def pushed(context, v, array, index):
+def push_lanes(context, v, array, index):
     """Move all lanes up by one and put a number of an array in front."""
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = address(context, builder, sig.args[1], args[1], args[2])
-        return shuffled(builder, args[0], one_number(builder, place, array, v), [v.count, *range(v.count - 1)])
+        return shuffled(builder, args[0], repeat_number(builder, place, array, v), [v.count, *range(v.count - 1)])
 
     return signature(v, v, array, index_type(array)), build
 
 
 @intrinsic
-def pulled(context, v, array, index):
+def pull_lanes(context, v, array, index):
     """Move all lanes down by one and put a number of an array behind."""
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = address(context, builder, sig.args[1], args[1], args[2])
-        return shuffled(builder, args[0], one_number(builder, place, array, v), [*range(1, v.count + 1)])
+        return shuffled(builder, args[0], repeat_number(builder, place, array, v), [*range(1, v.count + 1)])
 
     return signature(v, v, array, index_type(array)), build
 
@@ -126,7 +128,7 @@ def read_blocks(context, like, array, index, odd):
 
 
 @intrinsic
-def partners(context, v, odd):
+def swap_partners(context, v, odd):
     """Swap the lanes of pairs, which begin at the first lane (`odd`) or at the second; 0 where there is no partner."""
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -166,7 +168,7 @@ def from_lane(context, first, a, b):
 
 
 @intrinsic
-def total(context, v):
+def sum_lanes(context, v):
     """Sum over lanes, in an order that depends on their number only."""
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -181,16 +183,16 @@ def total(context, v):
 
 
 @register_kernel
-def before(like, x, i, j, k):
+def read_previous(like, x, i, j, k):
     """Read what lies one before each cell, from cell k of row (i, j) on; the ends wrap."""
     if k > 0:
         return read(like, x, (i, j, k - 1))
-    return pushed(read(like, x, (i, j, k)), x, (i, j, x.shape[2] - 1))
+    return push_lanes(read(like, x, (i, j, k)), x, (i, j, x.shape[2] - 1))
 
 
 @register_kernel
-def after(like, x, i, j, k):
+def read_next(like, x, i, j, k):
     """Read what lies one after each cell."""
-    if k + width(like) < x.shape[2]:
+    if k + count_lanes(like) < x.shape[2]:
         return read(like, x, (i, j, k + 1))
-    return pulled(read(like, x, (i, j, k)), x, (i, j, 0))
+    return pull_lanes(read(like, x, (i, j, k)), x, (i, j, 0))

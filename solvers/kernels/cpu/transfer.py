@@ -9,13 +9,23 @@ from __future__ import annotations
 import numba
 
 from .compile import kernel, register_kernel
-from .lane_rows import add_block_sums, double, from_lane, partners, read, read_blocks, single, wide, width
+from .lane_rows import (
+    add_block_sums,
+    count_lanes,
+    from_lane,
+    full_register,
+    one_lane,
+    read,
+    read_blocks,
+    swap_partners,
+    two_lanes,
+)
 from .lanes import store, where_positive
-from .smoothing import around, product
+from .smoothing import locate_row, row_product
 
 
 @register_kernel
-def share(like, a, at, unit):
+def read_weight(like, a, at, unit):
     """Read weights of transfer as numbers between 0 and 1."""
     return read(like, a, at) * unit
 
@@ -24,19 +34,19 @@ def share(like, a, at, unit):
 
 
 @register_kernel
-def residual(like, diag, w, x, b, row, k):
+def masked_residual(like, diag, w, x, b, row, k):
     """Return b - A x; 0 in cells without an unknown, which may hold a coarse-grid b."""
     at = row[0], row[1], k
-    return where_positive(read(like, diag, at), read(like, b, at) - product(like, diag, w, x, row, k), like)
+    return where_positive(read(like, diag, at), read(like, b, at) - row_product(like, diag, w, x, row, k), like)
 
 
 @register_kernel
 def residual_row(like, diag, w, x, b, t, row):
     """Compute t = b - A x on a row."""
     n = x.shape[2]
-    for first in range(0, n, width(like)):
-        k = min(first, n - width(like))
-        store(t, (row[0], row[1], k), residual(like, diag, w, x, b, row, k))
+    for first in range(0, n, count_lanes(like)):
+        k = min(first, n - count_lanes(like))
+        store(t, (row[0], row[1], k), masked_residual(like, diag, w, x, b, row, k))
 
 
 @register_kernel
@@ -50,22 +60,23 @@ def residual_pairs(like, diag, w, x, b, a, t, row, unit):
     """Compute t = L_zᵀ (b - A x) on a row: every cell gives its share to its partner."""
     n, first = x.shape[2], 0
     while first < n:
-        k = min(first, n - width(like))
+        k = min(first, n - count_lanes(like))
         at = row[0], row[1], k
-        r = residual(like, diag, w, x, b, row, k)
-        given = share(like, a, (2, row[0], row[1], k), unit) * r
-        store(t, at, from_lane(first - k, r - given + partners(given, k % 2), read(like, t, at)))
-        first = next_first(k, width(like), n)
+        r = masked_residual(like, diag, w, x, b, row, k)
+        given = read_weight(like, a, (2, row[0], row[1], k), unit) * r
+        # lanes before `first` are written already, by a vector that held their partners
+        store(t, at, from_lane(first - k, r - given + swap_partners(given, k % 2), read(like, t, at)))
+        first = next_first(k, count_lanes(like), n)
 
 
 @register_kernel
 def residual_wraps(like, diag, w, x, b, a, t, row, unit):
     """Add to t what the ends of a periodic row give to one another."""
     i, j, last = row[0], row[1], x.shape[2] - 1
-    given = share(like, a, (2, i, j, 0), unit) * residual(like, diag, w, x, b, row, 0)
+    given = read_weight(like, a, (2, i, j, 0), unit) * masked_residual(like, diag, w, x, b, row, 0)
     store(t, (i, j, last), read(like, t, (i, j, last)) + given)
     if last % 2 == 1:
-        given = share(like, a, (2, i, j, last), unit) * residual(like, diag, w, x, b, row, last)
+        given = read_weight(like, a, (2, i, j, last), unit) * masked_residual(like, diag, w, x, b, row, last)
         store(t, (i, j, 0), read(like, t, (i, j, 0)) + given)
 
 
@@ -75,23 +86,23 @@ def residual_rows(diag, w, x, b, a, factors, periodic_z, t):
     nx, ny, nz = x.shape
     fz, unit = factors[2], x.dtype.type(1 / 255)
     for index in numba.prange(nx * ny):
-        row, like = around(index, ny, nx), wide(x)
+        row, like = locate_row(index, ny, nx), full_register(x)
         if fz == 1:
-            if nz >= width(like):
+            if nz >= count_lanes(like):
                 residual_row(like, diag, w, x, b, t, row)
             else:
-                residual_row(single(x), diag, w, x, b, t, row)
+                residual_row(one_lane(x), diag, w, x, b, t, row)
             continue
-        if nz >= width(like):
+        if nz >= count_lanes(like):
             residual_pairs(like, diag, w, x, b, a, t, row, unit)
         else:
-            residual_pairs(double(x), diag, w, x, b, a, t, row, unit)
+            residual_pairs(two_lanes(x), diag, w, x, b, a, t, row, unit)
         if periodic_z:
-            residual_wraps(single(x), diag, w, x, b, a, t, row, unit)
+            residual_wraps(one_lane(x), diag, w, x, b, a, t, row, unit)
 
 
 @register_kernel
-def gathered(like, t, a, planes, rows, shares_x, shares_y, k):
+def gather_rows(like, t, a, planes, rows, shares_x, shares_y, k):
     """Return part of L_xᵀ L_yᵀ t from cell k of row (i, j) on: what stays there and what one other row gives.
 
     `planes` and `rows` are i and j with the others; shares are 1 or 0 for what stays, the unit of weights or 0 for what
@@ -111,9 +122,9 @@ def gathered(like, t, a, planes, rows, shares_x, shares_y, k):
 def add_row(like, t, a, part, coarse, to, start, stop):
     """Add cells of a fine row to the cells of a coarse one."""
     planes, rows, shares_x, shares_y = part
-    for first in range(start, stop, width(like)):
-        k = min(first, stop - width(like))
-        v = gathered(like, t, a, planes, rows, shares_x, shares_y, k)
+    for first in range(start, stop, count_lanes(like)):
+        k = min(first, stop - count_lanes(like))
+        v = gather_rows(like, t, a, planes, rows, shares_x, shares_y, k)
         at = to[0], to[1], k
         store(coarse, at, read(like, coarse, at) + from_lane(first - k, v, like))
 
@@ -122,15 +133,15 @@ def add_row(like, t, a, part, coarse, to, start, stop):
 def add_block_row(like, t, a, part, coarse, to, start, stop):
     """Add cells of a fine row to the blocks of two of a coarse one."""
     planes, rows, shares_x, shares_y = part
-    for first in range(start, stop, width(like)):
-        k = min(first, stop - width(like))
-        v = gathered(like, t, a, planes, rows, shares_x, shares_y, k)
+    for first in range(start, stop, count_lanes(like)):
+        k = min(first, stop - count_lanes(like))
+        v = gather_rows(like, t, a, planes, rows, shares_x, shares_y, k)
         add_block_sums(coarse, (to[0], to[1], k // 2), from_lane(first - k, v, like))
 
 
 @register_kernel
-def giver(index, factor, sources, q, unit):
-    """Return an index and the q-th that gives to it, and the shares; what stays is counted with the first."""
+def find_donor(index, factor, sources, q, unit):
+    """Return row `index` and its q-th donor row with their weights; what stays counts for q = 0 only."""
     zero, one = unit - unit, unit / unit
     source = sources[index, q] if factor == 2 else -1
     stays, goes = (one, unit if factor == 2 else zero) if q == 0 else (zero, zero)
@@ -140,23 +151,23 @@ def giver(index, factor, sources, q, unit):
 @register_kernel
 def restrict_row(t, a, i, j, factors, sources_x, sources_y, coarse, unit):
     """Add a fine row, and what others give to it, to a coarse row."""
-    nz, like = t.shape[2], wide(t)
+    nz, like = t.shape[2], full_register(t)
     to, whole = (i // factors[0], j // factors[1]), nz - nz % factors[2]
-    if whole < width(like):
+    if whole < count_lanes(like):
         whole = 0
-    # two rows give to one only where an odd number of cells is periodic
+    # q counts pairs of donors across both axes; a row has a second donor only on a ring of odd length
     for q in range(4):
-        planes, shares_x = giver(i, factors[0], sources_x, q // 2, unit)
-        rows, shares_y = giver(j, factors[1], sources_y, q % 2, unit)
+        planes, shares_x = find_donor(i, factors[0], sources_x, q // 2, unit)
+        rows, shares_y = find_donor(j, factors[1], sources_y, q % 2, unit)
         if (q >= 2 and planes[1] == i) or (q % 2 == 1 and rows[1] == j):
             continue
         part = planes, rows, shares_x, shares_y
         if factors[2] == 2:
             add_block_row(like, t, a, part, coarse, to, 0, whole)
-            add_block_row(single(t), t, a, part, coarse, to, whole, nz)
+            add_block_row(one_lane(t), t, a, part, coarse, to, whole, nz)
         else:
             add_row(like, t, a, part, coarse, to, 0, whole)
-            add_row(single(t), t, a, part, coarse, to, whole, nz)
+            add_row(one_lane(t), t, a, part, coarse, to, whole, nz)
 
 
 @kernel
@@ -186,31 +197,31 @@ def block_values(like, c, i, j, k, halved):
 
 
 @register_kernel
-def mixed_x(like, c, a, i, j, blocks, block, k, halved, unit):
+def interpolate_x(like, c, a, i, j, blocks, block, k, halved, unit):
     """Return L_x E c from cell k of row (i, j) on; `blocks` are the own and the one beyond (or the own: share 0)."""
     own = block_values(like, c, blocks[0], block, k, halved)
     beyond = block_values(like, c, blocks[1], block, k, halved)
-    return own + share(like, a, (0, i, j, k), unit) * (beyond - own)
+    return own + read_weight(like, a, (0, i, j, k), unit) * (beyond - own)
 
 
 @register_kernel
-def mixed(like, c, a, row, k, halved, unit):
+def interpolate_xy(like, c, a, row, k, halved, unit):
     """Return L_y L_x E c; what is beyond an end is read and not counted: branches on vectors would cost more."""
     i, j, j_beyond, blocks_x, blocks_y = row
-    e = mixed_x(like, c, a, i, j, blocks_x, blocks_y[0], k, halved, unit)
-    beyond = mixed_x(like, c, a, i, j_beyond, blocks_x, blocks_y[1], k, halved, unit)
-    return e + share(like, a, (1, i, j, k), unit) * (beyond - e)
+    e = interpolate_x(like, c, a, i, j, blocks_x, blocks_y[0], k, halved, unit)
+    beyond = interpolate_x(like, c, a, i, j_beyond, blocks_x, blocks_y[1], k, halved, unit)
+    return e + read_weight(like, a, (1, i, j, k), unit) * (beyond - e)
 
 
 @register_kernel
 def prolong_row(like, c, a, sd, x, row, unit):
     """Add P c to a row that is not coarsened along z."""
     n = x.shape[2]
-    for first in range(0, n, width(like)):
-        k = min(first, n - width(like))
+    for first in range(0, n, count_lanes(like)):
+        k = min(first, n - count_lanes(like))
         at = row[0], row[1], k
         old = read(like, x, at)
-        new = old + where_positive(read(like, sd, at), mixed(like, c, a, row, k, False, unit), like)
+        new = old + where_positive(read(like, sd, at), interpolate_xy(like, c, a, row, k, False, unit), like)
         store(x, at, from_lane(first - k, new, old))
 
 
@@ -219,12 +230,12 @@ def prolong_pairs(like, c, a, sd, x, row, unit):
     """Add P c to a row of pairs."""
     n, first = x.shape[2], 0
     while first < n:
-        k = min(first, n - width(like))
+        k = min(first, n - count_lanes(like))
         at = row[0], row[1], k
-        old, e = read(like, x, at), mixed(like, c, a, row, k, True, unit)
-        e = e + share(like, a, (2, row[0], row[1], k), unit) * (partners(e, k % 2) - e)
+        old, e = read(like, x, at), interpolate_xy(like, c, a, row, k, True, unit)
+        e = e + read_weight(like, a, (2, row[0], row[1], k), unit) * (swap_partners(e, k % 2) - e)
         new = from_lane(first - k, old + where_positive(read(like, sd, at), e, like), old)
-        first = next_first(k, width(like), n)
+        first = next_first(k, count_lanes(like), n)
         store(x, at, from_lane(first - k, old, new))
 
 
@@ -232,10 +243,10 @@ def prolong_pairs(like, c, a, sd, x, row, unit):
 def prolong_wraps(like, c, a, x, row, unit):
     """Add to the ends of a periodic row what they take from one another."""
     i, j, last = row[0], row[1], x.shape[2] - 1
-    taken = share(like, a, (2, i, j, 0), unit) * mixed(like, c, a, row, last, True, unit)
+    taken = read_weight(like, a, (2, i, j, 0), unit) * interpolate_xy(like, c, a, row, last, True, unit)
     store(x, (i, j, 0), read(like, x, (i, j, 0)) + taken)
     if last % 2 == 1:
-        taken = share(like, a, (2, i, j, last), unit) * mixed(like, c, a, row, 0, True, unit)
+        taken = read_weight(like, a, (2, i, j, last), unit) * interpolate_xy(like, c, a, row, 0, True, unit)
         store(x, (i, j, last), read(like, x, (i, j, last)) + taken)
 
 
@@ -246,19 +257,19 @@ def prolong_add(c, a, sd, factors, outer_x, outer_y, periodic_z, x):
     fx, fy, fz = factors[0], factors[1], factors[2]
     unit = x.dtype.type(1 / 255)
     for index in numba.prange(nx * ny):
-        i, j, like = index // ny, index % ny, wide(x)
+        i, j, like = index // ny, index % ny, full_register(x)
         i_beyond = outer_x[i] if fx == 2 and outer_x[i] >= 0 else i
         j_beyond = outer_y[j] if fy == 2 and outer_y[j] >= 0 else j
         row = i, j, j_beyond, (i // fx, i_beyond // fx), (j // fy, j_beyond // fy)
         if fz == 1:
-            if nz >= width(like):
+            if nz >= count_lanes(like):
                 prolong_row(like, c, a, sd, x, row, unit)
             else:
-                prolong_row(single(x), c, a, sd, x, row, unit)
+                prolong_row(one_lane(x), c, a, sd, x, row, unit)
             continue
-        if nz >= width(like):
+        if nz >= count_lanes(like):
             prolong_pairs(like, c, a, sd, x, row, unit)
         else:
-            prolong_pairs(double(x), c, a, sd, x, row, unit)
+            prolong_pairs(two_lanes(x), c, a, sd, x, row, unit)
         if periodic_z:
-            prolong_wraps(single(x), c, a, x, row, unit)
+            prolong_wraps(one_lane(x), c, a, x, row, unit)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .cycle import CudaCycle
 from .formats import couplings_of
-from .launch import never, new_sums, programs
+from .launch import make_stop, new_sums, programs
 from .smoothing import apply_dot
 from .vectors import PAP, RR, RZ, Vectors
 
@@ -45,7 +45,7 @@ class Product:
     def write(self, x: Tensor, y: Tensor) -> Tensor:
         """Write A x to y."""
         with torch.cuda.device_of(x):
-            sums, go = new_sums(x.shape, x.device), never(x.device)
+            sums, go = new_sums(x.shape, x.device), make_stop(x.device)
             apply_dot(couplings_of(self.operator, x.dtype), x.contiguous(), y, sums, go)
         return y
 
@@ -66,19 +66,19 @@ def cuda_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tensor
     b, x : contiguous internal grids; x is updated in place
     M : None or a map; its `operator` may be a NeuralMultigrid, whose cycle then runs without conversions
     """
-    w = workspace(A.operator, b, M)
+    w = find_workspace(A.operator, b, M)
     w.start(b - A(x) if bool(x.any()) else b, A.goal)
-    yield x, w.r, w.facts()[RR], ()
+    yield x, w.r, w.copy_scalars()[RR], ()
     while True:
         with torch.cuda.device_of(b):
             w.step()
             w.vectors.advance(x, w.p)
         A.calls += 1
-        facts = w.facts()
-        yield x, w.r, facts[RR], (facts[RZ], facts[PAP])
+        scalars = w.copy_scalars()
+        yield x, w.r, scalars[RR], (scalars[RZ], scalars[PAP])
 
 
-def workspace(operator: Any, b: Tensor, M: Any) -> Workspace:
+def find_workspace(operator: Any, b: Tensor, M: Any) -> Workspace:
     """Return vectors and graph for a solve: those of the last one if they fit."""
     owner: Any = getattr(M, "operator", None)
     cycle = getattr(owner, "fused", None)
@@ -102,7 +102,8 @@ class Workspace:
         self.op, self.cycle = couplings_of(operator, b.dtype), cycle
         self.foreign: Callable[[Tensor], Tensor] | None = None
         self.r, self.p = torch.zeros_like(b), torch.zeros_like(b)
-        lent = None if cycle is None else cycle.lent(b)  # A p and what the cycle works on are never alive together
+        # A p borrows the cycle's work space: the two are never alive together
+        lent = None if cycle is None else cycle.lend_vector(b)
         self.q = torch.zeros_like(b) if lent is None else lent
         most = max(programs(b.shape), cycle.sums_written() if cycle else 0)
         self.vectors = Vectors(b, most, exponent)
@@ -121,7 +122,7 @@ class Workspace:
         with torch.cuda.device_of(r):
             self.vectors.start(self.r, self.input, limit)
 
-    def facts(self) -> Tensor:
+    def copy_scalars(self) -> Tensor:
         """Copy the scalars of this step: the next one overwrites them before the host looks."""
         return self.vectors.scalars.clone()
 
@@ -129,7 +130,7 @@ class Workspace:
         """Take one step, but for the update of x."""
         self.runs += 1
         if self.graph is None and self.runs == 2 and self.r.is_cuda and self.foreign is None:
-            self.graph = capture(self.run)  # the first run has compiled everything
+            self.graph = capture_graph(self.run)  # the first run has compiled everything
         if self.graph is None:
             self.run()
         else:
@@ -138,7 +139,7 @@ class Workspace:
     def run(self) -> None:
         """Launch the kernels of one step."""
         v, count = self.vectors, programs(self.r.shape)
-        z, written = self.precondition()
+        z, written = self.apply_preconditioner()
         v.finish_rz(written)
         v.direction(self.p, z)
         apply_dot(self.op, self.p, self.q, v.sums, v.stop)
@@ -146,7 +147,7 @@ class Workspace:
         v.update_residual(self.r, self.q, self.input)
         v.finish_rr()
 
-    def precondition(self) -> tuple[Tensor, int]:
+    def apply_preconditioner(self) -> tuple[Tensor, int]:
         """Return z, and how many partial sums of its dot product were written (0: z is r)."""
         v = self.vectors
         if self.cycle is not None:
@@ -165,7 +166,7 @@ class Workspace:
 WORKSPACE: Slot[Workspace] = Slot("vectors of a solve on CUDA")
 
 
-def capture(run: Callable[[], None]) -> Any:
+def capture_graph(run: Callable[[], None]) -> Any:
     """Capture what `run` launches in a CUDA graph; None, with a warning, where that fails."""
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

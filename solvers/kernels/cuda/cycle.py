@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..reference import OMEGA
-from .launch import never, programs
+from .launch import make_stop, programs
 from .level import CudaLevel
-from .small_levels import Tail, length_of
+from .small_levels import SmallLevels, count_small_levels
 from .smoothing import correct, relax
 from .transfer import FINISH, finish, multiply, prolong, restrict
 
@@ -41,12 +41,12 @@ class CudaCycle:
         self.levels, self.inverse = [v.allocate() for v in levels], inverse.contiguous()
         for v, below in pairwise(levels):
             if v.identity_transfer:
-                v.lend(below)
+                v.lend_to_repeat(below)
         self.bottom_b, self.bottom_x = inverse.new_zeros(bottom), inverse.new_zeros(bottom)
-        self.go = never(inverse.device)
-        self.cut = len(levels) - length_of(levels)  # from here on one kernel does it all
+        self.go = make_stop(inverse.device)
+        self.cut = len(levels) - count_small_levels(levels)  # from here on one kernel does it all
         last = levels[self.cut :]
-        self.tail = Tail(last, self.inverse, self.bottom_b, self.bottom_x) if last else None
+        self.tail = SmallLevels(last, self.inverse, self.bottom_b, self.bottom_x) if last else None
 
     @property
     def input(self) -> Tensor:
@@ -60,7 +60,7 @@ class CudaCycle:
         held = {t.data_ptr(): t.nbytes for t in (*own, self.inverse, self.bottom_b, self.bottom_x)}
         return sum(held.values())
 
-    def lent(self, b: Tensor) -> Tensor | None:
+    def lend_vector(self, b: Tensor) -> Tensor | None:
         """Return memory for a vector like b that the cycle only uses while it runs; None if there is too little."""
         if not self.levels:
             return None

@@ -87,7 +87,7 @@ def cell_codes(A: Any) -> CellFormat16 | None:
     >>> [(c & 63, c >> 6) for c in codes.code.flatten().tolist()]                        # doctest: +SKIP
     [(17, 26), (32, 50), (0, 0), (2, 1), (0, 0), (0, 1)]
     """
-    return CELL_CODES.compute_once(A, lambda: encode(A))
+    return CELL_CODES.compute_once(A, lambda: encode_operator(A))
 
 
 def couplings_of(A: Any, dtype: torch.dtype) -> Couplings:
@@ -100,22 +100,22 @@ def couplings_of(A: Any, dtype: torch.dtype) -> Couplings:
 
 
 @triton.jit
-def name_of(w0, o, live):
+def load_name(w0, o, live):
     """Return code or pattern id at flat index o; unsigned."""
     return tl.load(w0 + o, mask=live, other=0).to(tl.int32)
 
 
 @triton.jit
-def link_at(w, o, live, dtype: tl.constexpr):
+def load_link(w, o, live, dtype: tl.constexpr):
     """Return a stored number at flat index o."""
     return tl.load(w + o, mask=live, other=0).to(dtype)
 
 
 @triton.jit
-def named(w0, o, live, FORM: tl.constexpr):
+def name_or_index(w0, o, live, FORM: tl.constexpr):
     """Return code or pattern id at flat index o where there is one, else the index."""
     if FORM == IS_CODES or FORM == IS_TABLE:
-        return name_of(w0, o, live)
+        return load_name(w0, o, live)
     else:
         return o
 
@@ -148,7 +148,7 @@ def _encode(wx, wy, wz, gx, gy, gz, shift, units, code, misfits, nx, ny, nz, R: 
     tl.store(misfits + tl.program_id(0), tl.sum((live & ~fits).to(tl.int32)))
 
 
-def encode(A: Any) -> CellFormat16 | None:
+def encode_operator(A: Any) -> CellFormat16 | None:
     """Return the code of every cell and the conductance of each axis, or None where the operator is none of cells."""
     largest = torch.stack([w.max() for w in A.links] + [g.max() for g in A.ground]).double()
     # an axis of one cell has no links: its unit comes from what goes to p = 0

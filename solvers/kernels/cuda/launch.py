@@ -24,7 +24,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # read by Triton too wh
 LAUNCHES = [0]  # kernels launched by this process, for tests
 
 
-def blocks(size: Any, cells: int = TILE) -> tuple[int, int]:
+def tile_shape(size: Any, cells: int = TILE) -> tuple[int, int]:
     """Return rows and cells along z of a tile of so many cells; the interpreter takes a whole grid at once."""
     columns = min(triton.next_power_of_2(size[2]), 128, cells)
     if INTERPRETED and cells >= 128:  # tests of several programs ask for fewer
@@ -34,13 +34,13 @@ def blocks(size: Any, cells: int = TILE) -> tuple[int, int]:
 
 def programs(size: Any, cells: int = TILE) -> int:
     """Count the tiles of a grid: the number of partial sums of a dot product."""
-    rows, columns = blocks(size, cells)
+    rows, columns = tile_shape(size, cells)
     return triton.cdiv(size[0] * size[1], rows) * triton.cdiv(size[2], columns)
 
 
 def launch(kernel: Any, size: Any, *arguments: Any, cells: int = TILE, **constants: Any) -> None:
     """Run a kernel over all tiles of a grid, whose lengths are its last arguments."""
-    rows, columns = blocks(size, cells)
+    rows, columns = tile_shape(size, cells)
     run(kernel, programs(size, cells), *arguments, *size, R=rows, Z=columns, **constants)
 
 
@@ -55,7 +55,7 @@ def new_sums(size: Any, device: torch.device) -> Tensor:
     return torch.zeros(programs(size), dtype=torch.float64, device=device)
 
 
-def never(device: torch.device) -> Tensor:
+def make_stop(device: torch.device) -> Tensor:
     """Return a `stop` that lets kernels run."""
     return torch.zeros(1, dtype=torch.float64, device=device)
 

@@ -88,7 +88,7 @@ class CudaLevel:
         return cls(op, a, factors, periodic, dtype)
 
     @classmethod
-    def patterned(
+    def find_patterns(
         cls, codes: CellFormat16, s: Tensor, a: Tensor, factors: Any, periodic: Any, dtype: torch.dtype
     ) -> CudaLevel:
         """Find the patterns of a cell-type level; s, a : damping and weights in units of 1/255."""
@@ -130,11 +130,11 @@ class CudaLevel:
         dtype = op.diag.dtype
         if codes is not None:
             steps = torch.round(s * 255).to(torch.uint8)
-            return cls.patterned(codes.scaled(exponent), steps, a, t.factors, op.periodic, dtype)
+            return cls.find_patterns(codes.scaled(exponent), steps, a, t.factors, op.periodic, dtype)
         extra = op.ground[0] + op.ground[1] + op.ground[2] + op.shift
         return cls.stored(op.links, extra, s, a, t.factors, op.periodic, storage, dtype)
 
-    def lend(self, below: CudaLevel) -> None:
+    def lend_to_repeat(self, below: CudaLevel) -> None:
         """Let the level that repeats this one read its b, and write its z, where this one has them.
 
         So the identity costs nothing: b of the next visit is what the second step left, the correction is its z.

@@ -12,7 +12,7 @@ Phases exchange vectors through memory; a barrier orders them, since all of it i
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -26,73 +26,92 @@ from .transfer import FIRST, SECOND, donors_of, finish_tile, multiply_rows, prol
 TAIL = 1024  # cells of the largest level of the tail
 
 
+class Kind(NamedTuple):
+    """Compile-time constants of a level: factors, periodicity and donors per axis, form of its operator, its tile."""
+
+    FX: int
+    FY: int
+    FZ: int
+    WX: bool
+    WY: bool
+    WZ: bool
+    DX: int
+    DY: int
+    DZ: int
+    FORM: int
+    ROWS: int
+    COLUMNS: int
+
+
 @triton.jit
-def descend(op, work, size, coarse, coarse_size, SHAPE: tl.constexpr, COARSE: tl.constexpr, KIND: tl.constexpr):
-    """Relax twice; restrict unless the transfer is the identity."""
+def descend_level(op, work, size, coarse, coarse_size, KIND: tl.constexpr, COARSE: tl.constexpr):
+    """Relax twice; restrict unless the transfer is the identity. COARSE : rows and columns of the next level's tile."""
     w0, w1, w2, e, sd, a = op
     b, r, second, _ = work
     nx, ny, nz = size
-    relax_tile(w0, w1, w2, e, sd, b, r, nx, ny, nz, SHAPE[0], SHAPE[1], KIND[9], FIRST)
+    cx, cy, cz = coarse_size
+    relax_tile(w0, w1, w2, e, sd, b, r, nx, ny, nz, KIND.ROWS, KIND.COLUMNS, KIND.FORM, FIRST)
     tl.debug_barrier()
-    relax_tile(w0, w1, w2, e, sd, r, second, nx, ny, nz, SHAPE[0], SHAPE[1], KIND[9], SECOND)
+    relax_tile(w0, w1, w2, e, sd, r, second, nx, ny, nz, KIND.ROWS, KIND.COLUMNS, KIND.FORM, SECOND)
     tl.debug_barrier()
-    if KIND[0] * KIND[1] * KIND[2] > 1:  # else the next level reads `second`
+    if KIND.FX * KIND.FY * KIND.FZ > 1:  # else the next level reads `second`
         restrict_tile(
-            w0, second, a, coarse, nx, ny, nz, coarse_size[0], coarse_size[1], coarse_size[2], COARSE[0], COARSE[1],
-            KIND[0], KIND[1], KIND[2], KIND[3], KIND[4], KIND[5], KIND[6], KIND[7], KIND[8], KIND[9],
+            w0, second, a, coarse, nx, ny, nz, cx, cy, cz, COARSE[0], COARSE[1], KIND.FX, KIND.FY, KIND.FZ,
+            KIND.WX, KIND.WY, KIND.WZ, KIND.DX, KIND.DY, KIND.DZ, KIND.FORM,
         )  # fmt: skip
         tl.debug_barrier()
 
 
 @triton.jit
-def ascend(op, work, size, c, coarse_size, SHAPE: tl.constexpr, KIND: tl.constexpr):
-    """Prolong, correct, finish."""
+def ascend_level(op, work, size, c, coarse_size, KIND: tl.constexpr):
+    """Prolong unless the transfer is the identity, correct, finish."""
     w0, w1, w2, e, sd, a = op
     b, r, second, correction = work
     nx, ny, nz = size
-    if KIND[0] * KIND[1] * KIND[2] > 1:  # else `correction` is c
+    _, cy, cz = coarse_size
+    if KIND.FX * KIND.FY * KIND.FZ > 1:  # else `correction` is c
         prolong_tile(
-            w0, c, a, correction, coarse_size[1], coarse_size[2], nx, ny, nz, SHAPE[0], SHAPE[1],
-            KIND[0], KIND[1], KIND[2], KIND[3], KIND[4], KIND[5], KIND[9],
+            w0, c, a, correction, cy, cz, nx, ny, nz, KIND.ROWS, KIND.COLUMNS,
+            KIND.FX, KIND.FY, KIND.FZ, KIND.WX, KIND.WY, KIND.WZ, KIND.FORM,
         )  # fmt: skip
         tl.debug_barrier()
-    correct_tile(w0, w1, w2, e, correction, second, nx, ny, nz, SHAPE[0], SHAPE[1], KIND[9])
+    correct_tile(w0, w1, w2, e, correction, second, nx, ny, nz, KIND.ROWS, KIND.COLUMNS, KIND.FORM)
     tl.debug_barrier()
     finish_tile(
-        w0, w1, w2, e, sd, c, a, b, second, r, r, coarse_size[1], coarse_size[2], nx, ny, nz, SHAPE[0], SHAPE[1],
-        KIND[0], KIND[1], KIND[2], KIND[3], KIND[4], KIND[5], KIND[9], False,
+        w0, w1, w2, e, sd, c, a, b, second, r, r, cy, cz, nx, ny, nz, KIND.ROWS, KIND.COLUMNS,
+        KIND.FX, KIND.FY, KIND.FZ, KIND.WX, KIND.WY, KIND.WZ, KIND.FORM, False,
     )  # fmt: skip
     tl.debug_barrier()
 
 
 @triton.jit
-def _tail(
-    ops, works, sizes, inverse, bottom_b, bottom_x, stop, m, LEVELS: tl.constexpr, SHAPES: tl.constexpr,
-    KINDS: tl.constexpr, M: tl.constexpr,
+def _small_levels(
+    ops, works, sizes, inverse, bottom_b, bottom_x, stop, m, LEVELS: tl.constexpr, KINDS: tl.constexpr,
+    TILES: tl.constexpr, M: tl.constexpr,
 ):  # fmt: skip
     if tl.load(stop) == 0:
         for l in tl.static_range(LEVELS):
             if l + 1 < LEVELS:
-                descend(ops[l], works[l], sizes[l], works[l + 1][0], sizes[l + 1], SHAPES[l], SHAPES[l + 1], KINDS[l])
+                descend_level(ops[l], works[l], sizes[l], works[l + 1][0], sizes[l + 1], KINDS[l], TILES[l])
             else:
-                descend(ops[l], works[l], sizes[l], bottom_b, sizes[l + 1], SHAPES[l], SHAPES[l + 1], KINDS[l])
+                descend_level(ops[l], works[l], sizes[l], bottom_b, sizes[l + 1], KINDS[l], TILES[l])
         multiply_rows(inverse, bottom_b, bottom_x, m, 0, M, M)
         tl.debug_barrier()
         for up in tl.static_range(LEVELS):
             d: tl.constexpr = LEVELS - 1 - up
             if d + 1 < LEVELS:
-                ascend(ops[d], works[d], sizes[d], works[d + 1][1], sizes[d + 1], SHAPES[d], KINDS[d])
+                ascend_level(ops[d], works[d], sizes[d], works[d + 1][1], sizes[d + 1], KINDS[d])
             else:
-                ascend(ops[d], works[d], sizes[d], bottom_x, sizes[d + 1], SHAPES[d], KINDS[d])
+                ascend_level(ops[d], works[d], sizes[d], bottom_x, sizes[d + 1], KINDS[d])
 
 
-def length_of(levels: list[CudaLevel]) -> int:
+def count_small_levels(levels: list[CudaLevel]) -> int:
     """Count the levels at the end that are small enough; never the finest, whose kernels also write dot products."""
     small = [v.size[0] * v.size[1] * v.size[2] <= TAIL for v in levels[1:]]
     return sum(small)
 
 
-class Tail:
+class SmallLevels:
     """The last levels of a cycle as one launch; the result lies in the first one's z."""
 
     def __init__(self, levels: list[CudaLevel], inverse: Tensor, bottom_b: Tensor, bottom_x: Tensor) -> None:
@@ -101,18 +120,20 @@ class Tail:
         self.sizes = (*(v.size for v in levels), tuple(bottom_b.shape))
         self.arrays = (inverse, bottom_b, bottom_x)
         self.input, self.result = levels[0].b, levels[0].r
+        tiles = [tile_of(size) for size in self.sizes]
         kinds = [
-            (*v.factors, *v.periodic, *donors_of(v.factors, v.periodic, v.size).values(), v.op.form) for v in levels
+            Kind(*v.factors, *v.periodic, *donors_of(v.factors, v.periodic, v.size).values(), v.op.form, *tile)
+            for v, tile in zip(levels, tiles, strict=False)
         ]
         self.constants: dict[str, Any] = {
-            "LEVELS": len(levels), "SHAPES": tuple(map(tile_of, self.sizes)), "KINDS": tuple(kinds),
+            "LEVELS": len(levels), "KINDS": tuple(kinds), "TILES": tuple(tiles[1:]),
             "M": max(triton.next_power_of_2(inverse.shape[0]), 16),
         }  # fmt: skip
 
     def __call__(self, stop: Tensor) -> Tensor:
         """Apply the tail to its `input`."""
         m = self.arrays[0].shape[0]
-        run(_tail, 1, self.ops, self.works, self.sizes, *self.arrays, stop, m, num_warps=16, **self.constants)
+        run(_small_levels, 1, self.ops, self.works, self.sizes, *self.arrays, stop, m, num_warps=16, **self.constants)
         return self.result
 
 

@@ -32,7 +32,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .formats import IS_CODES, IS_LEVEL, IS_TABLE, Couplings, link_at, named
+from .formats import IS_CODES, IS_LEVEL, IS_TABLE, Couplings, load_link, name_or_index
 from .launch import around, launch, tile
 
 
@@ -52,28 +52,28 @@ def product_from(w0, w1, w2, e, name, o, xm, ym, zm, live, v, vxp, vxm, vyp, vym
     else:
         if FORM == IS_LEVEL:  # differences: a constant is in the null space exactly, whatever links were rounded to
             vxp, vxm, vyp, vym, vzp, vzm = vxp - v, vxm - v, vyp - v, vym - v, vzp - v, vzm - v
-        x = link_at(w0, o, live, v.dtype) * vxp + link_at(w0, xm, live, v.dtype) * vxm
-        y = link_at(w1, o, live, v.dtype) * vyp + link_at(w1, ym, live, v.dtype) * vym
-        z = link_at(w2, o, live, v.dtype) * vzp + link_at(w2, zm, live, v.dtype) * vzm
-        return link_at(e, o, live, v.dtype) * v - (x + y + z)
+        x = load_link(w0, o, live, v.dtype) * vxp + load_link(w0, xm, live, v.dtype) * vxm
+        y = load_link(w1, o, live, v.dtype) * vyp + load_link(w1, ym, live, v.dtype) * vym
+        z = load_link(w2, o, live, v.dtype) * vzp + load_link(w2, zm, live, v.dtype) * vzm
+        return load_link(e, o, live, v.dtype) * v - (x + y + z)
 
 
 @triton.jit
-def scaled(w0, sd, r, o, live, FORM: tl.constexpr):
+def load_smoothed(w0, sd, r, o, live, FORM: tl.constexpr):
     """Return S r at flat index o."""
     v = tl.load(r + o, mask=live, other=0)
-    return tl.load(sd + named(w0, o, live, FORM), mask=live, other=0).to(v.dtype) * v
+    return tl.load(sd + name_or_index(w0, o, live, FORM), mask=live, other=0).to(v.dtype) * v
 
 
 @triton.jit
 def smoothed_product(w0, w1, w2, e, sd, r, i, j, k, nx, ny, nz, live, FORM: tl.constexpr):
     """Return flat index, r, S and A S r at the cells (i, j, k)."""
     o, xp, xm, yp, ym, zp, zm = around(i, j, k, nx, ny, nz)
-    name, value = named(w0, o, live, FORM), tl.load(r + o, mask=live, other=0)
+    name, value = name_or_index(w0, o, live, FORM), tl.load(r + o, mask=live, other=0)
     s = tl.load(sd + name, mask=live, other=0).to(value.dtype)
-    vxp, vxm = scaled(w0, sd, r, xp, live, FORM), scaled(w0, sd, r, xm, live, FORM)
-    vyp, vym = scaled(w0, sd, r, yp, live, FORM), scaled(w0, sd, r, ym, live, FORM)
-    vzp, vzm = scaled(w0, sd, r, zp, live, FORM), scaled(w0, sd, r, zm, live, FORM)
+    vxp, vxm = load_smoothed(w0, sd, r, xp, live, FORM), load_smoothed(w0, sd, r, xm, live, FORM)
+    vyp, vym = load_smoothed(w0, sd, r, yp, live, FORM), load_smoothed(w0, sd, r, ym, live, FORM)
+    vzp, vzm = load_smoothed(w0, sd, r, zp, live, FORM), load_smoothed(w0, sd, r, zm, live, FORM)
     v = s * value
     return o, value, s, product_from(
         w0, w1, w2, e, name, o, xm, ym, zm, live, v, vxp, vxm, vyp, vym, vzp, vzm, FORM
@@ -88,7 +88,7 @@ def product_at(w0, w1, w2, e, x, i, j, k, nx, ny, nz, live, FORM: tl.constexpr):
     vxp, vxm = tl.load(x + xp, mask=live, other=0), tl.load(x + xm, mask=live, other=0)
     vyp, vym = tl.load(x + yp, mask=live, other=0), tl.load(x + ym, mask=live, other=0)
     vzp, vzm = tl.load(x + zp, mask=live, other=0), tl.load(x + zm, mask=live, other=0)
-    name = named(w0, o, live, FORM)
+    name = name_or_index(w0, o, live, FORM)
     return o, v, product_from(w0, w1, w2, e, name, o, xm, ym, zm, live, v, vxp, vxm, vyp, vym, vzp, vzm, FORM)
 
 

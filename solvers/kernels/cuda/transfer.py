@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..reference import OMEGA
-from .formats import IS_TABLE, Couplings, name_of
+from .formats import IS_TABLE, Couplings, load_name
 from .launch import TILE, launch, run, tile
 from .smoothing import smoothed_product
 
@@ -25,7 +25,7 @@ FIRST, SECOND = tl.constexpr(OMEGA[0]), tl.constexpr(OMEGA[1])
 
 
 @triton.jit
-def outer(k, n, WRAP: tl.constexpr):
+def outer_neighbour(k, n, WRAP: tl.constexpr):
     """Return the outer neighbour along a coarsened axis; k itself at a side of the box, where the weight is 0."""
     other = tl.where(k % 2 == 0, k - 1, k + 1)
     if WRAP:
@@ -35,7 +35,7 @@ def outer(k, n, WRAP: tl.constexpr):
 
 
 @triton.jit
-def donor(k, n, Q: tl.constexpr, WRAP: tl.constexpr):
+def find_donor(k, n, Q: tl.constexpr, WRAP: tl.constexpr):
     """Return a cell whose outer neighbour is k, or -1: its outer neighbour, but for a ring of odd length.
 
     There the ends n - 1 and 0 lie in different positions of their blocks: 0 gives to n - 1 and gets nothing back.
@@ -50,10 +50,10 @@ def donor(k, n, Q: tl.constexpr, WRAP: tl.constexpr):
 
 
 @triton.jit
-def weight(w0, a, axis: tl.constexpr, o, n, live, dtype: tl.constexpr, FORM: tl.constexpr):
+def load_weight(w0, a, axis: tl.constexpr, o, n, live, dtype: tl.constexpr, FORM: tl.constexpr):
     """Return the transfer weight of an axis at flat index o; n cells per axis array."""
     if FORM == IS_TABLE:
-        word = tl.load(a + name_of(w0, o, live), mask=live, other=0)
+        word = tl.load(a + load_name(w0, o, live), mask=live, other=0)
         return ((word >> (8 * axis)) & 255).to(dtype) / 255
     else:
         return tl.load(a + axis * n + o, mask=live, other=0).to(dtype) / 255
@@ -63,55 +63,55 @@ def weight(w0, a, axis: tl.constexpr, o, n, live, dtype: tl.constexpr, FORM: tl.
 
 
 @triton.jit
-def given_z(
+def restrict_along_z(
     w0, r, a, i, j, k, nx, ny, nz, live, WZ: tl.constexpr, DZ: tl.constexpr, FORM: tl.constexpr
 ):  # fmt: skip
     """Return L_zᵀ r at fine cells; DZ: how many donors a cell may have (0: the axis is not coarsened)."""
     o, n = (i * ny + j) * nz + k, nx * ny * nz
     v = tl.load(r + o, mask=live, other=0)
     if DZ > 0:
-        v -= weight(w0, a, 2, o, n, live, v.dtype, FORM) * v
+        v -= load_weight(w0, a, 2, o, n, live, v.dtype, FORM) * v
         for q in tl.static_range(DZ):
-            source = donor(k, nz, q, WZ)
+            source = find_donor(k, nz, q, WZ)
             there = live & (source >= 0)
             p = (i * ny + j) * nz + source
-            v += weight(w0, a, 2, p, n, there, v.dtype, FORM) * tl.load(r + p, mask=there, other=0)
+            v += load_weight(w0, a, 2, p, n, there, v.dtype, FORM) * tl.load(r + p, mask=there, other=0)
     return v
 
 
 @triton.jit
-def given_y(
+def restrict_along_y(
     w0, r, a, i, j, k, nx, ny, nz, live,
     WY: tl.constexpr, WZ: tl.constexpr, DY: tl.constexpr, DZ: tl.constexpr, FORM: tl.constexpr,
 ):  # fmt: skip
     """Return L_yᵀ L_zᵀ r at fine cells."""
-    v = given_z(w0, r, a, i, j, k, nx, ny, nz, live, WZ, DZ, FORM)
+    v = restrict_along_z(w0, r, a, i, j, k, nx, ny, nz, live, WZ, DZ, FORM)
     if DY > 0:
         n = nx * ny * nz
-        v -= weight(w0, a, 1, (i * ny + j) * nz + k, n, live, v.dtype, FORM) * v
+        v -= load_weight(w0, a, 1, (i * ny + j) * nz + k, n, live, v.dtype, FORM) * v
         for q in tl.static_range(DY):
-            source = donor(j, ny, q, WY)
+            source = find_donor(j, ny, q, WY)
             there = live & (source >= 0)
-            share = weight(w0, a, 1, (i * ny + source) * nz + k, n, there, v.dtype, FORM)
-            v += share * given_z(w0, r, a, i, source, k, nx, ny, nz, there, WZ, DZ, FORM)
+            share = load_weight(w0, a, 1, (i * ny + source) * nz + k, n, there, v.dtype, FORM)
+            v += share * restrict_along_z(w0, r, a, i, source, k, nx, ny, nz, there, WZ, DZ, FORM)
     return v
 
 
 @triton.jit
-def given_x(
+def restrict_along_x(
     w0, r, a, i, j, k, nx, ny, nz, live, WX: tl.constexpr, WY: tl.constexpr, WZ: tl.constexpr,
     DX: tl.constexpr, DY: tl.constexpr, DZ: tl.constexpr, FORM: tl.constexpr,
 ):  # fmt: skip
     """Return L_xᵀ L_yᵀ L_zᵀ r at fine cells."""
-    v = given_y(w0, r, a, i, j, k, nx, ny, nz, live, WY, WZ, DY, DZ, FORM)
+    v = restrict_along_y(w0, r, a, i, j, k, nx, ny, nz, live, WY, WZ, DY, DZ, FORM)
     if DX > 0:
         n = nx * ny * nz
-        v -= weight(w0, a, 0, (i * ny + j) * nz + k, n, live, v.dtype, FORM) * v
+        v -= load_weight(w0, a, 0, (i * ny + j) * nz + k, n, live, v.dtype, FORM) * v
         for q in tl.static_range(DX):
-            source = donor(i, nx, q, WX)
+            source = find_donor(i, nx, q, WX)
             there = live & (source >= 0)
-            share = weight(w0, a, 0, (source * ny + j) * nz + k, n, there, v.dtype, FORM)
-            v += share * given_y(w0, r, a, source, j, k, nx, ny, nz, there, WY, WZ, DY, DZ, FORM)
+            share = load_weight(w0, a, 0, (source * ny + j) * nz + k, n, there, v.dtype, FORM)
+            v += share * restrict_along_y(w0, r, a, source, j, k, nx, ny, nz, there, WY, WZ, DY, DZ, FORM)
     return v
 
 
@@ -129,7 +129,7 @@ def restrict_tile(
             for dk in tl.static_range(FZ):
                 i, j, k = FX * ci + di, FY * cj + dj, FZ * ck + dk
                 there = live & (i < nx) & (j < ny) & (k < nz)
-                total += given_x(w0, r, a, i, j, k, nx, ny, nz, there, WX, WY, WZ, DX, DY, DZ, FORM)
+                total += restrict_along_x(w0, r, a, i, j, k, nx, ny, nz, there, WX, WY, WZ, DX, DY, DZ, FORM)
     tl.store(coarse + (ci * cy + cj) * cz + ck, total, mask=live)
 
 
@@ -149,41 +149,45 @@ def _restrict(
 
 
 @triton.jit
-def mixed_x(
+def interpolate_along_x(
     w0, c, a, i, j, k, nx, ny, nz, cy, cz, live,
     FX: tl.constexpr, FY: tl.constexpr, FZ: tl.constexpr, WX: tl.constexpr, FORM: tl.constexpr,
 ):  # fmt: skip
     """Return L_x E c at fine cells."""
     v = tl.load(c + ((i // FX) * cy + j // FY) * cz + k // FZ, mask=live, other=0)
     if FX == 2:
-        other = tl.load(c + ((outer(i, nx, WX) // FX) * cy + j // FY) * cz + k // FZ, mask=live, other=0)
-        v += weight(w0, a, 0, (i * ny + j) * nz + k, nx * ny * nz, live, v.dtype, FORM) * (other - v)
+        other = tl.load(c + ((outer_neighbour(i, nx, WX) // FX) * cy + j // FY) * cz + k // FZ, mask=live, other=0)
+        v += load_weight(w0, a, 0, (i * ny + j) * nz + k, nx * ny * nz, live, v.dtype, FORM) * (other - v)
     return v
 
 
 @triton.jit
-def mixed_y(
+def interpolate_along_y(
     w0, c, a, i, j, k, nx, ny, nz, cy, cz, live, FX: tl.constexpr, FY: tl.constexpr, FZ: tl.constexpr,
     WX: tl.constexpr, WY: tl.constexpr, FORM: tl.constexpr,
 ):  # fmt: skip
     """Return L_y L_x E c at fine cells."""
-    v = mixed_x(w0, c, a, i, j, k, nx, ny, nz, cy, cz, live, FX, FY, FZ, WX, FORM)
+    v = interpolate_along_x(w0, c, a, i, j, k, nx, ny, nz, cy, cz, live, FX, FY, FZ, WX, FORM)
     if FY == 2:
-        other = mixed_x(w0, c, a, i, outer(j, ny, WY), k, nx, ny, nz, cy, cz, live, FX, FY, FZ, WX, FORM)
-        v += weight(w0, a, 1, (i * ny + j) * nz + k, nx * ny * nz, live, v.dtype, FORM) * (other - v)
+        other = interpolate_along_x(
+            w0, c, a, i, outer_neighbour(j, ny, WY), k, nx, ny, nz, cy, cz, live, FX, FY, FZ, WX, FORM
+        )
+        v += load_weight(w0, a, 1, (i * ny + j) * nz + k, nx * ny * nz, live, v.dtype, FORM) * (other - v)
     return v
 
 
 @triton.jit
-def mixed_z(
+def interpolate_along_z(
     w0, c, a, i, j, k, nx, ny, nz, cy, cz, live, FX: tl.constexpr, FY: tl.constexpr, FZ: tl.constexpr,
     WX: tl.constexpr, WY: tl.constexpr, WZ: tl.constexpr, FORM: tl.constexpr,
 ):  # fmt: skip
     """Return P c at fine cells."""
-    v = mixed_y(w0, c, a, i, j, k, nx, ny, nz, cy, cz, live, FX, FY, FZ, WX, WY, FORM)
+    v = interpolate_along_y(w0, c, a, i, j, k, nx, ny, nz, cy, cz, live, FX, FY, FZ, WX, WY, FORM)
     if FZ == 2:
-        other = mixed_y(w0, c, a, i, j, outer(k, nz, WZ), nx, ny, nz, cy, cz, live, FX, FY, FZ, WX, WY, FORM)
-        v += weight(w0, a, 2, (i * ny + j) * nz + k, nx * ny * nz, live, v.dtype, FORM) * (other - v)
+        other = interpolate_along_y(
+            w0, c, a, i, j, outer_neighbour(k, nz, WZ), nx, ny, nz, cy, cz, live, FX, FY, FZ, WX, WY, FORM
+        )
+        v += load_weight(w0, a, 2, (i * ny + j) * nz + k, nx * ny * nz, live, v.dtype, FORM) * (other - v)
     return v
 
 
@@ -194,7 +198,7 @@ def prolong_tile(
 ):  # fmt: skip
     """Write x = P c."""
     i, j, k, live = tile(nx, ny, nz, R, Z)
-    v = mixed_z(w0, c, a, i, j, k, nx, ny, nz, cy, cz, live, FX, FY, FZ, WX, WY, WZ, FORM)
+    v = interpolate_along_z(w0, c, a, i, j, k, nx, ny, nz, cy, cz, live, FX, FY, FZ, WX, WY, WZ, FORM)
     tl.store(x + (i * ny + j) * nz + k, v, mask=live)
 
 
@@ -218,7 +222,7 @@ def finish_tile(
 ):  # fmt: skip
     """Write z of a level in place of r; with DOT also the partial sum of z.b."""
     i, j, k, live = tile(nx, ny, nz, R, Z)
-    z = mixed_z(w0, c, a, i, j, k, nx, ny, nz, cy, cz, live, FX, FY, FZ, WX, WY, WZ, FORM)
+    z = interpolate_along_z(w0, c, a, i, j, k, nx, ny, nz, cy, cz, live, FX, FY, FZ, WX, WY, WZ, FORM)
     o, left, s, product = smoothed_product(w0, w1, w2, e, sd, g, i, j, k, nx, ny, nz, live, FORM)
     given = tl.load(b + o, mask=live, other=0)
     steps = FIRST * (given + left - SECOND * product) + SECOND * (tl.load(r + o, mask=live, other=0) + left)

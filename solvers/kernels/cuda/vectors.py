@@ -31,7 +31,7 @@ BLOCK = 4096 if INTERPRETED else 1024
 
 
 @triton.jit
-def total(sums, count, B: tl.constexpr):
+def add_partial_sums(sums, count, B: tl.constexpr):
     """Add up the partial sums, in an order that depends on nothing but their number."""
     lane = tl.arange(0, B)
     t = tl.zeros((B,), tl.float64)
@@ -41,7 +41,7 @@ def total(sums, count, B: tl.constexpr):
 
 
 @triton.jit
-def normaliser(rr):
+def power_near_inverse_norm(rr):
     """Return 2^-e with 2^(e-1) <= sqrt(rr) < 2^e; 1 for zero, infinity and NaN."""
     bits = (rr.to(tl.int64, bitcast=True) >> 52) & 2047
     e = (bits - 1021) >> 1  # the exponent of rr, halved and rounded up
@@ -50,7 +50,7 @@ def normaliser(rr):
 
 
 @triton.jit
-def quotient(u, v):
+def divide_or_nan(u, v):
     """Return u/v; NaN for v = 0."""
     return tl.where(v != 0, u / tl.where(v != 0, v, 1), float("nan"))
 
@@ -63,10 +63,10 @@ def _finish_rz(sums, scalars, stop, count, shrink, HAVE: tl.constexpr, B: tl.con
         scale = tl.load(shrink) / factor
         rz = tl.load(scalars + _RR)
         if HAVE:  # else z = r, whose product is there
-            rz = total(sums, count, B) / factor * scale
+            rz = add_partial_sums(sums, count, B) / factor * scale
         tl.store(scalars + _RZ, rz)
         tl.store(scalars + _SCALE, scale)
-        tl.store(scalars + _BETA, quotient(rz, old))
+        tl.store(scalars + _BETA, divide_or_nan(rz, old))
 
 
 @triton.jit
@@ -74,23 +74,23 @@ def _finish_pap(sums, scalars, stop, count, SCALED: tl.constexpr, B: tl.constexp
     stopped = tl.load(stop)
     tl.store(stop + 1, stopped)  # what `_advance` asks: the step that meets the tolerance still moves x
     if stopped == 0:
-        pap = total(sums, count, B)
+        pap = add_partial_sums(sums, count, B)
         tl.store(scalars + _PAP, pap)
-        tl.store(scalars + _ALPHA, quotient(tl.load(scalars + _RZ), pap))
+        tl.store(scalars + _ALPHA, divide_or_nan(tl.load(scalars + _RZ), pap))
         if SCALED:  # asked before r is updated, so from the norm before
-            tl.store(scalars + _FACTOR, normaliser(tl.load(scalars + _RR)))
+            tl.store(scalars + _FACTOR, power_near_inverse_norm(tl.load(scalars + _RR)))
 
 
 @triton.jit
 def _finish_rr(sums, scalars, stop, count, FIRST: tl.constexpr, SCALED: tl.constexpr, B: tl.constexpr):
     if FIRST:
-        rr = total(sums, count, B)
+        rr = add_partial_sums(sums, count, B)
         tl.store(scalars + _RR, rr)
         tl.store(scalars + _RZ, float("inf"))  # beta = 0: no special first step
-        tl.store(scalars + _FACTOR, normaliser(rr) if SCALED else 1.0)
+        tl.store(scalars + _FACTOR, power_near_inverse_norm(rr) if SCALED else 1.0)
         tl.store(stop, tl.where(tl.sqrt(rr) > tl.load(scalars + _LIMIT), 0.0, 1.0))
     elif tl.load(stop) == 0:
-        rr = total(sums, count, B)
+        rr = add_partial_sums(sums, count, B)
         tl.store(scalars + _RR, rr)
         tl.store(stop, tl.where(tl.sqrt(rr) > tl.load(scalars + _LIMIT), 0.0, 1.0))
 
@@ -99,7 +99,7 @@ def _finish_rr(sums, scalars, stop, count, FIRST: tl.constexpr, SCALED: tl.const
 
 
 @triton.jit
-def lanes(n, B: tl.constexpr):
+def find_lanes(n, B: tl.constexpr):
     """Return this program's flat indices, and which of them exist."""
     o = tl.program_id(0) * B + tl.arange(0, B)
     return o, o < n
@@ -108,14 +108,14 @@ def lanes(n, B: tl.constexpr):
 @triton.jit
 def _dot(u, v, sums, stop, n, B: tl.constexpr):
     if tl.load(stop) == 0:
-        o, live = lanes(n, B)
+        o, live = find_lanes(n, B)
         a = tl.load(u + o, mask=live, other=0).to(tl.float64)
         tl.store(sums + tl.program_id(0), tl.sum(a * tl.load(v + o, mask=live, other=0).to(tl.float64)))
 
 
 @triton.jit
 def _scaled_copy(r, b, scalars, n, B: tl.constexpr):
-    o, live = lanes(n, B)
+    o, live = find_lanes(n, B)
     v = tl.load(r + o, mask=live, other=0)
     tl.store(b + o, (v * tl.load(scalars + _FACTOR).to(v.dtype)).to(b.dtype.element_ty), mask=live)
 
@@ -123,7 +123,7 @@ def _scaled_copy(r, b, scalars, n, B: tl.constexpr):
 @triton.jit
 def _direction(p, z, scalars, stop, n, B: tl.constexpr):
     if tl.load(stop) == 0:
-        o, live = lanes(n, B)
+        o, live = find_lanes(n, B)
         v = tl.load(p + o, mask=live, other=0)
         scale, beta = tl.load(scalars + _SCALE).to(v.dtype), tl.load(scalars + _BETA).to(v.dtype)
         tl.store(p + o, scale * tl.load(z + o, mask=live, other=0).to(v.dtype) + beta * v, mask=live)
@@ -132,7 +132,7 @@ def _direction(p, z, scalars, stop, n, B: tl.constexpr):
 @triton.jit
 def _update_residual(r, q, b, sums, scalars, stop, n, SCALED: tl.constexpr, B: tl.constexpr):
     if tl.load(stop) == 0:
-        o, live = lanes(n, B)
+        o, live = find_lanes(n, B)
         v = tl.load(r + o, mask=live, other=0)
         v -= tl.load(scalars + _ALPHA).to(v.dtype) * tl.load(q + o, mask=live, other=0)
         tl.store(r + o, v, mask=live)
@@ -145,7 +145,7 @@ def _update_residual(r, q, b, sums, scalars, stop, n, SCALED: tl.constexpr, B: t
 @triton.jit
 def _advance(x, p, scalars, stop, n, B: tl.constexpr):
     if tl.load(stop + 1) == 0:
-        o, live = lanes(n, B)
+        o, live = find_lanes(n, B)
         alpha, v = tl.load(scalars + _ALPHA), tl.load(x + o, mask=live, other=0)
         step = alpha.to(v.dtype) * tl.load(p + o, mask=live, other=0)
         tl.store(x + o, v + tl.where(tl.abs(alpha) < float("inf"), step, 0), mask=live)

@@ -79,8 +79,8 @@ def stored_level(m: Medium, s: Tensor, a: Tensor, factors: Triple, storage: torc
 def cell_level(m: Medium, paths: Tensor, factors: Triple, nets: tuple[Tensor, Tensor], width: int) -> CudaLevel:
     """Evaluate the network where the medium is not quiet, and give every cell the id of its pattern."""
     assert m.codes is not None
-    cells, quiet = m.listed(factors)
-    keys = pattern_keys(m.arrays[0][cells.long()], *m.fine(factors, paths, nets, width, cells))
+    cells, quiet = m.list_cells(factors)
+    keys = pattern_keys(m.arrays[0][cells.long()], *m.evaluate_fine(factors, paths, nets, width, cells))
     table, ids = torch.unique(torch.cat([keys, keys.new_zeros(1)]), return_inverse=True)
     ids = ids.int()
     names = ids[-1].expand(m.cells).clone()  # the pattern of cells without an unknown
@@ -94,7 +94,7 @@ def network_cycle(A: Any, exponent: int, network: Any, storage: torch.dtype, coa
     """Set up the cycle of a Poisson operator divided by 2^exponent by a `CoefficientNetwork`."""
     refuse_if_large(A.diag.numel())
     device, width = A.device, width_of(network.damping)
-    damping, weight, link, earth = (
+    damping, weight, link, ground = (
         packed(getattr(network, name), features, device) for name, features in FEATURES.items()
     )
     codes = cell_codes(A) if A.diag.numel() > coarsest else None
@@ -102,16 +102,18 @@ def network_cycle(A: Any, exponent: int, network: Any, storage: torch.dtype, coa
     varying = codes is None and varies(list(medium.arrays[0].view(3, -1)))
 
     def choose(size: Sequence[int]) -> Triple:
-        return balanced_factors(medium.means(), size)
+        return balanced_factors(medium.mean_links(), size)
 
     for _, factors, times in coarsen(medium.size, choose, varying=varying, coarsest=coarsest):
-        paths = medium.paths(factors)
+        paths = medium.find_paths(factors)
         if medium.codes is not None:
             level = cell_level(medium, paths, factors, (damping, weight), width)
         else:
-            level = stored_level(medium, *medium.fine(factors, paths, (damping, weight), width), factors, storage)
+            level = stored_level(
+                medium, *medium.evaluate_fine(factors, paths, (damping, weight), width), factors, storage
+            )
         levels += [level.repeat() for _ in range(times - 1)] + [level]
-        medium = medium.coarse(factors, paths, (link, earth), width)
+        medium = medium.evaluate_coarse(factors, paths, (link, ground), width)
         del paths
     return CudaCycle(levels, medium.size, inverse_of(medium).to(device))
 

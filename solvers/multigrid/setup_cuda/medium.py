@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...kernels.cuda.formats import CellFormat16
 from ...kernels.cuda.launch import run
-from . import coarse_level as cuda_coarse, fine_level as cuda_fine
+from . import coarse_level, fine_level
 from .perceptron import LANES, place
 
 BULK = 63 + 64 * (2 + 5 * 2 + 25 * 2)  # the code of a cell all of whose six links are open
@@ -62,7 +62,7 @@ class Medium:
         """Number of cells."""
         return math.prod(self.size)
 
-    def means(self) -> list[float]:
+    def mean_links(self) -> list[float]:
         """Mean positive link per axis, in fp64; one look of the host."""
         if self.codes is not None:
             bits = [self.codes.code >> (2 * d) & 1 for d in range(3)]
@@ -76,16 +76,16 @@ class Medium:
         """Return the number of cells along an axis, and their distance."""
         return self.size[d], math.prod(self.size[d + 1 :])
 
-    def paths(self, factors: Triple) -> Tensor:
+    def find_paths(self, factors: Triple) -> Tensor:
         """Return the conductance of the circuit through the outer link of every cell, (3, n)."""
         n, (w, g, _, q) = self.cells, self.arrays
         paths = torch.empty((3, n), device=w.device)
         for d, f in enumerate(factors):
             if f == 2:
-                over(cuda_fine._paths, n, w, g, q, paths[d], d, *self.axis(d), n, CELLS=self.codes is not None)
+                run_over(fine_level._paths, n, w, g, q, paths[d], d, *self.axis(d), n, CELLS=self.codes is not None)
         return paths
 
-    def fine(
+    def evaluate_fine(
         self, factors: Triple, paths: Tensor, nets: tuple[Tensor, Tensor], width: int, cells: Any = None
     ) -> tuple[Tensor, Tensor]:
         """Return damping (cells) and weights (3, cells) in units of 1/255, of all cells or of those in a list."""
@@ -95,15 +95,15 @@ class Medium:
         some = s if cells is None else cells
         damping, weight = nets
         arguments = (*self.arrays, damping, some, s, count, self.cells, *self.size, *factors)
-        over(cuda_fine._damping, count, *arguments, **constants)
+        run_over(fine_level._damping, count, *arguments, **constants)
         for d, f in enumerate(factors):
             if f == 2:
                 others = [v for e in ((d + 1) % 3, (d + 2) % 3) for v in (*self.axis(e), factors[e])]
                 facts = (count, self.cells, d, int(self.periodic[d]), *self.axis(d), *others)
-                over(cuda_fine._weights, count, *self.arrays, paths[d], weight, some, a[d], *facts, **constants)
+                run_over(fine_level._weights, count, *self.arrays, paths[d], weight, some, a[d], *facts, **constants)
         return s, a
 
-    def coarse(self, factors: Triple, paths: Tensor, nets: tuple[Tensor, Tensor], width: int) -> Medium:
+    def evaluate_coarse(self, factors: Triple, paths: Tensor, nets: tuple[Tensor, Tensor], width: int) -> Medium:
         """Evaluate the learned operator of the next level."""
         size: Triple = tuple(-(-n // f) for n, f in zip(self.size, factors, strict=True))  # type: ignore[assignment]
         classical, new = (Medium.empty(size, self.periodic, paths.device) for _ in range(2))
@@ -113,19 +113,19 @@ class Medium:
         for d, f in enumerate(factors):
             axis = (d, *self.axis(d), f, int(self.periodic[d]), self.cells)
             arguments = (*self.arrays, paths, uniform, w, g, h, facts, *axis, *self.size, *factors, *size)
-            over(cuda_coarse._sums, m, *arguments, CELLS=self.codes is not None)
-        over(cuda_coarse._diagonal, m, w, g, h, q, m, *size)
+            run_over(coarse_level._sums, m, *arguments, CELLS=self.codes is not None)
+        run_over(coarse_level._diagonal, m, w, g, h, q, m, *size)
         w_new, g_new, h_new, q_new = new.arrays
-        link, earth = nets
-        over(cuda_coarse._grounds, m, w, g, h, q, facts, earth, g_new, h_new, m, *size, H=width)
+        link, ground = nets
+        run_over(coarse_level._grounds, m, w, g, h, q, facts, ground, g_new, h_new, m, *size, H=width)
         for d, f in enumerate(factors):
             others = [v for e in ((d + 1) % 3, (d + 2) % 3) for v in classical.axis(e)]
             facts_of = (d, f, int(self.periodic[d]), *classical.axis(d), *others, m)
-            over(cuda_coarse._links, m, uniform, w, g, h, q, facts, link, w_new, *facts_of, H=width)
-        over(cuda_coarse._diagonal, m, w_new, g_new, h_new, q_new, m, *size)
+            run_over(coarse_level._links, m, uniform, w, g, h, q, facts, link, w_new, *facts_of, H=width)
+        run_over(coarse_level._diagonal, m, w_new, g_new, h_new, q_new, m, *size)
         return new
 
-    def listed(self, factors: Triple) -> tuple[Tensor, Tensor]:
+    def list_cells(self, factors: Triple) -> tuple[Tensor, Tensor]:
         """Return the cells of a cell-type medium that need the network, and a flag per cell of the quiet rest.
 
         A block is quiet if its cells, and all cells at its faces, have six open links: all that the features see. The
@@ -134,19 +134,19 @@ class Medium:
         assert self.codes is not None
         n, code = self.cells, self.arrays[0]
         quiet = torch.empty(n, dtype=torch.uint8, device=code.device)
-        constants = named("F", factors) | named("W", self.periodic)
-        over(_quiet, n, code, quiet, n, *self.size, bulk_code(self.size), **constants)
+        constants = name_constants("F", factors) | name_constants("W", self.periodic)
+        run_over(_quiet, n, code, quiet, n, *self.size, bulk_code(self.size), **constants)
         found = torch.nonzero((code != 0) & (quiet == 0)).flatten()
         example = torch.nonzero(quiet).flatten()[:1]
         return torch.cat([found, example]).int(), quiet
 
 
-def named(letter: str, values: Any) -> dict[str, Any]:
+def name_constants(letter: str, values: Any) -> dict[str, Any]:
     """Name one compile-time constant per axis."""
     return {letter + axis: value for axis, value in zip("XYZ", values, strict=True)}
 
 
-def over(kernel: Any, count: int, *arguments: Any, **constants: Any) -> None:
+def run_over(kernel: Any, count: int, *arguments: Any, **constants: Any) -> None:
     """Run a kernel over so many lanes."""
     run(kernel, triton.cdiv(count, LANES), *arguments, B=LANES, **constants)
 
@@ -163,7 +163,7 @@ def bulk_code(size: Triple) -> int:
 
 
 @triton.jit
-def ends(p, n, F: tl.constexpr, PERIODIC: tl.constexpr):
+def block_ends(p, n, F: tl.constexpr, PERIODIC: tl.constexpr):
     """Return along an axis: first and last cell of the block, the ones before and behind, whether all is regular."""
     m = 0 * p + n  # per lane, see `number`
     first = p // F * F
@@ -203,9 +203,9 @@ def _quiet(
     c = tl.program_id(0) * B + tl.arange(0, B)
     live = c < n
     i, j, k = place(c, ny, nz)
-    x0, x1, xb, xa, rx = ends(i, nx, FX, WX)
-    y0, y1, yb, ya, ry = ends(j, ny, FY, WY)
-    z0, z1, zb, za, rz = ends(k, nz, FZ, WZ)
+    x0, x1, xb, xa, rx = block_ends(i, nx, FX, WX)
+    y0, y1, yb, ya, ry = block_ends(j, ny, FY, WY)
+    z0, z1, zb, za, rz = block_ends(k, nz, FZ, WZ)
     good = live & rx & ry & rz
     good &= all_bulk(code, x0, x1, y0, y1, z0, z1, ny, nz, good, bulk)
     good &= all_bulk(code, xb, xa, y0, y1, z0, z1, ny, nz, good, bulk)

@@ -5,17 +5,17 @@ import pytest
 from krylearn.solvers.kernels.cpu.compile import strip_kernel
 from krylearn.solvers.kernels.cpu.lane_rows import (
     add_block_sums,
-    after,
-    before,
-    double,
+    count_lanes,
     from_lane,
-    partners,
+    full_register,
+    one_lane,
     read,
     read_blocks,
-    single,
-    total,
-    wide,
-    width,
+    read_next,
+    read_previous,
+    sum_lanes,
+    swap_partners,
+    two_lanes,
 )  # fmt: skip
 from krylearn.solvers.kernels.cpu.lanes import store
 
@@ -26,24 +26,24 @@ def kernel_for(shape):
     @strip_kernel
     def run(k, lane, x, c, y, sums, out):
         like = shape(c)
-        count = width(like)
+        count = count_lanes(like)
         v = read(like, x, (0, 1, k))
         store(out, (0, 0), v)
-        store(out, (1, 0), before(like, x, 0, 1, k))
-        store(out, (2, 0), after(like, x, 0, 1, k))
-        store(out, (3, 0), partners(v, 1))
-        store(out, (4, 0), partners(v, 0))
+        store(out, (1, 0), read_previous(like, x, 0, 1, k))
+        store(out, (2, 0), read_next(like, x, 0, 1, k))
+        store(out, (3, 0), swap_partners(v, 1))
+        store(out, (4, 0), swap_partners(v, 0))
         store(out, (5, 0), read_blocks(like, c, (0, 1), 0))
         store(out, (6, 0), read_blocks(like, c, (0, 1), 1))
         store(out, (7, 0), from_lane(lane, v, like))
         add_block_sums(y, 1, v)
-        sums[0] = total(v)
+        sums[0] = sum_lanes(v)
         return count
 
     return run
 
 
-KERNELS = {"wide": kernel_for(wide), "double": kernel_for(double), "single": kernel_for(single)}
+KERNELS = {"wide": kernel_for(full_register), "double": kernel_for(two_lanes), "single": kernel_for(one_lane)}
 
 
 @pytest.mark.parametrize("source", [np.float32, np.float64, np.uint8, np.uint16])

@@ -51,8 +51,8 @@ compiled(cuda_transfer._multiply, 3 * f + d + "i32", M=128)
 compiled(cuda_codes._encode, 7 * d + d + i16 + i32 + size, **tile)
 op, work, sizes = ("*bf16",) * 5 + ("*u8",), ("*fp32",) * 4, (("i32",) * 3,) * 2
 types = [(op,), (work,), sizes, "*fp32", "*fp32", "*fp32", "*fp64", "i32"]
-kinds = ((2, 2, 2, False, False, True, 1, 1, 1, LEVEL),)
-compiled(cuda_tail._tail, types, warps=16, LEVELS=1, SHAPES=((64, 8), (16, 4)), KINDS=kinds, M=64)
+kinds = (cuda_tail.Kind(2, 2, 2, False, False, True, 1, 1, 1, LEVEL, 64, 8),)
+compiled(cuda_tail._small_levels, types, warps=16, LEVELS=1, KINDS=kinds, TILES=((16, 4),), M=64)
 lanes, net = {"B": 128}, {"B": 128, "H": 16}
 for cells in (True, False):
     m, kind = (i16 if cells else f) + 2 * f, {"CELLS": cells}

@@ -101,7 +101,7 @@ def test_starts_from_a_given_x_and_keeps_its_workspace():
     _, r, rr, _ = next(again)
     assert math.isfinite(float(rr))
     assert WORKSPACE.get(A) is first
-    assert cuda_cg.workspace(A, A.to_grid(b).float(), Preconditioner(M.apply, M)) is not first
+    assert cuda_cg.find_workspace(A, A.to_grid(b).float(), Preconditioner(M.apply, M)) is not first
 
 
 def test_no_scalar_visits_the_host(monkeypatch):

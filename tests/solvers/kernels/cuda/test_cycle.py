@@ -35,7 +35,9 @@ EXACT = {torch.float32: 1e-5, torch.float64: 1e-13}
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Many programs per grid, whose tiles divide nothing evenly."""
-    monkeypatch.setattr(launch, "blocks", lambda size, cells=0: (16, min(4, launch.triton.next_power_of_2(size[2]))))
+    monkeypatch.setattr(
+        launch, "tile_shape", lambda size, cells=0: (16, min(4, launch.triton.next_power_of_2(size[2])))
+    )
     monkeypatch.setattr(cuda_vectors, "BLOCK", 64)
 
 

@@ -17,7 +17,7 @@ from krylearn.solvers.kernels.cuda import (
     transfer as cuda_transfer,
     vectors as cuda_vectors,
 )
-from krylearn.solvers.kernels.cuda.conjugate_gradients import WORKSPACE, cuda_cg_steps, cuda_product, workspace
+from krylearn.solvers.kernels.cuda.conjugate_gradients import WORKSPACE, cuda_cg_steps, cuda_product, find_workspace
 from krylearn.solvers.kernels.cuda.formats import TABLE, cell_codes
 from krylearn.solvers.krylov import driver as krylov
 from krylearn.solvers.krylov.system import CountedMap, Preconditioner
@@ -102,7 +102,7 @@ def test_launches_of_an_application_and_of_a_step(family, systems, launches):
     large = [n for n in visited if n > 8]
     again = len(large) - len(set(large))  # four of these: restriction and prolongation are the identity
     assert len(launches) == 6 * len(large) - 2 * again + 1
-    w = workspace(A, b, Preconditioner(M.apply, M))
+    w = find_workspace(A, b, Preconditioner(M.apply, M))
     launches.clear()
     with NoTorch():
         w.run()
@@ -132,7 +132,7 @@ def test_memory(family, systems, launches):
     A, cells = systems[family], FAMILIES[family]
     M = NeuralMultigrid(A, kernels="triton", weights="geometric")
     b = torch.zeros(A.diag.shape, dtype=torch.float64, device=DEVICE)
-    w = workspace(A, b, Preconditioner(M.apply, M))
+    w = find_workspace(A, b, Preconditioner(M.apply, M))
     own = [t for t in (w.r, w.p, w.q) if t.data_ptr() != M.fused.levels[0].scratch.data_ptr()]
     held = M.fused.nbytes + sum(t.nbytes for t in own) + 2 * b.nbytes  # and x, and a copy of b
     assert held == pytest.approx(memory_needed((32, 32, 32), cells=cells).solving, rel=0.03)
@@ -147,7 +147,7 @@ def test_the_true_residual_needs_no_memory_of_its_own():
     M = NeuralMultigrid(A, kernels="triton", weights="geometric")
     product, x, grid = cuda_product(A), vector(tuple(A.diag.shape), dtype=torch.float64), A.to_grid(b)
     before = product.residual(grid, x)
-    w = workspace(A, grid, Preconditioner(M.apply, M))
+    w = find_workspace(A, grid, Preconditioner(M.apply, M))
     r = product.residual(grid, x)
     assert r.data_ptr() == w.q.data_ptr()
     assert torch.equal(r, before)
@@ -158,7 +158,7 @@ def test_step_bytes_are_those_of_its_launches(systems, launches):
     for family, cells in FAMILIES.items():
         A = systems[family]
         M = NeuralMultigrid(A, kernels="triton", weights="geometric")
-        w = workspace(A, torch.zeros(A.diag.shape, dtype=torch.float64, device=DEVICE), Preconditioner(M.apply, M))
+        w = find_workspace(A, torch.zeros(A.diag.shape, dtype=torch.float64, device=DEVICE), Preconditioner(M.apply, M))
         x = torch.zeros_like(w.r)
         launches.clear()
         w.run()
