@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from ..measure.console import UsageError, console, table
 from ..measure.record import plain
-from ..show.pictures import save_figure
+from ..show.pictures import check_figure, save_figure
 
 HEADER = ("checkpoint", "step", "smallest eigenvalue", "largest eigenvalue", "trace", "products")
 
@@ -101,7 +101,7 @@ def load_module(options: argparse.Namespace, path: Path) -> tuple[Any, int]:
     except pickle.UnpicklingError as error:
         remedy = "if you made it yourself, pass --trust"
         raise UsageError(f"{path} holds more than tensors and plain values, or is no checkpoint; {remedy}") from error
-    except (RuntimeError, TypeError, KeyError, AttributeError, OSError, ValueError) as error:
+    except Exception as error:  # half a file, or a class that is made otherwise, may raise anything
         remedy = "; pass what the class is made with as --arguments JSON" if isinstance(error, TypeError) else ""
         raise UsageError(f"{path} does not load as {options.module}: {error}{remedy}") from error
     return module.to(options.device), int(raw.get("global_step", 0))
@@ -174,6 +174,7 @@ def run_spectrum(options: argparse.Namespace) -> list[Spectrum]:
     """
     from krylearn.optim.spectra.plots import draw_spectra
 
+    check_figure(options.output)
     made: list[tuple[int, Spectrum]] = []
     lines, batch = [], None
     for path in options.checkpoints:

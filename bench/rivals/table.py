@@ -102,7 +102,7 @@ class Outcome:
         return None if self.iterations is None else float(self.iterations)
 
 
-PETSC = "apt install python3-petsc4py-real (Debian), or pip install petsc petsc4py"
+PETSC = "apt install python3-petsc4py (Debian), or pip install petsc petsc4py"
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (

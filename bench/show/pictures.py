@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from krylearn.solvers.files import replacing
+from krylearn.solvers.files import check_writable, replacing
 from scipy import ndimage
 
-from ..measure.console import seconds
+from ..measure.console import UsageError, seconds
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; ours first
 LOOKS: dict[str, tuple[str, str, str, str]] = {
@@ -53,6 +53,22 @@ def save_figure(figure: Any, path: Path, *, dpi: int) -> None:
     """
     with replacing(path) as stream:
         figure.savefig(stream, format=path.suffix[1:].lower() or "png", dpi=dpi)
+
+
+def check_figure(path: Path) -> None:
+    """Refuse the name of a figure that could not be written, before it is computed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> check_figure(Path(tempfile.mkdtemp()) / "a.pdf")
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in (*kinds, ""):
+        raise UsageError(f"{path} ends in '{path.suffix}'; expected a picture: .{', .'.join(sorted(kinds))}")
+    check_writable(path)
 
 
 @dataclass(frozen=True)

@@ -83,9 +83,9 @@ def run_cuda(
             for record in made:
                 record.more |= facts | ({} if found is None else found.facts())
             records += made
-            console.print(table(f"{family} {n}^3, {facts['device']}", HEADER, map(row, made), CAPTION))
             if output:
                 append(output, made)  # at once: what was measured is kept whatever happens next
+            console.print(table(f"{family} {n}^3, {facts['device']}", HEADER, map(row, made), CAPTION))
     if interpret:
         console.print(UNMEASURED)
     ours = [r.status for r in records if r.method in METHODS and r.method != "cg"]  # rivals may fail
