@@ -24,6 +24,7 @@ NOISE = (
     ".*does not have many workers",  # the data loader only counts steps
     ".*your dataloader is not resumable",  # a batch depends on the step alone
     "Checkpoint directory .* exists and is not empty",
+    "The dirpath has changed",  # a run may be moved; its last checkpoint is all that is needed
     "Experiment logs directory .* exists and is not empty",  # earlier curves are kept under another name
 )
 """Warnings of Lightning that do not apply to this training."""
