@@ -208,7 +208,6 @@ def test_nothing_is_printed_or_warned_that_a_user_cannot_use(tmp_path, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run(tmp_path)
-        run(tmp_path)
         run(tmp_path, resume=True)
     said = capfd.readouterr()
     assert said.out == said.err == ""
