@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .quadrature import Spectrum
+from .estimates import Density, Extremes
 
 POSITIVE, NEGATIVE = "#0072B2", "#D55E00"  # Okabe and Ito: told apart by colour-blind readers
+
+
+class Drawable(Protocol):
+    """What is drawn of a `Spectrum`; said here, since `Spectrum` knows how to draw itself and stands above."""
+
+    @property
+    def size(self) -> int:
+        """Number of eigenvalues."""
+
+    def density(self) -> Density:
+        """Return the density over the eigenvalues."""
+
+    def log_density(self, sign: int) -> Density:
+        """Return the density over log10 of the eigenvalues of one sign."""
+
+    def extremes(self) -> Extremes:
+        """Return both ends with their intervals."""
 
 
 def new_axes() -> Any:
@@ -31,7 +47,7 @@ def new_axes() -> Any:
     return figure.add_subplot()
 
 
-def plot_spectrum(spectrum: Spectrum, ax: Any = None, *, log: bool = False) -> Any:
+def plot_spectrum(spectrum: Drawable, ax: Any = None, *, log: bool = False) -> Any:
     """Draw a spectrum: density on a logarithmic axis, band over probes, edges with their intervals.
 
     Parameters
@@ -72,7 +88,7 @@ def plot_spectrum(spectrum: Spectrum, ax: Any = None, *, log: bool = False) -> A
     return ax
 
 
-def draw_spectra(spectra: Sequence[tuple[int, Spectrum]]) -> Any:
+def draw_spectra(spectra: Sequence[tuple[int, Drawable]]) -> Any:
     """Draw spectra through training: their densities one above the other, and their edges over the steps.
 
     Parameters
@@ -104,7 +120,7 @@ def draw_spectra(spectra: Sequence[tuple[int, Spectrum]]) -> Any:
     return figure
 
 
-def _ridges(ax: Any, spectra: Sequence[tuple[int, Spectrum]]) -> None:
+def _ridges(ax: Any, spectra: Sequence[tuple[int, Drawable]]) -> None:
     """One curve per spectrum over asinh(λ/s), each on its own base line; the height is log10 of the density."""
     size = max(max(abs(s.min), abs(s.max)) for _, s in spectra)
     linear = 1e-3 * size
@@ -122,7 +138,7 @@ def _ridges(ax: Any, spectra: Sequence[tuple[int, Spectrum]]) -> None:
     ax.set_ylabel("step; height: log of the density")
 
 
-def _edges(ax: Any, spectra: Sequence[tuple[int, Spectrum]]) -> None:
+def _edges(ax: Any, spectra: Sequence[tuple[int, Drawable]]) -> None:
     steps = [step for step, _ in spectra]
     ends = [s.extremes() for _, s in spectra]
     for name, marker, color in (("top", "o", POSITIVE), ("bottom", "s", NEGATIVE)):

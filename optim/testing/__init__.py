@@ -12,6 +12,7 @@ A check raises AssertionError with what it saw and what the convention wants. Wh
 module of torch 2.13 or Lightning 2.6. The Lightning checks need `pip install "krylearn[train]"`.
 """
 
-from .subject import Convention, Subject, conventions
+from .catalogue import conventions
+from .subject import Convention, Subject
 
 __all__ = ["Convention", "Subject", "conventions"]

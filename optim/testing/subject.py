@@ -1,16 +1,4 @@
-"""A conformance suite for optimizer wrappers: 20 conventions of torch and 19 of Lightning, each one checkable.
-
-    from krylearn.optim.testing import Subject, conventions
-
-    subject = Subject(wrap=MyWrapper, base=lambda params, **options: torch.optim.SGD(params, **{"lr": 0.1} | options))
-
-    @pytest.mark.parametrize("convention", conventions(), ids=str)
-    def test_my_wrapper(convention):
-        convention.check(subject)
-
-A check raises AssertionError with what it saw and what the convention wants. Where each comes from is in its text: a
-module of torch 2.13 or Lightning 2.6. The Lightning checks need `pip install "krylearn[train]"`.
-"""
+"""What is tested (`Subject`), what a check is (`Convention`), and the small regression that most checks train."""
 
 from __future__ import annotations
 
@@ -132,21 +120,3 @@ class Problem:
     def weights(self) -> Tensor:
         """Return all parameters in one vector."""
         return torch.cat([p.detach().reshape(-1) for p in self.model.parameters()])
-
-
-def conventions(lightning: bool = True) -> list[Convention]:
-    """Return the conventions, T1 to T20 and, if wanted, L1 to L19.
-
-    Examples
-    --------
-    >>> len(conventions(lightning=False))
-    20
-    """
-    from .torch_protocol import TORCH
-    from .torch_training import TRAINING
-
-    if not lightning:
-        return [*TORCH, *TRAINING]
-    from .lightning import LIGHTNING
-
-    return [*TORCH, *TRAINING, *LIGHTNING]
