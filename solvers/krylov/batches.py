@@ -39,10 +39,10 @@ def is_systems(A: Any) -> bool:
     return isinstance(A, list | tuple) and bool(A) and all(isinstance(one, Poisson) for one in A)
 
 
-def leading(A: Any, b: Any) -> tuple[int, ...]:
+def leading_shape(A: Any, b: Any) -> tuple[int, ...]:
     """Return the leading dimensions of b; () for a single vector, one column (n, 1), and what does not fit A.
 
-    >>> leading(np.eye(3), np.ones((5, 3))), leading(np.eye(3), np.ones((3, 1)))
+    >>> leading_shape(np.eye(3), np.ones((5, 3))), leading_shape(np.eye(3), np.ones((3, 1)))
     ((5,), ())
     """
     shape = tuple(b.shape if hasattr(b, "shape") else np.shape(b))
@@ -63,7 +63,7 @@ def solve_rows(one: Solve, b: Any, x0: Any, batch: tuple[int, ...], *, strict: b
         guesses = x0.reshape(-1, *shape) if tuple(x0.shape) == tuple(b.shape) else guesses
     solved = [one(row, guess) for row, guess in zip(rows, guesses, strict=True)]
     info = SolveInfo.of_batch([each for _, each in solved])
-    x = _stacked([x for x, _ in solved], b).reshape(b.shape)
+    x = _stack_rows([x for x, _ in solved], b).reshape(b.shape)
     if strict and info:
         raise ConvergenceError(info, x)
     return x, info
@@ -114,7 +114,7 @@ def solve_blocks(
     back = _times_powers(x.double(), [own - e for e in exponents])
     residuals = torch.linalg.vector_norm(rows - A.matvec(back.reshape(-1)).reshape(k, -1), dim=1)
     info = SolveInfo.of_batch(
-        _verdicts(joint, residuals, limits, exponents, finite), matvecs=joint.matvecs,
+        _judge_rows(joint, residuals, limits, exponents, finite), matvecs=joint.matvecs,
         setup_seconds=joint.setup_seconds, compile_seconds=joint.compile_seconds, nullspace=joint.nullspace,
         notes=joint.notes,
     )  # fmt: skip
@@ -143,7 +143,7 @@ def block_diagonal(operators: Sequence[Poisson]) -> Poisson:
     return slot.compute_once(operators[0], lambda: (stack(operators), tuple(operators)))[0]
 
 
-def _verdicts(
+def _judge_rows(
     joint: SolveInfo, residuals: Tensor, limits: Tensor, exponents: Sequence[int], finite: Tensor
 ) -> list[SolveInfo]:
     """Judge every row by its own true residual and tolerance."""
@@ -159,7 +159,7 @@ def _verdicts(
     return each
 
 
-def _stacked(rows: Sequence[Any], like: Any) -> Any:
+def _stack_rows(rows: Sequence[Any], like: Any) -> Any:
     """Stack arrays of one library; of none, something empty like `like`."""
     if not rows:
         return like

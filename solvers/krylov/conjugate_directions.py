@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from .driver import Attempt, SolveInfo, State, Steps, dot, drive, move, start
+from .driver import Attempt, SolveInfo, State, Steps, add_multiple, dot, drive, initial_residual
 from .system import open_system
 
 
@@ -27,7 +27,7 @@ def direction_steps(window: int) -> Steps:
     """Return the recurrence for a given number of remembered directions."""
 
     def steps(A: Callable, b: torch.Tensor, x: torch.Tensor, f: Callable | None) -> Iterator[State]:
-        r = start(A, b, x)
+        r = initial_residual(A, b, x)
         past: deque[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = deque(maxlen=window)
         yield x, r, dot(r, r), ()
         while True:
@@ -39,8 +39,8 @@ def direction_steps(window: int) -> Steps:
             dAd = dot(d, Ad)
             dr = dot(d, r)
             alpha = dr / dAd
-            move(x, alpha, d)
-            move(r, -alpha, Ad)
+            add_multiple(x, alpha, d)
+            add_multiple(r, -alpha, Ad)
             past.append((d, Ad.clone(), dAd))  # A may give the same memory again
             yield x, r, dot(r, r), (None, dAd, dr)
 

@@ -33,16 +33,16 @@ from krylearn.pde import Poisson
 
 from .. import kernels
 from ..multigrid.preconditioner import NeuralMultigrid, default_preconditioner
-from .batches import is_systems, leading, solve_rows, solve_systems
+from .batches import is_systems, leading_shape, solve_rows, solve_systems
 from .conjugate_directions import direction_steps
-from .driver import Attempt, SolveInfo, State, Steps, dot, drive, move, start
-from .symmetry_check import Watched, watched
+from .driver import Attempt, SolveInfo, State, Steps, add_multiple, dot, drive, initial_residual
+from .symmetry_check import SymmetryCheck, check_symmetry
 from .system import Preconditioner, System, open_system
 
 
 def cg_steps(A: Callable, b: torch.Tensor, x: torch.Tensor, M: Callable | None) -> Iterator[State]:
     """Yield the states of the readable recurrence; a fused one must yield the same."""
-    r = start(A, b, x)
+    r = initial_residual(A, b, x)
     p, rz = torch.zeros_like(b), torch.full_like(dot(r, r), math.inf)  # z + (rz/inf)·p = z: no special first step
     rr = dot(r, r)
     yield x, r, rr, ()
@@ -53,8 +53,8 @@ def cg_steps(A: Callable, b: torch.Tensor, x: torch.Tensor, M: Callable | None) 
         Ap = A(p)  # the one product of the step
         pAp = dot(p, Ap)
         alpha = rz / pAp
-        move(x, alpha, p)
-        move(r, -alpha, Ap)
+        add_multiple(x, alpha, p)
+        add_multiple(r, -alpha, Ap)
         rr = dot(r, r)
         yield x, r, rr, (rz, pAp)
 
@@ -120,32 +120,32 @@ def cg(
     }  # fmt: skip
     if is_systems(A):
         return solve_systems(partial(cg, rtol=0.0, **options), A, b, x0, rtol=rtol, atol=atol, strict=strict)
-    batch = leading(A, b)
+    batch = leading_shape(A, b)
     if batch:
         return solve_rows(partial(cg, A, rtol=rtol, atol=atol, **options), b, x0, batch, strict=strict)
     with torch.no_grad():
-        M, setup = _resolve(A, M, nullspace)
+        M, setup = _resolve_preconditioner(A, M, nullspace)
         system, precondition = open_system(A, b, x0, M, nullspace=nullspace)
         return drive(
-            _attempts(system, precondition), system, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
+            _plan_attempts(system, precondition), system, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
             check_every=check_every, strict=strict, setup=setup,
         )  # fmt: skip
 
 
-def _attempts(system: System, M: Preconditioner | None) -> list[Attempt]:
+def _plan_attempts(system: System, M: Preconditioner | None) -> list[Attempt]:
     """CG; should M not suit it, the same with M in full precision, then flexible directions, which any M suits."""
-    steps = _recurrence(system, M)
+    steps = _choose_recurrence(system, M)
     if M is None:
         return [Attempt(steps, None)]
     ours = isinstance(M.operator, NeuralMultigrid)  # symmetric by construction: nothing to watch
-    attempts = [Attempt(steps, M) if ours else Attempt(watched(steps), Watched(M))]
+    attempts = [Attempt(steps, M) if ours else Attempt(check_symmetry(steps), SymmetryCheck(M))]
     if M.exact is not None:
         attempts.append(Attempt(cg_steps, M.exact, "r·Mr <= 0 in single precision: M applied in double"))
     attempts.append(Attempt(direction_steps(2), M, "M is not symmetric positive definite: switched to flexible CG"))
     return attempts
 
 
-def _recurrence(system: System, M: Preconditioner | None) -> Steps:
+def _choose_recurrence(system: System, M: Preconditioner | None) -> Steps:
     """Return the fused recurrence where there are kernels for it, else the readable one."""
     fused = kernels.steps_for(system.b, M) if isinstance(system.A.operator, Poisson) else None
     if fused not in (None, kernels.fused_cg_steps):
@@ -168,7 +168,7 @@ def _explain_out_of_memory(steps: Steps, A: Callable, b: torch.Tensor, x: torch.
     yield from states
 
 
-def _resolve(A: Any, M: Any, nullspace: Any) -> tuple[Any, tuple[float, float]]:
+def _resolve_preconditioner(A: Any, M: Any, nullspace: Any) -> tuple[Any, tuple[float, float]]:
     """Replace None or a name by the preconditioner it stands for; second: seconds of set-up and of compilation."""
     if not isinstance(A, Poisson):
         if isinstance(M, str) and M != "none":

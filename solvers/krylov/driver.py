@@ -27,7 +27,18 @@ from .outcome import ConvergenceError, Reason, SolveInfo
 if TYPE_CHECKING:
     from .system import System
 
-__all__ = ["Attempt", "ConvergenceError", "Reason", "SolveInfo", "State", "Steps", "dot", "drive", "move", "start"]
+__all__ = [
+    "Attempt",
+    "ConvergenceError",
+    "Reason",
+    "SolveInfo",
+    "State",
+    "Steps",
+    "add_multiple",
+    "dot",
+    "drive",
+    "initial_residual",
+]
 
 PATIENCE = 1000
 """Steps without a smaller residual after which directions from any map are given up."""
@@ -41,12 +52,12 @@ def dot(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return torch.vdot(u.reshape(-1), v.reshape(-1)).real
 
 
-def start(A: Callable, b: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def initial_residual(A: Callable, b: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Return b - A x; the product is saved when x is zero."""
     return b - A(x) if bool(x.any()) else b.clone()
 
 
-def move(x: torch.Tensor, alpha: torch.Tensor, p: torch.Tensor) -> None:
+def add_multiple(x: torch.Tensor, alpha: torch.Tensor, p: torch.Tensor) -> None:
     """Do x += alpha p in place; leave x alone if alpha is not finite, so that it is the last finite iterate."""
     if not x.is_cpu:
         x += torch.where(torch.isfinite(alpha), alpha * p, torch.zeros_like(p))
@@ -55,13 +66,13 @@ def move(x: torch.Tensor, alpha: torch.Tensor, p: torch.Tensor) -> None:
 
 
 @runtime_checkable
-class Watch(Protocol):
-    """A preconditioner that knows when CG's theory seems not to hold for it (`symmetry_watch`)."""
+class SymmetryMonitor(Protocol):
+    """A preconditioner that knows when CG's theory seems not to hold for it (`symmetry_check`)."""
 
-    def suspicious(self) -> bool:
+    def is_suspicious(self) -> bool:
         """Whether something spoke against symmetry since the last question."""
 
-    def reset(self) -> None:
+    def forget_step(self) -> None:
         """Forget the last step."""
 
 
@@ -95,12 +106,13 @@ class _Run:
     any_map: bool = False  # the recurrence asks nothing of M: r·Mr has no meaning, symmetry is not expected
     notes: list[str] = field(default_factory=list)
 
-    def read(self, pending: list[tuple[Any, tuple[Any, ...]]]) -> Reason | None:
+    def read_scalars(self, pending: list[tuple[Any, tuple[Any, ...]]]) -> Reason | None:
         """Bring ‖r‖² and the curvatures of the last steps to the host, all at one synchronisation."""
         verdict, last = None, None
         for state in _on_host(pending):
             rr, curvatures = float(state[0]), state[1]
-            if last == state and math.sqrt(rr) <= self.system.A.goal:  # a recurrence on a GPU stands still at the goal
+            # on a GPU the recurrence stops updating below the tolerance: later states repeat the last one
+            if last == state and math.sqrt(rr) <= self.system.A.goal:
                 self.iterations -= 1
                 self.system.A.calls -= 1
                 continue
@@ -108,12 +120,12 @@ class _Run:
             self.residuals.append(math.sqrt(rr) if rr >= 0 else math.nan)
             if curvatures and verdict is None:
                 values: list[Any] = [None if c is None else float(c) for c in curvatures]
-                verdict = self.curvature(*values)
+                verdict = self.check_curvature(*values)
         return verdict
 
-    def check(self, x: torch.Tensor) -> Reason | None:
+    def check_residual(self, x: torch.Tensor) -> Reason | None:
         """Judge x by b - A x. None: not there, but a restart from here is still worth while."""
-        self.system.gauge(x)
+        self.system.remove_null_space(x)
         self.true, reachable = self.system.residual(x)
         self.residuals[-1], self.checked_at = reachable, self.iterations
         if self.true <= self.tolerance:
@@ -136,7 +148,7 @@ class _Run:
         """Whether b lies outside the range of A by more than tolerance and rounding."""
         return self.system.lost > max(self.tolerance, 64 * self.floor)
 
-    def curvature(self, rz: float | None, pAp: float, descent: float | None = None) -> Reason | None:
+    def check_curvature(self, rz: float | None, pAp: float, descent: float | None = None) -> Reason | None:
         """Free checks of a step: finite, and of constant sign (SPD: both positive; both negative converge as well)."""
         if any(c is not None and not math.isfinite(c) for c in (rz, pAp, descent)):
             return Reason.NON_FINITE
@@ -150,7 +162,7 @@ class _Run:
         self.a_sign = self.a_sign or math.copysign(1.0, pAp)
         return Reason.INDEFINITE_A if pAp * self.a_sign <= 0 else None
 
-    def watch(self, value: float, r: torch.Tensor, M: Callable | None) -> Reason | None:
+    def watch_progress(self, value: float, r: torch.Tensor, M: Callable | None) -> Reason | None:
         """Look for a residual that no longer falls, frozen or held up, and for an M that is not symmetric."""
         if not math.isfinite(value):
             return Reason.NON_FINITE
@@ -161,13 +173,13 @@ class _Run:
             return Reason.STAGNATED
         if M is None or self.any_map:
             return Reason.STAGNATED if self.any_map and waited >= PATIENCE else None
-        suspicious = isinstance(M, Watch) and M.suspicious()
+        suspicious = isinstance(M, SymmetryMonitor) and M.is_suspicious()
         if waited >= self.next_probe or suspicious:
             self.next_probe *= 1 if suspicious else 2
             if not _is_symmetric(M, r, self.system.b):
                 return Reason.INDEFINITE_M
-            if isinstance(M, Watch):
-                M.reset()  # what the probe applied M to were no steps
+            if isinstance(M, SymmetryMonitor):
+                M.forget_step()  # what the probe applied M to were no steps
         return None
 
 
@@ -178,10 +190,10 @@ def _on_host(pending: list[tuple[Any, tuple[Any, ...]]]) -> list[tuple[Any, tupl
         return pending
     values = iter(torch.stack(scalars).tolist())
 
-    def fetched(c: Any) -> Any:
+    def fetch(c: Any) -> Any:
         return next(values) if isinstance(c, torch.Tensor) and c.is_cuda else c
 
-    return [(fetched(rr), tuple(fetched(c) for c in curvatures)) for rr, curvatures in pending]
+    return [(fetch(rr), tuple(fetch(c) for c in curvatures)) for rr, curvatures in pending]
 
 
 def _is_symmetric(M: Callable, u: torch.Tensor, v: torch.Tensor, slack: float = 1e-4) -> bool:
@@ -227,7 +239,7 @@ def drive(
     >>> info == 0, info.iterations
     (True, 2)
     """
-    maxiter = _validated(rtol, atol, maxiter, check_every, system)
+    maxiter = _check_arguments(rtol, atol, maxiter, check_every, system)
     run = _open_run(system, rtol, atol / system.scale)
     if system.norm_b == 0.0:
         system.x.zero_()
@@ -239,14 +251,14 @@ def drive(
     else:
         guess = system.x.clone() if bool(system.x.any()) else None
         again = replace(run, residuals=[], notes=[])
-        reason = _iterate(run, attempts, maxiter, system.watcher(callback), check_every)
+        reason = _run_attempts(run, attempts, maxiter, system.wrap_callback(callback), check_every)
         if reason is not Reason.CONVERGED:
             reason = _go_back(run, reason, again, attempts, guess, check_every)
         if reason is not Reason.CONVERGED:
             reason = _explain(run, reason)
         else:
             reason = _judge_returned(run)
-    info = _conclude(run, reason, maxiter, setup)
+    info = _build_info(run, reason, maxiter, setup)
     x = system.finish(system.x)
     if strict and info:
         raise ConvergenceError(info, x)
@@ -264,11 +276,13 @@ def _open_run(system: System, rtol: float, atol: float) -> _Run:
     return _Run(system, tolerance, limit, floor=torch.finfo(system.b.dtype).eps * norm_b)
 
 
-def _iterate(run: _Run, attempts: list[Attempt], maxiter: int, watcher: Callable | None, check_every: int) -> Reason:
+def _run_attempts(
+    run: _Run, attempts: list[Attempt], maxiter: int, watcher: Callable | None, check_every: int
+) -> Reason:
     """Run the attempts one after the other, each restarted while restarts from the true residual help."""
     queue = list(attempts)
     while True:
-        reason = _round(run, queue[0], maxiter, watcher, check_every)
+        reason = _follow_recurrence(run, queue[0], maxiter, watcher, check_every)
         if reason is None:
             continue
         if reason is Reason.INDEFINITE_M and len(queue) > 1 and run.iterations < maxiter:
@@ -277,7 +291,7 @@ def _iterate(run: _Run, attempts: list[Attempt], maxiter: int, watcher: Callable
             run.notes.append(queue[0].note)
             continue
         if reason is not Reason.NON_FINITE and run.checked_at != run.iterations:
-            if run.check(run.system.x) is Reason.CONVERGED:  # the failure came too late to matter
+            if run.check_residual(run.system.x) is Reason.CONVERGED:  # the failure came too late to matter
                 return Reason.CONVERGED
         return reason
 
@@ -299,7 +313,7 @@ def _go_back(
         return reason
     kept, calls = system.x.clone(), system.A.calls
     system.x.copy_(guess) if guess is not None else system.x.zero_()
-    outcome = _iterate(again, attempts, best_at, None, check_every)
+    outcome = _run_attempts(again, attempts, best_at, None, check_every)
     system.A.calls = calls
     if again.best_checked[1] is not None and not again.true <= again.best_checked[0]:
         again.true = again.best_checked[0]
@@ -354,7 +368,9 @@ def _judge_returned(run: _Run) -> Reason:
     return Reason.STAGNATED if finite else Reason.NON_FINITE
 
 
-def _round(run: _Run, attempt: Attempt, maxiter: int, watcher: Callable | None, check_every: int) -> Reason | None:
+def _follow_recurrence(
+    run: _Run, attempt: Attempt, maxiter: int, watcher: Callable | None, check_every: int
+) -> Reason | None:
     """Follow one uninterrupted recurrence. None: it asks for a restart from the true residual."""
     system, pending = run.system, []
     system.A.goal = max(run.limit, run.floor)
@@ -366,18 +382,18 @@ def _round(run: _Run, attempt: Attempt, maxiter: int, watcher: Callable | None, 
             pending.append((rr, curvatures))
         if step and run.iterations % check_every and run.iterations < maxiter:
             continue
-        verdict = run.read(pending)
+        verdict = run.read_scalars(pending)
         pending = []
         value = run.residuals[-1]
         if value <= max(run.limit, run.floor):
-            return run.check(x)
-        verdict = verdict or run.watch(value, r, attempt.M)
+            return run.check_residual(x)
+        verdict = verdict or run.watch_progress(value, r, attempt.M)
         if verdict or run.iterations >= maxiter:
             return verdict or Reason.MAXITER
     raise AssertionError("a method must not end by itself")
 
 
-def _validated(rtol: float, atol: float, maxiter: int | None, check_every: int, system: System) -> int:
+def _check_arguments(rtol: float, atol: float, maxiter: int | None, check_every: int, system: System) -> int:
     """Return maxiter after refusing what makes no sense."""
     for name, value in (("rtol", rtol), ("atol", atol)):
         if not isinstance(value, int | float) and not hasattr(value, "__float__"):
@@ -392,7 +408,7 @@ def _validated(rtol: float, atol: float, maxiter: int | None, check_every: int, 
     return int(limit)
 
 
-def _conclude(run: _Run, reason: Reason, maxiter: int, setup: tuple[float, float]) -> SolveInfo:
+def _build_info(run: _Run, reason: Reason, maxiter: int, setup: tuple[float, float]) -> SolveInfo:
     """Assemble the facts."""
     system, scale = run.system, run.system.scale
     notes = [note for note in run.notes if note]

@@ -152,17 +152,17 @@ class _Solver:
     def __call__(self, b: Tensor, conductances: tuple[Tensor, ...]) -> Tensor:
         v = b.detach().to(torch.promote_types(b.dtype, torch.float64))
         if not isinstance(self.A, Poisson):
-            return self._flat(v).to(b.dtype)
-        A = self._numbers(conductances) if conductances else self.A
+            return self._solve_flat(v).to(b.dtype)
+        A = self._constant_operator(conductances) if conductances else self.A
         if self.project and A.nullspace:
             v = A.nullspace.project(v)
         batch = v.reshape(-1, *v.shape[-3:])
         box = self.M is None and self.blocks == 1 and is_box(A)
-        guess = self._transforms(A, batch) if box else None
-        rows = [self._one(A, g, None if guess is None else guess[k]) for k, g in enumerate(batch)]
+        guess = self._solve_by_transforms(A, batch) if box else None
+        rows = [self._solve_one(A, g, None if guess is None else guess[k]) for k, g in enumerate(batch)]
         return (torch.stack(rows).reshape(v.shape) if rows else v).to(b.dtype)
 
-    def _numbers(self, conductances: tuple[Tensor, ...]) -> Poisson:
+    def _constant_operator(self, conductances: tuple[Tensor, ...]) -> Poisson:
         """Return A as numbers alone; kept, so that all solves with this A share one set-up."""
         A = self.A
 
@@ -173,9 +173,9 @@ class _Solver:
 
         return CONSTANTS.compute_once(A, build)
 
-    def _one(self, A: Poisson, g: Tensor, guess: Tensor | None) -> Tensor:
+    def _solve_one(self, A: Poisson, g: Tensor, guess: Tensor | None) -> Tensor:
         """Solve for one vector on the internal grid; the driver judges the guess like any other iterate."""
-        M = "none" if guess is not None and self._good(A, g, guess) else self.M
+        M = "none" if guess is not None and self._is_solved(A, g, guess) else self.M
         like = g.new_empty(A.shape[0])
         b, x0 = A.from_grid(g, like), None if guess is None else A.from_grid(guess, like)
         limits: dict[str, Any] = {"rtol": self.rtol, "atol": self.atol, "strict": True}
@@ -186,16 +186,16 @@ class _Solver:
         x, _ = cg(A, b, x0, M=M, maxiter=self.maxiter, **limits)
         return A.to_grid(x)
 
-    def _transforms(self, A: Poisson, batch: Tensor) -> Tensor:
+    def _solve_by_transforms(self, A: Poisson, batch: Tensor) -> Tensor:
         shaped = batch.reshape(-1, *A.grid_shape)
         return solve_box(A, shaped).reshape(batch.shape)
 
-    def _good(self, A: Poisson, g: Tensor, x: Tensor) -> bool:
+    def _is_solved(self, A: Poisson, g: Tensor, x: Tensor) -> bool:
         """Tell whether x will pass as it is, so that no preconditioner has to be set up."""
         norm = torch.linalg.vector_norm
         return bool(norm(g - A.apply(x)) <= max(self.rtol * float(norm(g)), self.atol))
 
-    def _flat(self, v: Tensor) -> Tensor:
+    def _solve_flat(self, v: Tensor) -> Tensor:
         batch = v.reshape(-1, v.shape[-1]) if v.dim() else v.reshape(1, 1)
         options = {"M": self.M, "rtol": self.rtol, "atol": self.atol, "maxiter": self.maxiter, "strict": True}
         rows = [cg(self.A, row, **options)[0] for row in batch]
@@ -224,7 +224,7 @@ class _Solve(torch.autograd.Function):
         if not conductances:
             return adjoint, None
         c, wanted = OperatorTensors(*conductances), ctx.needs_input_grad[2:]
-        found = gradients(c, _batch(x), _batch(adjoint), wanted)
+        found = conductance_gradients(c, _add_batch_axis(x), _add_batch_axis(adjoint), wanted)
         return adjoint, None, *(g if g is None else g.to(t.dtype) for g, t in zip(found, c, strict=True))
 
     @staticmethod
@@ -235,7 +235,7 @@ class _Solve(torch.autograd.Function):
         if any(t is not None for t in changes):
             pairs = zip(changes[:7], conductances[:7], strict=True)
             zero: Any = [torch.zeros_like(t) if d is None else d for d, t in pairs]
-            lost = product(OperatorTensors(*[*zero, conductances[7]]), x)
+            lost = apply_conductances(OperatorTensors(*[*zero, conductances[7]]), x)
             change = -lost if change is None else change - lost
         return _Solve.apply(change, ctx.solver.adjoint(), *conductances)
 
@@ -246,7 +246,7 @@ class _Solve(torch.autograd.Function):
         return _Solve.apply(b.movedim(in_dims[0] or 0, 0), solver, *conductances), 0
 
 
-def _batch(v: Tensor) -> Tensor:
+def _add_batch_axis(v: Tensor) -> Tensor:
     """Give v one leading batch dimension."""
     return v.reshape(-1, *v.shape[-3:])
 
@@ -286,14 +286,14 @@ class OperatorTensors(NamedTuple):
         return self[3], self[4], self[5]
 
 
-def product(c: OperatorTensors, x: Tensor) -> Tensor:
+def apply_conductances(c: OperatorTensors, x: Tensor) -> Tensor:
     """Return A x for x of shape (..., internal grid), in torch operations that any transform can go through.
 
     Examples
     --------
     >>> A = Poisson.from_coefficients(torch.rand(3, 4), boundary={"x": "periodic"})
     >>> x = torch.rand(3, 1, 4)
-    >>> torch.allclose(product(OperatorTensors.of(A), x), A.apply(x), atol=1e-5)
+    >>> torch.allclose(apply_conductances(OperatorTensors.of(A), x), A.apply(x), atol=1e-5)
     True
     """
     y = (c.shift + sum(c.ground)) * x
@@ -303,7 +303,9 @@ def product(c: OperatorTensors, x: Tensor) -> Tensor:
     return torch.where(c.unknown, y, 0)
 
 
-def gradients(c: OperatorTensors, x: Tensor, adjoint: Tensor, wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
+def conductance_gradients(
+    c: OperatorTensors, x: Tensor, adjoint: Tensor, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
     """Return dloss/d(each field of c), None where it is not wanted; x and adjoint (λ): (batch, internal grid).
 
     The last link along an axis closes the ring; where the axis does not wrap, it is a constant 0 of the builders, and
@@ -313,7 +315,7 @@ def gradients(c: OperatorTensors, x: Tensor, adjoint: Tensor, wanted: Sequence[b
     --------
     >>> c = OperatorTensors.of(Poisson.from_coefficients([[1.0, 1.0]], boundary="neumann", shift=1.0))
     >>> x = torch.tensor([[[[2.0, 1.0]]]], dtype=torch.float64)
-    >>> float(gradients(c, x, x, [True] * 8)[2][0, 0, 0])              # one face, across which x jumps by 1
+    >>> float(conductance_gradients(c, x, x, [True] * 8)[2][0, 0, 0])              # one face, across which x jumps by 1
     -1.0
     """
     own = -(adjoint * x).sum(0) if any(wanted[3:7]) else None

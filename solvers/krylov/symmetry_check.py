@@ -1,4 +1,4 @@
-"""A preconditioner under watch: an inner product now and then tells whether CG's theory holds for it.
+"""Symmetry check: an inner product now and then tells whether CG's theory holds for a preconditioner.
 
 For a linear symmetric positive definite M the residuals of CG are M-orthogonal. So the cosine
 
@@ -6,7 +6,7 @@ For a linear symmetric positive definite M the residuals of CG are M-orthogonal.
 
 is zero up to rounding. For a map that is not linear or not symmetric it is not, from the second step on, while r·Mr
 and p·Ap may well stay positive: then CG neither fails nor converges as it should, and nothing else would show it. The
-cosine only raises suspicion; `krylov` then spends two applications of M on u·Mv = v·Mu before it accuses.
+cosine only raises suspicion; the driver then spends two applications of M on u·Mv = v·Mu before it accuses.
 
 Notay, SIAM J. Sci. Comput. 22 (2000): the terms that flexible CG keeps are these.
 """
@@ -24,10 +24,10 @@ from .system import Preconditioner
 SUSPICIOUS = 0.03
 """Measured: at most 6e-3 for cycles rounded to bfloat16, 6e-8 in float32; above 0.1 within a few steps otherwise."""
 EVERY_STEP, LATER = 20, 10
-"""So many steps are looked at, afterwards every tenth: two inner products are felt next to a diagonal M."""
+"""Check the first 20 steps, then every 10th: with a cheap M two extra inner products are measurable."""
 
 
-class Watched:
+class SymmetryCheck:
     """M, with the cosine between consecutive residuals; everything else is M's.
 
     Attributes
@@ -37,9 +37,9 @@ class Watched:
 
     def __init__(self, M: Preconditioner) -> None:
         self.M, self.operator, self.limit, self.calls = M, M.operator, SUSPICIOUS, 0
-        self.reset()
+        self.forget_step()
 
-    def reset(self) -> None:
+    def forget_step(self) -> None:
         """Forget the last step: what comes next is no step of the same recurrence."""
         self.z: torch.Tensor | None = None
         self.rz: torch.Tensor | None = None
@@ -62,7 +62,7 @@ class Watched:
             self.z, self.rz = (z.clone() if shared else z), rz
         return z
 
-    def suspicious(self) -> bool:
+    def is_suspicious(self) -> bool:
         """Whether a cosine since the last question was too large; then the next has to be twice as large."""
         cosine, self.cosine = self.cosine, None
         if cosine is None or not float(cosine) > self.limit:
@@ -71,11 +71,11 @@ class Watched:
         return True
 
 
-def watched(steps: Steps) -> Steps:
-    """Return the recurrence for a watched M: every restart forgets the step before it."""
+def check_symmetry(steps: Steps) -> Steps:
+    """Return the recurrence whose M is checked for symmetry: every restart forgets the step before it."""
 
     def run(A: Any, b: torch.Tensor, x: torch.Tensor, M: Any) -> Iterator[State]:
-        M.reset()
+        M.forget_step()
         return steps(A, b, x, M)
 
     return run

@@ -32,7 +32,7 @@ Map = Callable[[torch.Tensor], torch.Tensor]
 class CountedMap:
     """A map that counts its products in `.calls`; `.operator` is what the caller passed.
 
-    `.goal` is a norm of the residual that the driver will find small enough: a recurrence may stand still there.
+    `.goal` is a norm of the residual that the driver will find small enough: a recurrence may stop updating there.
 
     >>> A = CountedMap(lambda v: 2 * v)
     >>> A(1.0), A.calls
@@ -130,7 +130,7 @@ class System:
         """What norms of residuals in here have to be multiplied by."""
         return math.ldexp(1.0, self.b_exponent)
 
-    def gauge(self, x: torch.Tensor) -> None:
+    def remove_null_space(self, x: torch.Tensor) -> None:
         """Remove from x, in place, its part in the null space."""
         if self.project:
             x.copy_(self.project(x))
@@ -179,7 +179,7 @@ class System:
             return x
         return times_power_of_two(times_power_of_two(x, self.x_exponent), -self.x_exponent)
 
-    def watcher(self, callback: Callable | None) -> Callable | None:
+    def wrap_callback(self, callback: Callable | None) -> Callable | None:
         """Wrap the caller's callback: it gets the same live array each time."""
         if callback is None:
             return None
@@ -204,7 +204,7 @@ def open_system(A: Any, b: Any, x0: Any, M: Any, *, nullspace: Any = "auto") -> 
     if M is None and not is_poisson and hasattr(A, "psolve"):
         M = A.psolve  # SciPy's convention
     system.preconditioner = M
-    precondition = None if M is None else _preconditioner(A, b, M, system)
+    precondition = None if M is None else _bind_preconditioner(A, b, M, system)
     if x0 is not None and not system.guess_is_lost:
         system.x.copy_(_initial_guess(A, x0, system, precondition))
     return system, precondition
@@ -236,7 +236,7 @@ def matrix_system(A: Any, b: Any, *, nullspace: Any = None, guess: float = 0.0) 
     exponent = power_of_extreme(size, dtype)
     if exponent:
         plain, apply = apply, lambda v: times_power_of_two(plain(v), -exponent)
-    return _scaled(
+    return _scale_system(
         A=CountedMap(apply, A), b=v.reshape(-1).to(dtype, copy=True), double=double, unknowns=shape[0],
         export=lambda x: from_torch(x, library), project=project, nullspace=dimension, exponent=exponent,
         guess=guess * size, operator=A,
@@ -273,7 +273,7 @@ def poisson_system(A: Poisson, b: Any, *, nullspace: Any = "auto", guess: float 
         like = x.new_empty(()).expand(shape)
         return from_torch(vectors.from_parts(A, x, None if uncoupled is None else uncoupled[1], like), library)
 
-    return _scaled(
+    return _scale_system(
         A=CountedMap(product_for(inside, grid.device), inside), b=grid.to(dtype, copy=True), double=torch.float64,
         unknowns=A.unknowns, export=export, project=project, nullspace=A.nullspace.dimension if project else 0,
         exponent=exponent, guess=guess * math.ldexp(1.0, exponent), uncoupled=uncoupled,
@@ -302,7 +302,7 @@ def _largest_entry(A: Any) -> float:
     return float(abs(values).max())
 
 
-def _scaled(
+def _scale_system(
     *, b: torch.Tensor, exponent: int, guess: float, uncoupled: Any = None, uncoupled_diag: Any = None, **facts: Any
 ) -> System:
     """Make the system, after scaling b by a power of two if its norm, or that of A x0, needs that.
@@ -332,7 +332,7 @@ def _scaled(
     )
 
 
-def _preconditioner(A: Any, b: Any, M: Any, system: System) -> Preconditioner:
+def _bind_preconditioner(A: Any, b: Any, M: Any, system: System) -> Preconditioner:
     """Return M between tensors of the system; refuse what cannot belong to A."""
     shape = getattr(M, "shape", None)
     expected = A.shape if isinstance(A, Poisson) else (system.b.numel(),) * 2

@@ -8,7 +8,7 @@ from krylearn.pde import right_hand_side, scene
 from krylearn.solvers import DCDM, DCDMNetwork, NeuralMultigrid, Reason, cg, dcdm
 from krylearn.solvers.krylov.conjugate_gradients import cg_steps
 from krylearn.solvers.krylov.driver import Attempt, drive
-from krylearn.solvers.krylov.symmetry_check import SUSPICIOUS, Watched, watched
+from krylearn.solvers.krylov.symmetry_check import SUSPICIOUS, SymmetryCheck, check_symmetry
 from krylearn.solvers.krylov.system import Preconditioner, open_system
 
 NOTE = "M is not symmetric positive definite: switched to flexible CG"
@@ -101,7 +101,7 @@ def test_watching_changes_no_iterate(problem):
     A, b = problem
     jacobi = inverse_diagonal(A)
     iterates = []
-    for wrap in (lambda M: Attempt(cg_steps, M), lambda M: Attempt(watched(cg_steps), Watched(M))):
+    for wrap in (lambda M: Attempt(cg_steps, M), lambda M: Attempt(check_symmetry(cg_steps), SymmetryCheck(M))):
         system, M = open_system(A, b, None, lambda r: jacobi * r)
         iterates.append([])
         drive([wrap(M)], system, rtol=1e-6, callback=lambda x, into=iterates[-1]: into.append(x.clone()))
@@ -110,20 +110,20 @@ def test_watching_changes_no_iterate(problem):
 
 
 def test_cosine_by_hand():
-    M = Watched(Preconditioner(lambda r: torch.tensor([2.0, 1.0]) * r))
+    M = SymmetryCheck(Preconditioner(lambda r: torch.tensor([2.0, 1.0]) * r))
     M(torch.tensor([1.0, 0.0]))
     M(torch.tensor([1.0, 1.0]))  # z = (2, 0), z·r = 2, r·Mr = 2 and 3
     assert float(M.cosine) == pytest.approx(2 / 6**0.5)
-    assert M.suspicious()
-    assert not M.suspicious()  # asked again: nothing new
+    assert M.is_suspicious()
+    assert not M.is_suspicious()  # asked again: nothing new
     assert M.limit == 2 * SUSPICIOUS
-    M.reset()
+    M.forget_step()
     M(torch.tensor([1.0, 1.0]))
     assert M.cosine is None
 
 
 def test_a_map_that_returns_its_argument_is_not_compared_with_itself():
-    M, r = Watched(Preconditioner(lambda r: r)), torch.tensor([1.0, 0.0])
+    M, r = SymmetryCheck(Preconditioner(lambda r: r)), torch.tensor([1.0, 0.0])
     M(r)
     r.copy_(torch.tensor([0.0, 1.0]))  # as CG updates it in place
     M(r)
