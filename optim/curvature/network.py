@@ -38,12 +38,47 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
+def gather_shards(t: Tensor) -> Tensor:
+    """Return the whole of a parameter that FSDP2 shards over ranks, else the tensor itself; collective where sharded.
+
+    Examples
+    --------
+    >>> t = torch.ones(2)
+    >>> gather_shards(t) is t
+    True
+    """
+    return t.full_tensor() if hasattr(t, "full_tensor") else t
+
+
+@contextmanager
+def without_sharding(model: nn.Module) -> Iterator[None]:
+    """Take the hooks off by which FSDP2 puts its own parameters into modules: a pass brings them along as values."""
+    taken = []
+    for module in model.modules():
+        state = module._get_fsdp_state() if hasattr(module, "_get_fsdp_state") else None
+        for name, hooks in (
+            ("_pre_forward_hook_handle", module._forward_pre_hooks),
+            ("_post_forward_hook_handle", module._forward_hooks),
+        ):
+            key = getattr(getattr(state, name, None), "id", None)
+            if key in hooks:
+                taken.append((hooks, dict(hooks)))
+                del hooks[key]
+    try:
+        yield
+    finally:
+        for hooks, before in taken:
+            hooks.clear()
+            hooks.update(before)
+
+
 class FrozenNetwork:
     """Loss and outputs as functions of a dict of parameters.
 
     Parameters
     ----------
-    model : nn.Module; wrappers of torch.compile and DDP are taken off
+    model : nn.Module; wrappers of torch.compile and DDP are taken off. Parameters that FSDP2 (`fully_shard`) shards are
+        gathered, all of them on every rank: vectors of this length are what Lanczos keeps anyway
     loss : callable (outputs, targets) -> scalar, or None: the model itself returns the loss of the batch
     batch : (inputs, targets), or with loss None the inputs; inputs: tensor, tuple of arguments or dict of keywords
     parameters : names, or None for all that require a gradient
@@ -80,9 +115,9 @@ class FrozenNetwork:
         _check_pair(batch, loss)
         self.batchnorm, self.dropout, self.dropout_seed = batchnorm, dropout, int(dropout_seed)
         self.tensors = _select(self.model, parameters)
-        self.values: Parameters = {name: p.detach().clone() for name, p in self.tensors.items()}
+        self.values: Parameters = {name: gather_shards(p.detach()).clone() for name, p in self.tensors.items()}
         self._others = {
-            name: t.detach().clone()
+            name: gather_shards(t.detach()).clone()
             for name, t in (*self.model.named_parameters(), *self.model.named_buffers())
             if name not in self.values
         }
@@ -145,6 +180,7 @@ class FrozenNetwork:
         saved = [(m, m.training, m.__dict__.get("_compiled_call_impl")) for m in modules]
         tracking = [(m, m.track_running_stats) for m in modules if isinstance(m, _NormBase)]
         with ExitStack() as stack:
+            stack.enter_context(without_sharding(self.model))
             if differentiable_twice:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
                 stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .network import gather_shards
+
 
 def denominator(group: Mapping[str, Any], state: Mapping[str, Any], p: Tensor) -> Tensor:
     """Return P of one parameter.
@@ -51,7 +53,7 @@ def inverse_root(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
     for name, p in tensors.items():
         group = owner.get(id(p))
         if group is None:
-            roots[name] = torch.zeros_like(p, requires_grad=False)
+            roots[name] = gather_shards(torch.zeros_like(p, requires_grad=False))
             continue
         lr = float(group["lr"])
         if lr != first and first == 0:
@@ -60,7 +62,7 @@ def inverse_root(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
         P = denominator(group, optimizer.state.get(p, {}), p)
         if not bool((P > 0).all()):
             raise ValueError(f"the preconditioner of {name} has entries <= 0; set eps > 0 or take a step first")
-        roots[name] = (ratio / P.detach()).sqrt()
+        roots[name] = gather_shards((ratio / P.detach()).sqrt())
     return roots
 
 

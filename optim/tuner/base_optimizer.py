@@ -325,7 +325,7 @@ def get_local(value: Tensor) -> Tensor:
     >>> get_local(torch.ones(1)).tolist()
     [1.0]
     """
-    return value.toget_local() if hasattr(value, "to_local") else value
+    return value.to_local() if hasattr(value, "to_local") else value
 
 
 def _copy(value: Tensor, device: Any) -> Tensor:
@@ -351,7 +351,7 @@ def _back(value: Any, owner: Tensor) -> Any:
         if value.get("sharded"):
             from torch.distributed.tensor import DTensor
 
-            return DTensor.fromget_local(tensor, owner.device_mesh, owner.placements)  # type: ignore[attr-defined]
+            return DTensor.from_local(tensor, owner.device_mesh, owner.placements)  # type: ignore[attr-defined]
         return tensor
     if isinstance(value, dict):
         return {name: _back(each, owner) for name, each in value.items()}
