@@ -144,6 +144,8 @@ class LossSource:
     def _share(self, values: Sequence[Tensor]) -> None:
         if self.group is not None:
             for value in values:
+                if hasattr(value, "to_local"):
+                    continue  # a shard: FSDP has averaged it already
                 dist.all_reduce(value, group=self.group)
                 value /= dist.get_world_size(self.group)
 
