@@ -8,6 +8,7 @@ failed, 2 input that cannot be used, 130 stopped by Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import traceback
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from . import (
     warmup_command,
 )
 
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO)  # out of what others write for us
 COMMANDS = (
     demo_command, solve_command, train_command, bench_command, study_command, report_command, spectrum_command,
     warmup_command,
@@ -67,7 +69,7 @@ def run_guarded(options: argparse.Namespace) -> int:
     except NotWrittenError as error:
         code, text = 1, str(error)
     except (UsageError, ImportError, ValueError, OSError) as error:  # ours say: got, expected, remedy
-        code, text = 2, str(error)
+        code, text = 1 if getattr(error, "errno", None) in NO_ROOM else 2, str(error)
     except MemoryError:
         code, text = 1, "there is not enough memory for this"
     except KeyboardInterrupt as error:

@@ -61,7 +61,7 @@ def load_matrix(path: Path, rows: int | None = None) -> sp.csr_array:
             matrix = _read_sparse_arrays(path, rows)
         else:
             raise UsageError(f"{path} ends in '{path.suffix}'; expected {MATRIX_KINDS}")
-        if matrix.shape[0] != matrix.shape[1]:
+        if matrix.shape[0] != matrix.shape[1] or not matrix.shape[0]:
             raise UsageError(f"{path} holds a matrix of shape {matrix.shape}; expected a real square one")
         _check_finite(path, matrix.data)
         csr = sp.csr_array(matrix)

@@ -197,6 +197,7 @@ def test_a_fault_of_ours_is_one_sentence_and_exit_code_1(system, monkeypatch, ca
     assert capsys.readouterr().err.startswith("krylearn solve: KeyError: 'lost'; please report it;")
 
 
+@pytest.mark.slow  # everything is compiled
 def test_a_home_that_is_none_is_no_obstacle(system):
     away = {"HOME": None, "XDG_CACHE_HOME": "/proc/nowhere", "NUMBA_CACHE_DIR": None, "TMPDIR": str(system)}
     done = run(["solve", "A.npz", "b.npy", *OPTIONS, "-o", "x.npy"], **away)
