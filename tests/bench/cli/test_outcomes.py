@@ -53,7 +53,8 @@ def test_a_full_disk_is_exit_code_1_and_keeps_the_older_file(system, suffix):
 import main; sys.exit(main(sys.argv[1:]))" solve A.npz b.npy {" ".join(OPTIONS)} -o {file.name}'
     done = subprocess.run(f"exec {sys.executable} {limited}", shell=True, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
-    assert done.stderr == f"krylearn solve: x{suffix} was not written: File too large\n"
+    said = done.stderr.splitlines()[-1]  # before it may come that what had to be compiled could not be kept
+    assert said == f"krylearn solve: x{suffix} was not written: File too large"
     assert file.read_text() == "older"
     assert sorted(system.iterdir()) == before
 
