@@ -6,6 +6,7 @@ from .batch_noise.sharpness_laws import fit_sharpness
 from .batch_size.rescaling import ScalingWarning, scale_hyperparameters
 from .batch_size.rule_choice import Change, Facts
 from .curvature.factories import Curvature, empirical_fisher, ggn, hessian, preconditioned
+from .curvature.methods import CurvatureWarning
 from .sharpness_meters.edges import batch_sharpness, critical_sharpness, sharpness
 from .sharpness_meters.meters import stability
 from .spectra.quadrature import Spectrum, slq
@@ -14,8 +15,8 @@ from .tuner.optimizer import CurvatureTuner
 from .tuner.session import TunerWarning
 
 __all__ = [
-    "Change", "Curvature", "CurvatureTuner", "Facts", "GradientNoise", "ScalingWarning", "Spectrum", "TunerConstants",
-    "TunerWarning", "batch_extremes", "batch_sharpness",
-    "critical_sharpness", "deconvolve", "empirical_fisher", "fit_sharpness", "ggn", "gradient_noise_scale", "hessian",
-    "hessian_noise", "preconditioned", "scale_hyperparameters", "sharpness", "slq", "stability",
+    "Change", "Curvature", "CurvatureTuner", "CurvatureWarning", "Facts", "GradientNoise", "ScalingWarning", "Spectrum",
+    "TunerConstants", "TunerWarning", "batch_extremes", "batch_sharpness", "critical_sharpness", "deconvolve",
+    "empirical_fisher", "fit_sharpness", "ggn", "gradient_noise_scale", "hessian", "hessian_noise", "preconditioned",
+    "scale_hyperparameters", "sharpness", "slq", "stability",
 ]  # fmt: skip

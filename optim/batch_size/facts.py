@@ -18,6 +18,7 @@ class Facts:
     old_batch, new_batch : samples per optimizer step, all devices and accumulated micro-batches together
     noise_scale : gradient noise scale in samples, or None;  sharpness : a fitted law (`fit_sharpness`), or None
     adaptive : the optimizer divides by second moments;  decoupled : weight decay is not part of the gradient
+    measured : whether the study behind `auto` has measured this kind of optimizer (SGD, Adam, AdamW)
     betas, eps_rules : its betas;  whether ε exceeds √v̂ for most parameters (None: unknown)
 
     Examples
@@ -34,6 +35,7 @@ class Facts:
     decoupled: bool = False
     betas: tuple[float, float] | None = None
     eps_rules: bool | None = None
+    measured: bool = True
 
     def __post_init__(self) -> None:
         if not (self.old_batch > 0 and self.new_batch > 0):

@@ -12,6 +12,9 @@ from ..batch_noise.sharpness_laws import SharpnessLaw, fit_sharpness
 from .rule_choice import RULES, Change, Facts, Rule
 from .schedules import stretch
 
+MEASURED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # in the study behind "auto"
+DECOUPLED = (torch.optim.AdamW, torch.optim.Muon, torch.optim.Adafactor)  # weight decay apart from the gradient
+
 
 class ScalingWarning(UserWarning):
     """A rule was applied where it is not known to hold."""
@@ -34,10 +37,12 @@ def facts_of(
     """
     group = optimizer.param_groups[0]
     betas = tuple(float(b) for b in group["betas"][:2]) if "betas" in group else None
-    decoupled = isinstance(optimizer, torch.optim.AdamW) or bool(group.get("decoupled_weight_decay", False))
+    base = getattr(optimizer, "base", optimizer)  # of a wrapper
+    decoupled = isinstance(base, DECOUPLED) or bool(group.get("decoupled_weight_decay", False))
     law = sharpness if sharpness is None or isinstance(sharpness, SharpnessLaw) else fit_sharpness(sharpness)
-    adaptive = "eps" in group or "betas" in group
-    return Facts(old_batch, new_batch, noise_scale, law, adaptive, decoupled, betas, _eps_rules(optimizer))  # type: ignore[arg-type]
+    adaptive = ("eps" in group or "betas" in group) and not isinstance(base, torch.optim.Muon)
+    measured = type(base) in MEASURED
+    return Facts(old_batch, new_batch, noise_scale, law, adaptive, decoupled, betas, _eps_rules(optimizer), measured)  # type: ignore[arg-type]
 
 
 def _eps_rules(optimizer: torch.optim.Optimizer) -> bool | None:
@@ -46,7 +51,7 @@ def _eps_rules(optimizer: torch.optim.Optimizer) -> bool | None:
     for group in optimizer.param_groups:
         for p in group["params"]:
             state = optimizer.state.get(p, {})
-            if "exp_avg_sq" in state and "betas" in group:
+            if "exp_avg_sq" in state and "betas" in group and isinstance(group.get("eps"), float | int):
                 v = state["exp_avg_sq"] / (1 - float(group["betas"][1]) ** float(state["step"]))
                 below += int((v.sqrt() < group["eps"]).sum())
                 total += v.numel()
@@ -69,7 +74,8 @@ def scale_hyperparameters(
     Ratios between groups stay. What schedulers keep in groups (initial_lr, max_lr, min_lr) changes with lr; pass the
     scheduler, or a list, so that the base_lrs they hold change too, and their lengths if they count steps. Batch sizes
     count samples per optimizer step over all devices and accumulated micro-batches. Nothing happens when both are
-    equal.
+    equal. All is written or, where anything cannot be, nothing. Outside a rule's validity ("auto": where nobody
+    vouches for it) no lr is raised: then nothing is written, and the change that comes back says so.
 
     Parameters
     ----------
@@ -109,11 +115,32 @@ def scale_hyperparameters(
     if not change.valid:
         state = "not valid here" if change.valid is False else "not known to be valid here"
         name = rule if isinstance(rule, str) else getattr(rule, "__name__", "rule")
-        warnings.warn(f"rule {name!r} is {state}: {change.why}", ScalingWarning, stacklevel=2)
+        safe = restrict_change(change) if change.valid is False or rule == "auto" else change
+        note = (
+            ""
+            if safe is change
+            else "; nothing was changed"
+            + (", rule='linear' or another by name does so all the same" if change.valid is None else "")
+        )
+        warnings.warn(f"rule {name!r} is {state}: {change.why}{note}", ScalingWarning, stacklevel=2)
+        change = safe
     apply_change(optimizer, change, scheduler)
     if interval == "step":
         stretch_schedules(_listed(scheduler), change, facts.ratio)
     return change
+
+
+def restrict_change(change: Change) -> Change:
+    """Return a change that nobody vouches for without what could do harm: nothing at all where it raises the lr.
+
+    Examples
+    --------
+    >>> restrict_change(Change(lr=4.0, why="linear")).lr, restrict_change(Change(lr=0.25)).lr
+    (1.0, 0.25)
+    """
+    if change.lr <= 1 and change.one_minus_beta1 <= 1:
+        return change
+    return Change(valid=change.valid, why=f"{change.why}; nothing was changed")
 
 
 def apply_change(optimizer: torch.optim.Optimizer, change: Change, scheduler: Any = None) -> None:
@@ -126,22 +153,31 @@ def apply_change(optimizer: torch.optim.Optimizer, change: Change, scheduler: An
     >>> adam.param_groups[0]["lr"], round(adam.param_groups[0]["betas"][1], 6)
     (0.002, 0.996)
     """
-    for group in optimizer.param_groups:
-        for key, factor in _keys(change):
-            value = group.get(key)
-            if isinstance(value, torch.Tensor):
-                value.mul_(factor)  # in place: compiled steps and schedulers hold this tensor
-            elif value is not None:
-                group[key] = value * factor
-        if "betas" in group:
-            beta1, beta2, *rest = (float(b) for b in group["betas"])
-            beta1 = 1 - change.one_minus_beta1 * (1 - beta1)
-            beta2 = (1 - change.one_minus_beta2 * (1 - beta2)) ** change.beta2_power
-            group["betas"] = (min(max(beta1, 0.0), 1.0), min(max(beta2, 0.0), 1.0), *rest)
-        if change.one_minus_beta1 != 1 and group.get("momentum"):  # without momentum there is none to change
-            group["momentum"] = max(1 - change.one_minus_beta1 * (1 - group["momentum"]), 0.0)
+    written = [(group, _changed_entries(group, change)) for group in optimizer.param_groups]  # fails before it writes
+    for group, entries in written:
+        for key, value in entries.items():
+            if isinstance(group[key], torch.Tensor):
+                group[key].copy_(value)  # in place: compiled steps and schedulers hold this tensor
+            else:
+                group[key] = value
     for each in _listed(scheduler):
         _scale_scheduler(each, change.lr)
+
+
+def _changed_entries(group: Mapping[str, Any], change: Change) -> dict[str, Any]:
+    """Return what becomes of a group's entries; those that are no numbers (Adafactor's two ε, an absent lr) stay."""
+    entries: dict[str, Any] = {}
+    for key, factor in _keys(change):
+        if isinstance(group.get(key), torch.Tensor | float | int):
+            entries[key] = group[key] * factor
+    if "betas" in group:
+        beta1, beta2, *rest = (float(b) for b in group["betas"])
+        beta1 = 1 - change.one_minus_beta1 * (1 - beta1)
+        beta2 = (1 - change.one_minus_beta2 * (1 - beta2)) ** change.beta2_power
+        entries["betas"] = (min(max(beta1, 0.0), 1.0), min(max(beta2, 0.0), 1.0), *rest)
+    if change.one_minus_beta1 != 1 and group.get("momentum"):  # without momentum there is none to change
+        entries["momentum"] = max(1 - change.one_minus_beta1 * (1 - group["momentum"]), 0.0)
+    return entries
 
 
 def stretch_schedules(schedulers: Sequence[Any], change: Change, ratio: float) -> None:

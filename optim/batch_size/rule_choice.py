@@ -61,7 +61,8 @@ def auto(facts: Facts) -> Change:
     schedule keep their samples. Measure the noise scale halfway through a training at the old batch size: it grows
     along the way. Without it SGD gets κ, Adam √κ, and nobody vouches for that.
 
-    Valid where measured optima bear it out: batch sizes a factor 8 apart at most, none above B_n.
+    Valid where measured optima bear it out: SGD, Adam, AdamW; batch sizes a factor 8 apart at most, none above B_n.
+    Elsewhere `scale_hyperparameters` raises nothing by it.
     Sharpness is not used: the largest stable lr says little about the best one there (docs/studies/batch-size.md).
 
     Examples
@@ -79,6 +80,8 @@ def auto(facts: Facts) -> Change:
         limits.append("the noise scale is unknown (measure it: gradient_noise_scale, NoiseScaleMonitor)")
     elif max(facts.old_batch, facts.new_batch) > ABOVE * facts.noise_scale:
         limits.append("batches above B_n")
+    if not facts.measured:
+        limits.append("no study has measured this optimizer")
     if not 1 / CHECKED <= facts.ratio <= CHECKED:
         limits.append(f"batch sizes more than a factor {CHECKED:g} apart")
     known = "" if facts.noise_scale is None else f"B_n = {facts.noise_scale:.3g}; "

@@ -58,7 +58,7 @@ class NoiseScaleMonitor(Callback):
         batch_size: Callable[[Trainer], int] = effective_batch_size,
     ) -> None:
         self.noise, self.every, self.name, self._batch_size = GradientNoise(decay), every, name, batch_size
-        self._before: list[Tensor] | None = None
+        self._before: list[Tensor | None] | None = None
         self._squares: list[float] = []
         self._steps = self._micro = 0
 
@@ -81,9 +81,10 @@ class NoiseScaleMonitor(Callback):
         scale = count / _loss_scale(trainer)  # accumulated losses are divided by their number
         self._micro += 1
         if self._micro < count:
-            before = self._before or [torch.zeros_like(g) for g in now]
-            self._squares.append(scale**2 * _square([g - b for g, b in zip(now, before, strict=True)]))
-            self._before = [g.clone() for g in now]
+            before = self._before or [None] * len(now)
+            new = [g if b is None else g - b for g, b in zip(now, before, strict=False) if g is not None]
+            self._squares.append(scale**2 * _square(new))
+            self._before = _copies(now)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Compare with the step's gradient."""
@@ -98,14 +99,17 @@ class NoiseScaleMonitor(Callback):
             if self._micro == trainer.accumulate_grad_batches:  # an epoch's last step may have fewer
                 small = size / trainer.accumulate_grad_batches / trainer.world_size
                 mean = _mean_over_ranks(sum(self._squares) / len(self._squares), pl_module.device)
-                self.noise.update(small, mean, size, _square(now))
+                self.noise.update(small, mean, size, _square([g for g in now if g is not None]))
             self._squares, self._before, self._micro = [], None, 0
         elif self._before is not None:
-            both = [(g + b) / 2 for g, b in zip(now, self._before, strict=True)]
-            self.noise.update(size, (_square(now) + _square(self._before)) / 2, 2 * size, _square(both))
-            self._before = None
+            pairs = [(g, b) for g, b in zip(now, self._before, strict=False) if g is not None and b is not None]
+            self._before = None  # parameters that had a gradient in one of the two steps only tell nothing
+            if pairs:
+                one, other = ([pair[k] for pair in pairs] for k in (0, 1))
+                both = [(g + b) / 2 for g, b in pairs]
+                self.noise.update(size, (_square(one) + _square(other)) / 2, 2 * size, _square(both))
         elif self._steps % max(self.every, 2) == 0:
-            self._before = [g.clone() for g in now]
+            self._before = _copies(now)
         self._steps += 1
         if math.isfinite(self.noise.scale):
             pl_module.log(self.name, self.noise.scale)
@@ -120,8 +124,14 @@ class NoiseScaleMonitor(Callback):
         self._steps, self._before = state_dict["steps"], state_dict["before"]
 
 
-def _gradients(optimizer: Any) -> list[Tensor]:
-    return [p.grad.detach() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+def _gradients(optimizer: Any) -> list[Tensor | None]:
+    """Return the gradient of every parameter, None where it has none now: frozen, skipped, not yet thawed."""
+    owned = (p for group in optimizer.param_groups for p in group["params"])
+    return [None if p.grad is None else p.grad.detach() for p in owned]
+
+
+def _copies(gradients: list[Tensor | None]) -> list[Tensor | None]:
+    return [None if g is None else g.clone() for g in gradients]
 
 
 def _square(tensors: list[Tensor]) -> float:

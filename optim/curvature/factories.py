@@ -38,7 +38,10 @@ def hessian(model: nn.Module, loss: Callable | None, batch: Any, **options: Any)
     batchnorm : "batch" (statistics of the batch, as in training), "running", "ghost" (per micro-batch); never updated
     dropout : "off", or "fixed": the mask of `dropout_seed`
     reduction : "mean" or "sum": how the loss joins samples
-    micro_batch : samples at a time, None for all;  keep_graph : keep graphs between products (default: if one chunk)
+    micro_batch : samples at a time, None for all; ValueError where the parts' losses do not add up to the whole's
+        (ignored targets, class weights, sums)
+    apart : the parts are batches of their own, each with its own mean, and nothing need add up
+    keep_graph : keep graphs between products (default: if one chunk)
     group : process group whose ranks each hold a part of the batch (`torch.distributed.group.WORLD`); None: this one
     block : vectors joined in one vmapped product (memory grows with it)
 
@@ -122,10 +125,14 @@ def _operator(
     group: Any = None,
     keep_graph: bool | None = None,
     block: int = 8,
+    apart: bool = False,
     **options: Any,
 ) -> Curvature:
     if block < 1:
         raise ValueError(f"got block={block}; expected an integer >= 1")
     if loss is None and kind != "hessian":
         raise ValueError(f"{kind} splits loss and model; pass loss(outputs, targets) and batch=(inputs, targets)")
-    return Curvature(FrozenNetwork(model, loss, batch, **options), kind, method, group, keep_graph, block)
+    net = FrozenNetwork(model, loss, batch, **options)
+    if not apart and kind != "fisher":
+        net.check_micro_batches()
+    return Curvature(net, kind, method, group, keep_graph, block)

@@ -126,6 +126,7 @@ class FrozenNetwork:
         self.size = sum(self.sizes)
         first = next(iter(self.values.values()))
         self.dtype, self.device = first.dtype, first.device
+        self._whole = batch = to_plain(batch)
         self.chunks = list(_split(batch, micro_batch, reduction))
         self.samples = sum(chunk.samples for chunk in self.chunks)
         self._check_statistics()
@@ -137,6 +138,47 @@ class FrozenNetwork:
             raise ValueError(
                 "batchnorm='batch' with micro_batch: statistics of micro-batches are those of another function; "
                 "pass batchnorm='running', or 'ghost' if statistics per micro-batch are what you train with"
+            )
+
+    def check_micro_batches(self) -> None:
+        """Compare the weighted losses of the micro-batches with the loss of the whole batch; one forward pass each.
+
+        Raises
+        ------
+        ValueError : they differ, so the weighted Hessians would not be that of the loss
+
+        Examples
+        --------
+        >>> batch = (torch.ones(6, 2), torch.tensor([0, 1, 0, -100, -100, -100]))      # -100: ignored by the mean
+        >>> net = FrozenNetwork(nn.Linear(2, 2), nn.functional.cross_entropy, batch, micro_batch=2)
+        >>> net.check_micro_batches()
+        Traceback (most recent call last):
+        ...
+        ValueError: the losses of 3 micro-batches add up to nan, that of the whole batch is ...
+        """
+        norms = any(isinstance(m, _NormBase) for m in self.model.modules()) and self.batchnorm == "ghost"
+        if len(self.chunks) == 1 or norms:
+            return
+        whole, dropout = Chunk(self._whole, self.samples, 0, 1.0), self.dropout
+        try:
+            self.dropout = "off"  # masks differ from chunk to chunk
+            with self.evaluation(differentiable_twice=False), torch.no_grad():
+                parts = [float(self.loss(self.values, chunk)) for chunk in self.chunks]
+                wanted = float(self.loss(self.values, whole))
+        finally:
+            self.dropout = dropout
+        summed = sum(chunk.weight * part for chunk, part in zip(self.chunks, parts, strict=True))
+        size = max(abs(wanted), *(chunk.weight * abs(part) for chunk, part in zip(self.chunks, parts, strict=True)))
+        if not abs(summed - wanted) <= 1e-6 * size + 100 * torch.finfo(self.dtype).eps * size:
+            plain = abs(sum(parts) - wanted) <= 1e-3 * abs(wanted)
+            remedy = (
+                "pass reduction='sum': the loss sums over samples" if plain and self.reduction == "mean" else
+                "leave micro_batch out, or pass a loss that sums and reduction='sum' (class weights and ignored "
+                "targets make means over different totals)"
+            )  # fmt: skip
+            raise ValueError(
+                f"the losses of {len(self.chunks)} micro-batches add up to {summed:.6g}, that of the whole batch is "
+                f"{wanted:.6g}; expected the same with reduction={self.reduction!r}: {remedy}"
             )
 
     def outputs(self, parameters: Parameters, chunk: Chunk) -> Any:
@@ -158,7 +200,7 @@ class FrozenNetwork:
     def loss(self, parameters: Parameters, chunk: Chunk) -> Tensor:
         """Return the loss of a chunk; to be called inside `evaluation()`."""
         out = self.outputs(parameters, chunk)
-        return out if self.loss_function is None else self.loss_function(out, chunk.data[1])
+        return find_loss(out if self.loss_function is None else self.loss_function(out, chunk.data[1]))
 
     def sample_losses(self, parameters: Parameters, chunk: Chunk) -> Tensor:
         """Return the loss of each sample, (samples,); to be called inside `evaluation()`."""
@@ -224,6 +266,50 @@ class FrozenNetwork:
         }
 
 
+def to_plain(batch: Any) -> Any:
+    """Return a batch with mappings of any class (as tokenizers return them) as plain dicts; the rest as it is.
+
+    Examples
+    --------
+    >>> from collections import UserDict
+    >>> to_plain((UserDict(x=1), [UserDict(y=2)]))
+    ({'x': 1}, [{'y': 2}])
+    """
+    if isinstance(batch, Mapping):
+        return {name: to_plain(part) for name, part in batch.items()}
+    if isinstance(batch, tuple) and not hasattr(batch, "_fields"):
+        return tuple(to_plain(part) for part in batch)
+    return [to_plain(part) for part in batch] if type(batch) is list else batch
+
+
+def find_loss(out: Any) -> Tensor:
+    """Return the loss in what a loss function has returned: a scalar, (outputs, loss), or something with "loss".
+
+    Raises
+    ------
+    ValueError : there is none, or it is not a scalar
+
+    Examples
+    --------
+    >>> loss = torch.tensor(2.0)
+    >>> [float(find_loss(out)) for out in (loss, ("outputs", loss), {"loss": loss}, (loss, torch.ones(3)))]
+    [2.0, 2.0, 2.0, 2.0]
+    """
+    if isinstance(out, Mapping):
+        out = out.get("loss")
+    elif isinstance(out, tuple):
+        scalars = [part for part in reversed(out[:2]) if isinstance(part, Tensor) and part.numel() == 1]
+        out = scalars[0] if scalars else None
+    elif not isinstance(out, Tensor | int | float) and hasattr(out, "loss"):
+        out = out.loss
+    if isinstance(out, int | float):
+        out = torch.tensor(float(out))
+    if not isinstance(out, Tensor) or out.numel() != 1:
+        kind = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(f'the loss function gave {kind}; expected a scalar loss, (outputs, loss) or {{"loss": loss}}')
+    return out.reshape(())
+
+
 class Chunk:
     """Some samples of the batch: their data, number, place and share in the loss."""
 
@@ -237,7 +323,13 @@ def _split(batch: Any, size: int | None, reduction: str) -> Iterator[Chunk]:
         raise ValueError(f"the batch {type(batch).__name__} holds no tensor with samples; expected (inputs, targets)")
     n = len(tensors[0])
     if n == 0 or any(len(t) != n for t in tensors):
-        raise ValueError(f"first dimensions of the batch are {[len(t) for t in tensors]}; expected one size > 0")
+        if n and size is None:  # graphs, joined targets, time first: nothing is split, so nothing need agree
+            yield Chunk(batch, len(tensors[-1]) or n, 0, 1.0)
+            return
+        raise ValueError(
+            f"first dimensions of the batch are {[len(t) for t in tensors]}; expected one size > 0 to split into "
+            "micro-batches: leave micro_batch out"
+        )
     if size is not None and size < 1:
         raise ValueError(f"got micro_batch={size}; expected an integer >= 1 or None")
     size = min(size or n, n)

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .methods import measure_methods
+from .methods import is_symmetric, measure_methods, warn_of_asymmetry
 from .network import FrozenNetwork
 from .products import METHODS, Product, gradient, product
 
@@ -48,6 +48,9 @@ class Curvature:
         self.method = self._choose() if method == "auto" else method
         if self.method not in METHODS:
             raise ValueError(f"got method={method!r}; expected 'auto' or one of {METHODS}")
+        if method != "auto" and kind == "hessian" and method != METHODS[2] and not self._is_symmetric():
+            self.method, self._kept = METHODS[2], {}
+            warn_of_asymmetry(net, method)
         self.samples = int(self._sum(torch.tensor(float(net.samples), dtype=torch.float64, device=net.device)))
 
     shape = property(lambda self: (self.net.size, self.net.size))
@@ -163,6 +166,14 @@ class Curvature:
         if self.group is not None:
             dist.all_reduce(value, group=self.group)
         return value
+
+    def _is_symmetric(self) -> bool:
+        """Probe the chosen method's symmetry on the first chunk, once per model."""
+        known = _measured.setdefault(self.net.model, {})
+        key = ("symmetric", self.method, self.torch_dtype, self.net.size)
+        if key not in known:
+            known[key] = is_symmetric(self._product(self.net.chunks[0]), self.net)  # type: ignore[assignment]
+        return bool(known[key])
 
     def _choose(self) -> str:
         """Return the fastest exact method that works, measured once per model, the same on all ranks."""

@@ -55,7 +55,7 @@ def batch_sharpness(
     >>> round(estimate.value, 4), round(estimate.error, 4)
     (5.0, 3.0)
     """
-    return rayleigh_quotients(hessian(model, loss, batch, micro_batch=batch_size, **options))
+    return rayleigh_quotients(hessian(model, loss, batch, micro_batch=batch_size, apart=True, **options))
 
 
 def rayleigh_quotients(H: Curvature) -> Estimate:

@@ -117,7 +117,7 @@ def _measure(
     limits, lr = threshold_of(optimizer), float(optimizer.param_groups[0]["lr"])
     seed = int(torch.randint(2**62, (), generator=rng)) if isinstance(rng, torch.Generator) else rng
     H = hessian(model, loss, batch, **options)
-    parts = H if batch_size is None else hessian(model, loss, batch, micro_batch=batch_size, **options)
+    parts = H if batch_size is None else hessian(model, loss, batch, micro_batch=batch_size, apart=True, **options)
     meters = []
     if limits.preconditioned:
         edge = sharpness(preconditioned(H, optimizer), steps=steps, rng=seed)

@@ -166,13 +166,14 @@ class Spectrum:
         """
         negated = tuple((-a, b, size, end) for a, b, size, end in self.runs)
         # products of saturated networks lose digits: 2000 eps against ARPACK at a loss of 1e-4
-        slack = 4096 * self.rounding * max(abs(self.max), abs(self.min))
+        tiny = torch.finfo(torch.float64).tiny  # a zero operator has no interval of zero width either
+        slack = max(4096 * self.rounding * max(abs(self.max), abs(self.min)), tiny)
         made = []
         for runs, sign, index, value in ((negated, -1, 0, self.min), (self.runs, 1, -1, self.max)):
             end = sign * upper_end(runs, level) + sign * slack
             low, high = sorted((value - sign * slack, end))
             best = self._pairs[int(np.argmax([sign * float(pair.values[index]) for pair in self._pairs]))]
-            done = high - low <= tolerance * max(abs(low), abs(high))
+            done = high - low <= max(tolerance * max(abs(low), abs(high)), 4 * tiny)
             made.append(Edge(value, low, high, float(best.bounds[index]), done, level))
         return Extremes(*made)
 

@@ -35,6 +35,7 @@ class TunerConstants:
     trial_factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)  # times the centre
     trial_batches: int = 4  # batches that a trial trains on
     trial_parts: int = 2  # pieces of a batch, each of them a step of a trial
+    trial_share: float = 1.0  # of the lr at the vertex
     trial_shown: float = 0.05  # of the loss before: what the best trial must have gained
     trial_again: int = 20  # steps after which trials that have shown nothing are repeated, once
     # drift: five decisions after the start
@@ -55,6 +56,7 @@ class TunerConstants:
     sharpness_cap: float = 4.0  # times the threshold: a sharpness above it halves the lr
     # later raises
     raise_rounds: tuple[float, ...] = (0.02, 0.05, 0.10, 0.20, 0.35)  # shares of the steps, where the horizon is known
+    raise_budget: float = 0.9  # of the budget, for races; the rest is left for looks and products
     raise_first: int = 100  # step of the first round where it is not; the distance doubles each time
     raise_factors: tuple[float, ...] = (1.0, 3.0)  # times the lr in force
     raise_batches: int = 64  # batches that a trial of a raise trains on, at most

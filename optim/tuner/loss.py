@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from ..curvature.network import find_loss
 from ..side_effects import copy_batch, undisturbed
 
 VALUE, GRADIENT, PRODUCT = 1 / 3, 1.0, 3.0
@@ -51,6 +52,7 @@ class LossSource:
 
     def __init__(self, loss_fn: Callable[[Any], Any], batch: Any, group: Any = None, sign: float = 1.0) -> None:
         self.loss_fn, self.batch, self.group, self.sign, self.spent = loss_fn, batch, group, sign, 0.0
+        self.by_differences = False  # where second derivatives have turned out to be wrong
 
     def on(self, batch: Any) -> LossSource:
         """Return the same loss on another batch; what it spends is its own."""
@@ -84,6 +86,8 @@ class LossSource:
     def products(self, parameters: Direction) -> Callable[[Direction], list[Tensor]]:
         """Return v -> Hessian times v by double backward; where that fails or is wrong, by differences of gradients."""
         parameters = list(parameters)
+        if self.by_differences:
+            return lambda v: self.difference(parameters, v)
         try:
             with undisturbed(self.loss_fn), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
                 grads = torch.autograd.grad(self._loss(), parameters, create_graph=True, allow_unused=True)
@@ -148,34 +152,6 @@ class LossSource:
                     continue  # a shard: FSDP has averaged it already
                 dist.all_reduce(value, group=self.group)
                 value /= dist.get_world_size(self.group)
-
-
-def find_loss(out: Any) -> Tensor:
-    """Return the loss in what a loss function has returned: a scalar, (outputs, loss), or something with "loss".
-
-    Raises
-    ------
-    ValueError : there is none, or it is not a scalar
-
-    Examples
-    --------
-    >>> loss = torch.tensor(2.0)
-    >>> [float(find_loss(out)) for out in (loss, ("outputs", loss), {"loss": loss}, (loss, torch.ones(3)))]
-    [2.0, 2.0, 2.0, 2.0]
-    """
-    if isinstance(out, Mapping):
-        out = out.get("loss")
-    elif isinstance(out, tuple):
-        scalars = [part for part in reversed(out[:2]) if isinstance(part, Tensor) and part.numel() == 1]
-        out = scalars[0] if scalars else None
-    elif not isinstance(out, Tensor | int | float) and hasattr(out, "loss"):
-        out = out.loss
-    if isinstance(out, int | float):
-        out = torch.tensor(float(out))
-    if not isinstance(out, Tensor) or out.numel() != 1:
-        kind = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
-        raise ValueError(f'the loss function gave {kind}; expected a scalar loss, (outputs, loss) or {{"loss": loss}}')
-    return out.reshape(())
 
 
 def _gradient_of_sharded(loss: Tensor, trained: list[Tensor]) -> list[Tensor | None]:

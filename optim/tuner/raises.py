@@ -52,7 +52,7 @@ class HoldAndRaise(Hold):
         rounds_left = self._plan_next(session)
         horizon = session.total_steps or state.steps  # unknown: what has been earned so far
         looks = VALUE * (horizon - state.steps) / constants.look_every
-        share = (session.budget * horizon - state.spent - looks) / rounds_left
+        share = (constants.raise_budget * session.budget * horizon - state.spent - looks) / rounds_left
         length = int(min(constants.raise_batches, (share - JUDGED * VALUE) / len(constants.raise_factors)))
         calm = state.hold.rescues == 0 or state.steps - state.hold.last_rescue_step > constants.raise_first
         if length < constants.raise_fewest or not calm or session.factor < 0.3 * state.highest_factor:

@@ -19,7 +19,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .loss import LossSource, find_loss
+from ..curvature.network import find_loss
+from .loss import LossSource
 from .session import Session
 from .state import RaceState
 
@@ -227,7 +228,7 @@ class Trials:
         start, tried = judge_trials(session, source)
         shown = shows_gain(tried, start, constants.trial_shown)
         if shown:
-            lr = find_vertex(tried, start)
+            lr = constants.trial_share * find_vertex(tried, start)
             best = race.lines[race.lrs.index(find_winner(tried))]
             state.spent += race.length  # the steps made meanwhile are given up
             session.base.restore(best, [])  # running statistics stay those of the training

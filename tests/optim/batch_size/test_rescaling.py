@@ -133,3 +133,66 @@ def test_facts_of_an_optimizer():
     assert (facts.adaptive, facts.decoupled, facts.eps_rules) == (True, False, True)
     assert facts_of(torch.optim.AdamW([p]), 1, 2).decoupled
     assert not facts_of(torch.optim.SGD([p]), 1, 2).adaptive
+
+
+KINDS = {
+    "adafactor": lambda p: torch.optim.Adafactor(p, lr=0.01),
+    "muon": lambda p: torch.optim.Muon(p, lr=0.01),
+    "nadam": lambda p: torch.optim.NAdam(p, lr=0.01),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
+}
+
+
+def _entries(optimizer):
+    return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_no_study_has_measured_is_not_valid_and_not_raised(name):
+    optimizer = KINDS[name]([torch.nn.Parameter(torch.ones(2, 2))])
+    before = _entries(optimizer)
+    with pytest.warns(ScalingWarning, match="no study has measured"):
+        change = scale_hyperparameters(optimizer, old_batch=32, new_batch=64, noise_scale=4000)
+    assert change.valid is None
+    assert change.lr == 1
+    assert _entries(optimizer) == before
+    with pytest.warns(ScalingWarning):
+        assert scale_hyperparameters(optimizer, old_batch=64, new_batch=32, noise_scale=4000).lr < 1
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.filterwarnings("ignore::krylearn.optim.ScalingWarning")
+def test_a_rule_of_the_users_is_written_whatever_the_entries_are(name):
+    optimizer = KINDS[name]([torch.nn.Parameter(torch.ones(2, 2))])
+    eps = optimizer.param_groups[0].get("eps")
+    scale_hyperparameters(optimizer, old_batch=32, new_batch=64, rule=lambda facts: Change(lr=2.0, eps=0.5))
+    assert optimizer.param_groups[0]["lr"] == 0.02
+    assert optimizer.param_groups[0].get("eps") == (0.5 * eps if isinstance(eps, float) else eps)
+
+
+def test_decoupled_decay_is_seen():
+    weights = [torch.nn.Parameter(torch.ones(2, 2))]
+    for optimizer in (torch.optim.Muon(weights), torch.optim.AdamW(weights), torch.optim.Adafactor(weights)):
+        assert facts_of(optimizer, 32, 64).decoupled
+    assert not facts_of(torch.optim.Adam(weights, weight_decay=0.1), 32, 64).decoupled
+
+
+@pytest.mark.parametrize(("old", "new"), [(512, 1024), (64, 2048)])
+def test_above_the_noise_scale_nothing_is_raised(old, new):
+    sgd = torch.optim.SGD([torch.ones(1)], lr=0.1, momentum=0.9)
+    with pytest.warns(ScalingWarning, match="nothing was changed"):
+        scale_hyperparameters(sgd, old_batch=old, new_batch=new, noise_scale=200)
+    with pytest.warns(ScalingWarning, match="nothing was changed"):
+        scale_hyperparameters(sgd, old_batch=old, new_batch=new, noise_scale=200, rule="linear")
+    assert sgd.param_groups[0]["lr"] == 0.1
+
+
+def test_all_or_nothing():
+    class Odd(dict):
+        """A group whose betas cannot be read."""
+
+    adam = torch.optim.AdamW([{"params": [torch.ones(1)]}, {"params": [torch.ones(1)], "betas": (0.9, "high")}], lr=0.1)
+    with pytest.raises((TypeError, ValueError)):
+        scale_hyperparameters(adam, old_batch=32, new_batch=64, rule="malladi", noise_scale=4000)
+    assert [group["lr"] for group in adam.param_groups] == [0.1, 0.1]

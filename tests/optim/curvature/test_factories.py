@@ -284,7 +284,7 @@ def test_wrong_vectors_and_batches_are_named():
     with pytest.raises(ValueError, match="missing"):
         H({"0.weight": torch.ones(5, 4)})
     with pytest.raises(ValueError, match="first dimensions"):
-        hessian(model, loss, (batch[0], batch[1][:3]))
+        hessian(model, loss, (batch[0], batch[1][:3]), micro_batch=2)
 
 
 @pytest.mark.parametrize("amsgrad", [False, True])
