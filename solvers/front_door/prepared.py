@@ -17,6 +17,7 @@ from ..krylov.outcome import Reason, SolveInfo
 from .entries import to_csr
 from .grid_search import grids_of
 from .mending import Mended, RefusedMatrixError, change_signs, make_symmetric, scale_symmetrically
+from .small_systems import cg_from_small
 
 Array = np.ndarray[Any, Any]
 ROUNDS = 12  # of solving for the caller's residual; each gains digits, or they end
@@ -164,6 +165,7 @@ class Prepared:
         norm_b = norm(b)
         tolerance = max(rtol * norm_b, atol)
         facts: dict[str, Any] = {"iterations": 0, "matvecs": 0, "residuals": [], "compile_seconds": 0.0, "nullspace": 0}
+        remarks: tuple[str, ...] = ()
         setup, reason, best = 0.0, None, (math.inf, x.astype(dtype))
         for _ in range(ROUNDS):
             returned = x.astype(dtype)
@@ -191,12 +193,13 @@ class Prepared:
             facts["matvecs"] += info.matvecs + 1
             facts["compile_seconds"] += info.compile_seconds
             facts["nullspace"] = info.nullspace
+            remarks = tuple(note for note in info.notes if note not in remarks) + remarks
             setup += info.setup_seconds
         facts["residuals"] = (*facts["residuals"], best[0])
         converged = reason is Reason.CONVERGED and best[0] <= tolerance
         if not converged and reason in (None, Reason.CONVERGED):
             reason = Reason.STAGNATED
-        facts |= {"reason": reason, "true_residual": best[0], "setup_seconds": setup, "notes": tuple(self.notes)}
+        facts |= {"reason": reason, "true_residual": best[0], "setup_seconds": setup, "notes": (*self.notes, *remarks)}
         return best[1], SolveInfo(0 if converged else max(facts["iterations"], 1), **facts)
 
     def _step(self, r: Array, tolerance: float) -> tuple[Array, SolveInfo]:
@@ -210,7 +213,7 @@ class Prepared:
             rtol = min(0.3 * tolerance / norm(r), 0.1)
         rtol = max(rtol, 1e-13)
         if isinstance(self.operator, Poisson):
-            y, info = cg(self.operator, scaled, rtol=rtol, M=self.weights)
+            y, info = cg_from_small(self.operator, scaled, rtol=rtol, M=self.weights)
             return mended.right * y, info
         keep = ~mended.alone
         step = np.zeros_like(r)

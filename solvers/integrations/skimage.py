@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from krylearn.pde import Poisson
 
-from ..krylov.conjugate_gradients import cg
+from ..front_door.small_systems import cg_from_small
 
 SMALLEST = 1e-10  # added to every weight, as in scikit-image
 MODES = (None, "cg", "cg_j", "cg_mg", "bf")
@@ -129,7 +129,7 @@ def _probabilities(
     unknown = np.flatnonzero((number == 0) & reached)
     found = np.empty((count, len(unknown)))
     for label in range(1, count):
-        x, info = cg(A, A.rhs(0.0, fixed=(number == label).astype(np.float64)), rtol=tol)
+        x, info = cg_from_small(A, A.rhs(0.0, fixed=(number == label).astype(np.float64)), rtol=tol)
         if info:
             warnings.warn(f"label {label}: {info.reason.value}", stacklevel=3)
         found[label - 1] = x.ravel()[unknown]
