@@ -114,7 +114,7 @@ def _solve_fast(box: Box, b: np.ndarray, workers: int | None) -> np.ndarray:
         last = wrapping[-1]
         values[last] = values[last][: shape[last] // 2 + 1]  # rfftn keeps half of the last axis
         b = scipy.fft.rfftn(b, axes=wrapping, workers=workers)
-    b = b * _inverse(values, box.shift).astype(b.real.dtype)
+    b = b * _inverse_eigenvalues(values, box.shift).astype(b.real.dtype)
     if wrapping:
         b = scipy.fft.irfftn(b, s=[shape[d] for d in wrapping], axes=wrapping, workers=workers)
     for d in real:
@@ -125,21 +125,21 @@ def _solve_fast(box: Box, b: np.ndarray, workers: int | None) -> np.ndarray:
 
 def _solve_dense(box: Box, b: Tensor) -> Tensor:
     shape = b.shape[-3:]
-    bases = [torch.from_numpy(_basis(box.sides[d], n)).to(b) for d, n in enumerate(shape)]
+    bases = [torch.from_numpy(_dense_basis(box.sides[d], n)).to(b) for d, n in enumerate(shape)]
     values = [_real_order(box.eigenvalues(d, n), box.sides[d]) for d, n in enumerate(shape)]
     b = torch.einsum("...ijk,ia,jb,kc->...abc", b, *bases)
-    b = b * torch.from_numpy(_inverse(values, box.shift)).to(b)
+    b = b * torch.from_numpy(_inverse_eigenvalues(values, box.shift)).to(b)
     return torch.einsum("...abc,ia,jb,kc->...ijk", b, *bases)
 
 
-def _inverse(values: list[np.ndarray], shift: float) -> np.ndarray:
+def _inverse_eigenvalues(values: list[np.ndarray], shift: float) -> np.ndarray:
     """Return 1 / eigenvalues on the grid; 0 where they are 0, which gives the solution of zero mean."""
     x, y, z = values
     total = x[:, None, None] + y[:, None] + z + shift
     return np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
 
 
-def _basis(kind: str, n: int) -> np.ndarray:
+def _dense_basis(kind: str, n: int) -> np.ndarray:
     """Return orthonormal eigenvectors as columns; pairs of cosine and sine for a periodic axis."""
     if n == 1:
         return np.ones((1, 1))

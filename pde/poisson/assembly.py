@@ -20,7 +20,7 @@ def matrix(A: PoissonFields, unknowns: bool = False) -> scipy.sparse.csr_array:
     n = len(cells)
     row_of = np.full(mask.shape, -1, dtype=np.int64 if 7 * n >= 2**31 else np.int32)
     row_of[cells] = np.arange(n)
-    columns, values = _stencil(A, row_of)
+    columns, values = _list_entries(A, row_of)
     columns, values = columns[cells], values[cells]
     valid = (values != 0) & (columns >= 0)
     valid[:, 3] = mask[cells]  # a diagonal entry even where it is 0
@@ -30,7 +30,7 @@ def matrix(A: PoissonFields, unknowns: bool = False) -> scipy.sparse.csr_array:
     return out
 
 
-def _stencil(A: PoissonFields, row_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _list_entries(A: PoissonFields, row_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return columns and values of the 7 entries of every cell, in ascending order where nothing wraps."""
     grid = row_of.reshape(A.unknown.shape)
     columns = np.empty((row_of.size, 7), dtype=row_of.dtype)

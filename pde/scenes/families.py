@@ -69,21 +69,21 @@ def anisotropic_spacing(
     >>> [round(x ** -2, 6) for x in sorted(h)]
     [10.0, 1.0]
     """
-    axis, log_ratio = media.integer(rng, (0, len(shape) - 1)), media.between(rng, tuple(np.log(train_ratio)))
+    axis, log_ratio = media.draw_integer(rng, (0, len(shape) - 1)), media.draw_between(rng, tuple(np.log(train_ratio)))
     ratio = float(np.exp(log_ratio)) if stream == "train" else test_ratio
     return tuple(ratio**-0.5 if a == axis else 1.0 for a in range(len(shape)))
 
 
-def _cells(source: Callable[..., Any], boundary: str = "neumann") -> Callable[..., Poisson]:
+def _build_cells(source: Callable[..., Any], boundary: str = "neumann") -> Callable[..., Poisson]:
     return lambda shape, rng, stream: Poisson.from_cells(source(shape, rng), boundary=boundary)
 
 
-def _coefficients(source: Callable[..., Any]) -> Callable[..., Poisson]:
+def _build_coefficients(source: Callable[..., Any]) -> Callable[..., Poisson]:
     return lambda shape, rng, stream: Poisson.from_coefficients(source(shape, rng), boundary="dirichlet")
 
 
-def _porous(shape: tuple[int, ...], rng: np.random.Generator, stream: str) -> Poisson:
-    axis, layers = media.integer(rng, (0, len(shape) - 1)), rng.random() < 0.5
+def _build_porous(shape: tuple[int, ...], rng: np.random.Generator, stream: str) -> Poisson:
+    axis, layers = media.draw_integer(rng, (0, len(shape) - 1)), rng.random() < 0.5
     cells = geometries.porous(shape, rng)
     if not layers:
         return Poisson.from_cells(cells, boundary={NAMES[axis]: "dirichlet"})
@@ -93,7 +93,7 @@ def _porous(shape: tuple[int, ...], rng: np.random.Generator, stream: str) -> Po
     return Poisson.from_cells(cells)
 
 
-def _anisotropic(shape: tuple[int, ...], rng: np.random.Generator, stream: str) -> Poisson:
+def _build_anisotropic(shape: tuple[int, ...], rng: np.random.Generator, stream: str) -> Poisson:
     spacing = anisotropic_spacing(shape, rng, stream=stream)
     return Poisson.from_coefficients(np.ones(shape), spacing=spacing, boundary="dirichlet")
 
@@ -109,34 +109,46 @@ def periodic_medium(shape: tuple[int, ...], rng: np.random.Generator, *, sd: flo
     return media.lognormal(shape, rng, sd=sd)
 
 
-def _periodic(shape: tuple[int, ...], rng: np.random.Generator, stream: str) -> Poisson:
+def _build_periodic(shape: tuple[int, ...], rng: np.random.Generator, stream: str) -> Poisson:
     if rng.random() < 0.5:
         return Poisson.from_coefficients(periodic_medium(shape, rng), boundary="periodic")
     return Poisson.from_cells(geometries.periodic_obstacles(shape, rng), boundary="periodic")
 
 
-def _manifest() -> dict[str, Family]:
+def _list_families() -> dict[str, Family]:
     g, m = geometries, media
     rows: list[tuple[str, bool, Callable[..., Any], Callable[..., Poisson], str]] = [
-        ("open_box", False, g.open_box, _cells(g.open_box), "Fluid box, open on top."),
-        ("obstacles", False, g.obstacles, _cells(g.obstacles), "Solid spheres and boxes, flat open top."),
-        ("thin_walls", True, g.thin_walls, _cells(g.thin_walls), "Plates, some slotted, one or two cells thick."),
-        ("mazes", True, maze, _cells(maze), "Corridors between walls one cell thick, one exit or open top."),
-        ("porous", True, g.porous, _porous, "Porous medium with isolated pores, drained at two opposite sides."),
-        ("free_surface", False, g.free_surface, _cells(g.free_surface), "Wavy liquid surface over solid spheres."),
-        ("lognormal", True, m.lognormal, _coefficients(m.lognormal), "Smooth coefficients, sd of the log is 2."),
-        ("inclusions", True, m.inclusions, _coefficients(m.inclusions), "Balls 1e3 more or less conductive."),
-        ("blocks", True, m.blocks, _coefficients(m.blocks), "Random coefficient per 4^d block, four decades."),
-        ("cellwise", True, m.cellwise, _coefficients(m.cellwise), "Random coefficient per cell, four decades."),
-        ("channels", True, m.channels, _coefficients(m.channels), "Winding layers 1e3 to 1e4 more permeable."),
-        ("anisotropic", True, anisotropic_spacing, _anisotropic, "Uniform medium, cells stretched along one axis."),
-        ("neumann", False, g.closed, _cells(g.closed), "Closed box with obstacles: singular."),
-        ("periodic", False, periodic_medium, _periodic, "Periodic, mild coefficients or spheres: singular."),
+        ("open_box", False, g.open_box, _build_cells(g.open_box), "Fluid box, open on top."),
+        ("obstacles", False, g.obstacles, _build_cells(g.obstacles), "Solid spheres and boxes, flat open top."),
+        ("thin_walls", True, g.thin_walls, _build_cells(g.thin_walls), "Plates, some slotted, one or two cells thick."),
+        ("mazes", True, maze, _build_cells(maze), "Corridors between walls one cell thick, one exit or open top."),
+        ("porous", True, g.porous, _build_porous, "Porous medium with isolated pores, drained at two opposite sides."),
+        (
+            "free_surface",
+            False,
+            g.free_surface,
+            _build_cells(g.free_surface),
+            "Wavy liquid surface over spheres.",
+        ),
+        ("lognormal", True, m.lognormal, _build_coefficients(m.lognormal), "Smooth coefficients, sd of the log is 2."),
+        ("inclusions", True, m.inclusions, _build_coefficients(m.inclusions), "Balls 1e3 more or less conductive."),
+        ("blocks", True, m.blocks, _build_coefficients(m.blocks), "Random coefficient per 4^d block, four decades."),
+        ("cellwise", True, m.cellwise, _build_coefficients(m.cellwise), "Random coefficient per cell, four decades."),
+        ("channels", True, m.channels, _build_coefficients(m.channels), "Winding layers 1e3 to 1e4 more permeable."),
+        (
+            "anisotropic",
+            True,
+            anisotropic_spacing,
+            _build_anisotropic,
+            "Uniform medium, cells stretched along one axis.",
+        ),
+        ("neumann", False, g.closed, _build_cells(g.closed), "Closed box with obstacles: singular."),
+        ("periodic", False, periodic_medium, _build_periodic, "Periodic, mild coefficients or spheres: singular."),
     ]
     return {name: Family(name, text, hard, source, build) for name, hard, source, build, text in rows}
 
 
-FAMILIES: dict[str, Family] = _manifest()
+FAMILIES: dict[str, Family] = _list_families()
 
 
 def scene(family: str, shape: tuple[int, ...], seed: int, stream: Stream = "test") -> Poisson:

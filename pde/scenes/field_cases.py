@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from ..poisson.operator import Poisson
-from .media import Array, channels, coordinates, smooth_noise
+from .media import Array, cell_centres, channels, smooth_noise
 from .right_hand_sides import Stream, generator
 
 Shape = tuple[int, ...]
@@ -141,7 +141,7 @@ def reservoir(shape: Shape, rng: np.random.Generator, *, sd: float = 3.0) -> Poi
 
 def cut_cells(shape: Shape, rng: np.random.Generator) -> Poisson:
     """Build a closed domain around spheres whose faces are cut: open fractions from 1e-6 to 1, open at the top."""
-    x = coordinates(shape)
+    x = cell_centres(shape)
     h = 1.0 / max(shape)
     level = np.full(shape, np.inf)
     for _ in range(12):
@@ -159,7 +159,7 @@ def cut_cells(shape: Shape, rng: np.random.Generator) -> Poisson:
     return Poisson.from_faces(faces)
 
 
-def _manifest() -> dict[str, FieldCase]:
+def _list_cases() -> dict[str, FieldCase]:
     cases = [
         FieldCase(f"stretched_{g}", f"Cells that grow by {g} outside a core.", partial(stretched, growth=g))
         for g in (1.1, 1.2, 1.3, 1.5)
@@ -180,7 +180,7 @@ def _manifest() -> dict[str, FieldCase]:
     return {case.name: case for case in cases}
 
 
-FIELD_CASES: dict[str, FieldCase] = _manifest()
+FIELD_CASES: dict[str, FieldCase] = _list_cases()
 
 
 def field_case(name: str, shape: Shape, seed: int, stream: Stream = "test") -> Poisson:

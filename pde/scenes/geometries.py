@@ -13,40 +13,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..poisson.grid import Cell
-from .media import Range, ball, between, coordinates, extents, integer, smooth_noise
+from .media import Range, ball, box_extents, cell_centres, draw_between, draw_integer, smooth_noise
 
 Cells = NDArray[np.uint8]
 SOLID, FLUID, OPEN = int(Cell.SOLID), int(Cell.FLUID), int(Cell.OPEN)
 
 
-def _filled(shape: tuple[int, ...]) -> Cells:
+def _fill_box(shape: tuple[int, ...]) -> Cells:
     return np.full(shape, FLUID, np.uint8)
 
 
-def _with_fluid(cells: Cells) -> Cells:
+def _ensure_fluid(cells: Cells) -> Cells:
     """Put one FLUID cell in the middle of the floor if tiny grids left none."""
     if not (cells == FLUID).any():
         cells[(*(n // 2 for n in cells.shape[:-1]), 0)] = FLUID
     return cells
 
 
-def _spheres(cells: Cells, rng: np.random.Generator, count: int, radius: Range, periodic: bool = False) -> None:
+def _add_spheres(cells: Cells, rng: np.random.Generator, count: int, radius: Range, periodic: bool = False) -> None:
     for _ in range(count):
-        centre, r = rng.random(cells.ndim) * extents(cells.shape), between(rng, radius)
+        centre, r = rng.random(cells.ndim) * box_extents(cells.shape), draw_between(rng, radius)
         cells[ball(cells.shape, centre, r, periodic)] = SOLID
 
 
-def _bricks(cells: Cells, rng: np.random.Generator, count: int, side: Range) -> None:
+def _add_bricks(cells: Cells, rng: np.random.Generator, count: int, side: Range) -> None:
     for _ in range(count):
-        low, length = rng.random(cells.ndim), [between(rng, side) for _ in range(cells.ndim)]
+        low, length = rng.random(cells.ndim), [draw_between(rng, side) for _ in range(cells.ndim)]
         start = [int(n * a) for n, a in zip(cells.shape, low, strict=True)]
         stop = [max(int(n * (a + s)), i + 1) for n, a, s, i in zip(cells.shape, low, length, start, strict=True)]
         cells[tuple(slice(i, j) for i, j in zip(start, stop, strict=True))] = SOLID
 
 
-def _free_surface(cells: Cells, rng: np.random.Generator, height: float, wave: float) -> None:
+def _cut_free_surface(cells: Cells, rng: np.random.Generator, height: float, wave: float) -> None:
     """OPEN above height + wave·sin·cos (fractions of the box height), and at least in the top layer."""
-    x = [c / e for c, e in zip(coordinates(cells.shape), extents(cells.shape), strict=True)]
+    x = [c / e for c, e in zip(cell_centres(cells.shape), box_extents(cells.shape), strict=True)]
     phases = rng.random(2)
     ripple = np.sin(2 * np.pi * (2 * x[0] + phases[0]))
     if cells.ndim == 3:
@@ -63,7 +63,7 @@ def open_box(shape: tuple[int, ...], rng: np.random.Generator) -> Cells:
     >>> open_box((4, 4), np.random.default_rng(31415))[0].tolist()
     [1, 1, 1, 2]
     """
-    cells = _filled(shape)
+    cells = _fill_box(shape)
     cells[..., -1] = OPEN
     return cells
 
@@ -78,7 +78,7 @@ def obstacles(shape: tuple[int, ...], rng: np.random.Generator, **sizes: Any) ->
     """
     cells = closed(shape, rng, **sizes)
     cells[..., -1] = OPEN
-    return _with_fluid(cells)
+    return _ensure_fluid(cells)
 
 
 def closed(
@@ -97,10 +97,10 @@ def closed(
     >>> sorted(np.unique(closed((16, 16), np.random.default_rng(31415))).tolist())
     [0, 1]
     """
-    cells = _filled(shape)
-    _spheres(cells, rng, integer(rng, spheres), radius)
-    _bricks(cells, rng, integer(rng, bricks), side)
-    return _with_fluid(cells)
+    cells = _fill_box(shape)
+    _add_spheres(cells, rng, draw_integer(rng, spheres), radius)
+    _add_bricks(cells, rng, draw_integer(rng, bricks), side)
+    return _ensure_fluid(cells)
 
 
 def free_surface(
@@ -120,10 +120,10 @@ def free_surface(
     >>> bool((cells[..., -1] == 1).any())
     False
     """
-    cells = _filled(shape)
-    _free_surface(cells, rng, height, wave)
-    _spheres(cells, rng, spheres, radius)
-    return _with_fluid(cells)
+    cells = _fill_box(shape)
+    _cut_free_surface(cells, rng, height, wave)
+    _add_spheres(cells, rng, spheres, radius)
+    return _ensure_fluid(cells)
 
 
 def thin_walls(
@@ -145,12 +145,12 @@ def thin_walls(
     >>> sorted(np.unique(thin_walls((16, 16), np.random.default_rng(31415))).tolist())
     [0, 1, 2]
     """
-    cells = _filled(shape)
-    _free_surface(cells, rng, between(rng, (0.75, 0.9)), between(rng, (0.0, 0.1)))
-    for _ in range(integer(rng, plates)):
-        axis, thick = integer(rng, (0, cells.ndim - 1)), integer(rng, thickness)
-        place, low = between(rng, (0.12, 0.88)), rng.random(cells.ndim)
-        length, comb, slot_count = between(rng, side), rng.random() < slotted, integer(rng, slots)
+    cells = _fill_box(shape)
+    _cut_free_surface(cells, rng, draw_between(rng, (0.75, 0.9)), draw_between(rng, (0.0, 0.1)))
+    for _ in range(draw_integer(rng, plates)):
+        axis, thick = draw_integer(rng, (0, cells.ndim - 1)), draw_integer(rng, thickness)
+        place, low = draw_between(rng, (0.12, 0.88)), rng.random(cells.ndim)
+        length, comb, slot_count = draw_between(rng, side), rng.random() < slotted, draw_integer(rng, slots)
         start = [int(n * a * (1 - length)) for n, a in zip(shape, low, strict=True)]
         window = [slice(i, i + max(1, round(n * length))) for i, n in zip(start, shape, strict=True)]
         window[axis] = slice(int(shape[axis] * place), int(shape[axis] * place) + thick)
@@ -160,8 +160,8 @@ def thin_walls(
             bars = (np.arange(wall.shape[along]) * (2 * slot_count + 1) // max(wall.shape[along], 1)) % 2 == 0
             wall &= bars.reshape([-1 if a == along else 1 for a in range(cells.ndim)])
         cells[tuple(window)][wall] = SOLID
-    _spheres(cells, rng, integer(rng, spheres), radius)
-    return _with_fluid(cells)
+    _add_spheres(cells, rng, draw_integer(rng, spheres), radius)
+    return _ensure_fluid(cells)
 
 
 def porous(
@@ -181,9 +181,9 @@ def porous(
     >>> float((cells == 0).mean())
     0.5
     """
-    fraction, frequency = between(rng, solid), between(rng, waves)
+    fraction, frequency = draw_between(rng, solid), draw_between(rng, waves)
     noise = smooth_noise(shape, rng, frequency)
-    return _with_fluid(np.where(noise < np.quantile(noise, fraction), SOLID, FLUID).astype(np.uint8))
+    return _ensure_fluid(np.where(noise < np.quantile(noise, fraction), SOLID, FLUID).astype(np.uint8))
 
 
 def periodic_obstacles(
@@ -200,6 +200,6 @@ def periodic_obstacles(
     >>> sorted(np.unique(periodic_obstacles((16, 16), np.random.default_rng(31415))).tolist())
     [0, 1]
     """
-    cells = _filled(shape)
-    _spheres(cells, rng, integer(rng, spheres), radius, periodic=True)
-    return _with_fluid(cells)
+    cells = _fill_box(shape)
+    _add_spheres(cells, rng, draw_integer(rng, spheres), radius, periodic=True)
+    return _ensure_fluid(cells)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from .geometries import FLUID, OPEN, SOLID, Cells
-from .media import extents, integer
+from .media import box_extents, draw_integer
 
 Passage = tuple[tuple[int, ...], int]  # a room and the axis along which it opens to the next room
 
 
-def _backtrack(rooms: tuple[int, ...], rng: np.random.Generator) -> list[Passage]:
+def _carve_tree(rooms: tuple[int, ...], rng: np.random.Generator) -> list[Passage]:
     """Passages of a spanning tree of the rooms, by depth-first search from the first room."""
     stack, seen, passages = [(0,) * len(rooms)], {(0,) * len(rooms)}, []
     while stack:
@@ -24,14 +24,14 @@ def _backtrack(rooms: tuple[int, ...], rng: np.random.Generator) -> list[Passage
         if not steps:
             stack.pop()
             continue
-        axis, there = steps[integer(rng, (0, len(steps) - 1))]
+        axis, there = steps[draw_integer(rng, (0, len(steps) - 1))]
         passages.append((min(room, there), axis))
         seen.add(there)
         stack.append(there)
     return passages
 
 
-def _loops(rooms: tuple[int, ...], rng: np.random.Generator, fraction: float) -> list[Passage]:
+def _open_loops(rooms: tuple[int, ...], rng: np.random.Generator, fraction: float) -> list[Passage]:
     """Open a random fraction of all walls, so that some mazes are no trees."""
     chosen = []
     for room in np.ndindex(*rooms):
@@ -59,15 +59,17 @@ def maze(
     >>> sorted(np.unique(cells).tolist())
     [0, 1, 2]
     """
-    wanted, top_is_open = integer(rng, rooms), rng.random() < open_top
+    wanted, top_is_open = draw_integer(rng, rooms), rng.random() < open_top
     inside = (*shape[:-1], shape[-1] - 1)  # the top layer is not part of the maze: it holds the exit
-    counts = tuple(max(1, min(round(wanted * float(e)), n // 2)) for n, e in zip(inside, extents(shape), strict=True))
+    counts = tuple(
+        max(1, min(round(wanted * float(e)), n // 2)) for n, e in zip(inside, box_extents(shape), strict=True)
+    )
     edges = [[j * n // m for j in range(m + 1)] for n, m in zip(inside, counts, strict=True)]
     cells = np.full(shape, FLUID, np.uint8)
     for axis, walls in enumerate(edges):  # a room starts with its wall, except the first, which the box closes
         np.moveaxis(cells, axis, 0)[walls[1:-1]] = SOLID
     exit_draw = rng.random(len(shape) - 1)
-    for room, axis in _backtrack(counts, rng) + _loops(counts, rng, loops):
+    for room, axis in _carve_tree(counts, rng) + _open_loops(counts, rng, loops):
         window = [slice(e[k] + (k > 0), e[k + 1]) for e, k in zip(edges, room, strict=True)]
         window[axis] = slice(edges[axis][room[axis] + 1], edges[axis][room[axis] + 1] + 1)
         cells[tuple(window)] = FLUID

@@ -18,46 +18,46 @@ MODES = 48  # waves per axis of the smooth noise; the filters used here have dec
 Range = tuple[float, float]
 
 
-def extents(shape: tuple[int, ...]) -> Array:
+def box_extents(shape: tuple[int, ...]) -> Array:
     """Box lengths in units of their geometric mean.
 
     Examples
     --------
-    >>> extents((4, 16)).round(12).tolist()
+    >>> box_extents((4, 16)).round(12).tolist()
     [0.5, 2.0]
     """
     return np.array(shape) / math.exp(sum(math.log(n) for n in shape) / len(shape))
 
 
-def coordinates(shape: tuple[int, ...]) -> list[Array]:
+def cell_centres(shape: tuple[int, ...]) -> list[Array]:
     """Return cell centres per axis, shaped to broadcast, in units of the mean box length.
 
     Examples
     --------
-    >>> [x.shape for x in coordinates((4, 5))]
+    >>> [x.shape for x in cell_centres((4, 5))]
     [(4, 1), (1, 5)]
     """
-    axes = [(np.arange(n) + 0.5) / n * e for n, e in zip(shape, extents(shape), strict=True)]
+    axes = [(np.arange(n) + 0.5) / n * e for n, e in zip(shape, box_extents(shape), strict=True)]
     return list(np.ix_(*axes))
 
 
-def between(rng: np.random.Generator, limits: Range) -> float:
+def draw_between(rng: np.random.Generator, limits: Range) -> float:
     """One uniform draw; only `random()` is used, the most stable of NumPy's streams.
 
     Examples
     --------
-    >>> between(np.random.default_rng(31415), (2.0, 2.0))
+    >>> draw_between(np.random.default_rng(31415), (2.0, 2.0))
     2.0
     """
     return limits[0] + (limits[1] - limits[0]) * float(rng.random())
 
 
-def integer(rng: np.random.Generator, limits: tuple[int, int]) -> int:
+def draw_integer(rng: np.random.Generator, limits: tuple[int, int]) -> int:
     """One uniform integer, both limits included.
 
     Examples
     --------
-    >>> integer(np.random.default_rng(31415), (3, 3))
+    >>> draw_integer(np.random.default_rng(31415), (3, 3))
     3
     """
     return min(limits[0] + int((limits[1] - limits[0] + 1) * rng.random()), limits[1])
@@ -72,7 +72,7 @@ def ball(shape: tuple[int, ...], centre: Array, radius: float, periodic: bool = 
     4
     """
     squares = []
-    for x, c, e in zip(coordinates(shape), centre, extents(shape), strict=True):
+    for x, c, e in zip(cell_centres(shape), centre, box_extents(shape), strict=True):
         distance = np.abs(x - c)
         squares.append((np.minimum(distance, e - distance) if periodic else distance) ** 2)
     return np.asarray(sum(squares) < radius * radius)
@@ -95,7 +95,7 @@ def smooth_noise(shape: tuple[int, ...], rng: np.random.Generator, waves: float)
     modes = np.asarray(fft.fftn(rng.standard_normal((MODES,) * len(shape))))
     spectrum = np.zeros(shape, complex)
     keep = []
-    for axis, (n, extent) in enumerate(zip(shape, extents(shape), strict=True)):
+    for axis, (n, extent) in enumerate(zip(shape, box_extents(shape), strict=True)):
         k = np.arange(-((min(n, MODES) - 1) // 2), (min(n, MODES) - 1) // 2 + 1)  # Nyquist dropped: real field, any n
         keep.append(k)
         modes = modes * np.exp(-((fft.fftfreq(MODES, 1 / MODES) / extent / waves) ** 2)).reshape(
@@ -137,7 +137,7 @@ def inclusions(
     """
     kappa = np.ones(shape)
     for _ in range(count):
-        centre, r = rng.random(len(shape)) * extents(shape), between(rng, radius)
+        centre, r = rng.random(len(shape)) * box_extents(shape), draw_between(rng, radius)
         kappa[ball(shape, centre, r)] = 10.0 ** (decades if rng.random() < 0.5 else -decades)
     return kappa
 
@@ -188,18 +188,20 @@ def channels(
     >>> float(k.min()), bool(k.max() >= 1e3)
     (1.0, True)
     """
-    kappa, x, extent = np.ones(shape), coordinates(shape), extents(shape)
+    kappa, x, extent = np.ones(shape), cell_centres(shape), box_extents(shape)
     cell = float(extent[0] / shape[0])
-    for _ in range(integer(rng, count)):
-        axis = integer(rng, (0, len(shape) - 1))
-        winding, strength = between(rng, amplitude), 10.0 ** between(rng, decades)
-        half = max(between(rng, thickness), cell) / 2
-        middle = between(rng, (0.1, 0.9)) * extent[axis]
+    for _ in range(draw_integer(rng, count)):
+        axis = draw_integer(rng, (0, len(shape) - 1))
+        winding, strength = draw_between(rng, amplitude), 10.0 ** draw_between(rng, decades)
+        half = max(draw_between(rng, thickness), cell) / 2
+        middle = draw_between(rng, (0.1, 0.9)) * extent[axis]
         others = [a for a in range(len(shape)) if a != axis]
         for a in others:
-            middle = middle + winding * np.sin(2 * np.pi * (x[a] / extent[a] * integer(rng, (1, 3)) + rng.random()))
+            middle = middle + winding * np.sin(
+                2 * np.pi * (x[a] / extent[a] * draw_integer(rng, (1, 3)) + rng.random())
+            )
         inside = np.abs(x[axis] - middle) <= half
-        tube, across, w = rng.random() < 0.5, rng.random(), between(rng, width)
+        tube, across, w = rng.random() < 0.5, rng.random(), draw_between(rng, width)
         if len(shape) == 3 and tube:  # a channel along others[0], winding in others[1]
             line = across * extent[others[1]] + 2 * winding * np.sin(2 * np.pi * x[others[0]] / extent[others[0]])
             inside = inside & (np.abs(x[others[1]] - line) <= max(w, 2 * cell) / 2)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..poisson.operator import Poisson
-from .media import integer
+from .media import draw_integer
 
 Stream = Literal["train", "test"]
 STREAMS: dict[str, int] = {"train": 0, "test": 1}
@@ -38,24 +38,24 @@ def generator(name: str, seed: int, stream: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy=ENTROPY, spawn_key=key)))
 
 
-def _white(A: Poisson, rng: np.random.Generator) -> np.ndarray:
+def _draw_white(A: Poisson, rng: np.random.Generator) -> np.ndarray:
     return rng.standard_normal(tuple(A.unknown.shape))
 
 
-def _points(A: Poisson, rng: np.random.Generator) -> np.ndarray:
+def _draw_points(A: Poisson, rng: np.random.Generator) -> np.ndarray:
     """Three to eight sources and sinks of strength 1."""
     where = np.flatnonzero(A.unknown.cpu().numpy())
     b = np.zeros(A.unknown.numel())
-    for place, sign in rng.random((integer(rng, (3, 8)), 2)):
+    for place, sign in rng.random((draw_integer(rng, (3, 8)), 2)):
         b[where[int(place * len(where))]] += 1.0 if sign < 0.5 else -1.0
     return b.reshape(tuple(A.unknown.shape))
 
 
-def _velocity(shape: tuple[int, ...], rng: np.random.Generator, waves: int = 6, highest: int = 4) -> np.ndarray:
+def _draw_velocity(shape: tuple[int, ...], rng: np.random.Generator, waves: int = 6, highest: int = 4) -> np.ndarray:
     """One component of a smooth random velocity: a few plane waves, amplitudes falling with the wave number."""
     total = np.zeros(shape)
     for _ in range(waves):
-        k = [integer(rng, (-highest, highest)) for _ in shape]
+        k = [draw_integer(rng, (-highest, highest)) for _ in shape]
         amplitude = rng.standard_normal() / (1.0 + sum(j * j for j in k)) ** 0.5
         phases = [np.exp(2j * np.pi * j * (np.arange(n) + 0.5) / n) for j, n in zip(k, shape, strict=True)]
         wave = phases[0][:, None, None] * phases[1][None, :, None] * phases[2] * np.exp(2j * np.pi * rng.random())
@@ -63,7 +63,7 @@ def _velocity(shape: tuple[int, ...], rng: np.random.Generator, waves: int = 6, 
     return total
 
 
-def _divergence(A: Poisson, rng: np.random.Generator) -> np.ndarray:
+def _draw_divergence(A: Poisson, rng: np.random.Generator) -> np.ndarray:
     """Net inflow of a smooth velocity through the faces that carry flow; walls carry none."""
     shape = tuple(A.unknown.shape)
     spacing = A.spacing if len(A.spacing) == 3 else (A.spacing[0], 1.0, A.spacing[1])
@@ -71,16 +71,16 @@ def _divergence(A: Poisson, rng: np.random.Generator) -> np.ndarray:
     for axis in range(3):
         if shape[axis] == 1:
             continue
-        flux = _velocity(shape, rng) * (float(np.prod(spacing)) / float(spacing[axis]))
+        flux = _draw_velocity(shape, rng) * (float(np.prod(spacing)) / float(spacing[axis]))
         inner = flux * (A.links[axis].cpu().numpy() > 0)
         b += np.roll(inner, 1, axis) - inner - flux * (A.ground[axis].cpu().numpy() > 0)
     return b
 
 
 KINDS: dict[str, Callable[[Poisson, np.random.Generator], np.ndarray]] = {
-    "white": _white,
-    "divergence": _divergence,
-    "points": _points,
+    "white": _draw_white,
+    "divergence": _draw_divergence,
+    "points": _draw_points,
 }
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .mac import along, sides, to_centres, to_faces
+from .mac import slice_along, to_centres, to_faces, values_beside_faces
 
 
 def index_grid(shape: Any, like: Tensor) -> Tensor:
@@ -72,8 +72,8 @@ def advect(q: Tensor, moved: Tensor) -> Tensor:
     correction = 0.5 * (q - sample(forward, end)[0])
     low, high = q, q
     for axis, n in enumerate(q.shape):  # least and greatest of each 2x2x2 block, stored at its low corner
-        low = torch.minimum(low, along(sides(low, axis)[1], axis, 1, n))
-        high = torch.maximum(high, along(sides(high, axis)[1], axis, 1, n))
+        low = torch.minimum(low, slice_along(values_beside_faces(low, axis)[1], axis, 1, n))
+        high = torch.maximum(high, slice_along(values_beside_faces(high, axis)[1], axis, 1, n))
     corner = torch.zeros_like(q, dtype=torch.long)
     inside = torch.ones_like(q, dtype=torch.bool)
     for axis, n in enumerate(q.shape):

@@ -78,9 +78,9 @@ def extend(v: Tensor, known: Tensor, layers: int = LAYERS) -> Tensor:
         total, count = torch.zeros_like(v), torch.zeros_like(v)
         for q, out in ((v, total), (known.to(v.dtype), count)):
             for axis in range(3):
-                left, right = mac.sides(q, axis, outside=0.0)
+                left, right = mac.values_beside_faces(q, axis, outside=0.0)
                 n = v.shape[axis]
-                out += mac.along(left, axis, 0, n) + mac.along(right, axis, 1, n)
+                out += mac.slice_along(left, axis, 0, n) + mac.slice_along(right, axis, 1, n)
         v = torch.where(known | (count == 0), v, total / count.clamp_min(1.0))
         known = known | (count > 0)
     return v
@@ -130,11 +130,11 @@ class DamBreak(mac.Simulation[LiquidFrame]):
             corners = zip(*self.pillar, self.inner, strict=True)
             window = tuple(slice(int(a * n), max(int(b * n), int(a * n) + 1)) for a, b, n in corners)
             self.solid[window if self.inner[1] > 1 else (window[0], slice(None), window[2])] = True
-        self.particles = self._fill()
+        self.particles = self._place_particles()
         self.velocities = torch.zeros_like(self.particles)
         self.u: list[Tensor] = []
 
-    def _fill(self) -> Tensor:
+    def _place_particles(self) -> Tensor:
         """Jittered particles in the column; across a flat axis they stay in the middle."""
         rng, k = np.random.default_rng(self.seed), self.per_axis
         counts = [max(1, round(f * n)) for f, n in zip((self.column[0], 1.0, self.column[1]), self.inner, strict=True)]
@@ -165,7 +165,7 @@ class DamBreak(mac.Simulation[LiquidFrame]):
             out.append(sample(v[None], (points - offset[:, None])[..., None, None])[0, :, 0, 0])
         return torch.stack(out)
 
-    def _move(self) -> None:
+    def _move_particles(self) -> None:
         """Midpoint rule; a particle that would enter a wall gives up the guilty component of its step."""
         scale = self.dt / self.h
         half = self.particles + 0.5 * scale * self._at_particles(self.u, self.particles)
@@ -178,24 +178,26 @@ class DamBreak(mac.Simulation[LiquidFrame]):
             new = torch.where(self._in_solid(new) & ~self._in_solid(step), step, new)
         self.particles = torch.where(self._in_solid(new), self.particles, new)
 
-    def _mark(self) -> Tensor:
+    def _mark_cells(self) -> Tensor:
         """FLUID where particles are, and in holes of one cell inside the liquid; OPEN elsewhere."""
         cells = torch.full(self.inner, int(Cell.OPEN), dtype=torch.uint8, device=self.device)
         cells[self._cell_of(self.particles)] = int(Cell.FLUID)
         cells[self.solid] = int(Cell.SOLID)
         enclosed = torch.ones_like(self.solid)
         for axis, n in enumerate(self.inner):
-            left, right = mac.sides(cells, axis, outside=int(Cell.SOLID))
-            enclosed &= (mac.along(left, axis, 0, n) != Cell.OPEN) & (mac.along(right, axis, 1, n) != Cell.OPEN)
+            left, right = mac.values_beside_faces(cells, axis, outside=int(Cell.SOLID))
+            enclosed &= (mac.slice_along(left, axis, 0, n) != Cell.OPEN) & (
+                mac.slice_along(right, axis, 1, n) != Cell.OPEN
+            )
         cells[enclosed & (cells == Cell.OPEN)] = int(Cell.FLUID)
         return cells
 
     def advance(self) -> tuple[Poisson, Tensor]:
         """Do everything up to the projection and return the pressure system (A, b)."""
         if self.u:
-            self._move()
+            self._move_particles()
         self.time += self.dt
-        self.cells = self._mark()
+        self.cells = self._mark_cells()
         self.before, self.u = [], []
         for axis in range(3):
             shape = tuple(n + (d == axis) for d, n in enumerate(self.inner))
@@ -205,18 +207,18 @@ class DamBreak(mac.Simulation[LiquidFrame]):
             self.u.append(torch.where(mac.wall_faces(self.cells, axis), 0.0, v))
         return mac.pressure_system(self.u, self.cells, self.h, self.shape)
 
-    def _extended(self, u: list[Tensor]) -> list[Tensor]:
+    def _extend_velocities(self, u: list[Tensor]) -> list[Tensor]:
         """Extend velocities from the faces of FLUID cells into air and walls; nothing crosses a wall."""
         out = []
         for axis, v in enumerate(u):
-            left, right = mac.sides(self.cells, axis, outside=int(Cell.SOLID))
+            left, right = mac.values_beside_faces(self.cells, axis, outside=int(Cell.SOLID))
             v = extend(v, (left == Cell.FLUID) | (right == Cell.FLUID))
             out.append(torch.where((left == Cell.SOLID) != (right == Cell.SOLID), 0.0, v))
         return out
 
     def finish_step(self, system: tuple[Poisson, Tensor], projected: list[Tensor], p: Tensor) -> LiquidFrame:
         """Extend the velocities into the air and hand their change back to the particles."""
-        self.u = self._extended(projected)
+        self.u = self._extend_velocities(projected)
         new = self._at_particles(self.u, self.particles)
         change = new - self._at_particles(self.before, self.particles)
         self.velocities = self.flip * (self.velocities + change) + (1 - self.flip) * new

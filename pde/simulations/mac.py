@@ -46,7 +46,7 @@ class Simulation(Generic[Frame]):
     def step(self, solve: Solve) -> Frame:
         """Advance by one time step; `solve(A, b)` returns the pressure, grid-shaped or flat."""
         system = self.advance()
-        return self.finish_step(system, *project(self.u, self.cells, self.h, solve, system))
+        return self.finish_step(system, *project_velocities(self.u, self.cells, self.h, solve, system))
 
     def frames(self, steps: int, solve: Solve) -> Iterator[Frame]:
         """Yield `steps` frames."""
@@ -65,28 +65,28 @@ def check_shape(shape: tuple[int, ...]) -> None:
         raise ValueError(f"shape is {shape}; expected two or three axes of at least 4 cells")
 
 
-def along(x: Tensor, axis: int, start: int, length: int) -> Tensor:
+def slice_along(x: Tensor, axis: int, start: int, length: int) -> Tensor:
     """Return `length` entries of the last-three axis `axis` from `start`; a view.
 
     Examples
     --------
-    >>> along(torch.zeros(4, 5, 6), 1, 1, 3).shape
+    >>> slice_along(torch.zeros(4, 5, 6), 1, 1, 3).shape
     torch.Size([4, 3, 6])
     """
     return x.narrow(x.dim() - 3 + axis, start, length)
 
 
-def sides(x: Tensor, axis: int, outside: float | None = None) -> tuple[Tensor, Tensor]:
+def values_beside_faces(x: Tensor, axis: int, outside: float | None = None) -> tuple[Tensor, Tensor]:
     """Cell values left and right of every face normal to `axis`; beyond the box `outside`, or the nearest value.
 
     Examples
     --------
-    >>> left, right = sides(torch.ones(2, 1, 1), 0, outside=0.0)
+    >>> left, right = values_beside_faces(torch.ones(2, 1, 1), 0, outside=0.0)
     >>> left.ravel().tolist(), right.ravel().tolist()
     ([0.0, 1.0, 1.0], [1.0, 1.0, 0.0])
     """
     n = x.shape[axis - 3]
-    low, high = along(x, axis, 0, 1), along(x, axis, n - 1, 1)
+    low, high = slice_along(x, axis, 0, 1), slice_along(x, axis, n - 1, 1)
     if outside is not None:
         low, high = torch.full_like(low, outside), torch.full_like(high, outside)
     return torch.cat([low, x], x.dim() - 3 + axis), torch.cat([x, high], x.dim() - 3 + axis)
@@ -100,7 +100,7 @@ def to_faces(x: Tensor, axis: int) -> Tensor:
     >>> to_faces(torch.tensor([1.0, 3.0]).reshape(2, 1, 1), 0).ravel().tolist()
     [1.0, 2.0, 3.0]
     """
-    left, right = sides(x, axis)
+    left, right = values_beside_faces(x, axis)
     return (left + right) / 2
 
 
@@ -112,7 +112,7 @@ def to_centres(u: list[Tensor]) -> Tensor:
     >>> to_centres([torch.ones(3, 1, 2), torch.zeros(2, 2, 2), torch.zeros(2, 1, 3)])[0].ravel().tolist()
     [1.0, 1.0, 1.0, 1.0]
     """
-    pairs = [(along(v, d, 0, v.shape[d] - 1), along(v, d, 1, v.shape[d] - 1)) for d, v in enumerate(u)]
+    pairs = [(slice_along(v, d, 0, v.shape[d] - 1), slice_along(v, d, 1, v.shape[d] - 1)) for d, v in enumerate(u)]
     return torch.stack([(low + high) / 2 for low, high in pairs])
 
 
@@ -124,7 +124,7 @@ def wall_faces(cells: Tensor, axis: int) -> Tensor:
     >>> wall_faces(torch.ones(2, 1, 1, dtype=torch.uint8), 0).ravel().tolist()
     [True, False, True]
     """
-    left, right = sides(cells, axis, outside=int(Cell.SOLID))
+    left, right = values_beside_faces(cells, axis, outside=int(Cell.SOLID))
     return (left == Cell.SOLID) | (right == Cell.SOLID)
 
 
@@ -136,20 +136,20 @@ def pressure_faces(cells: Tensor, axis: int) -> Tensor:
     >>> pressure_faces(torch.ones(2, 1, 1, dtype=torch.uint8), 0).ravel().tolist()
     [False, True, False]
     """
-    left, right = sides(cells, axis, outside=int(Cell.SOLID))
+    left, right = values_beside_faces(cells, axis, outside=int(Cell.SOLID))
     return ((left == Cell.FLUID) | (right == Cell.FLUID)) & (left != Cell.SOLID) & (right != Cell.SOLID)
 
 
-def outflow(u: list[Tensor], cells: Tensor, area: float = 1.0) -> Tensor:
+def net_outflow(u: list[Tensor], cells: Tensor, area: float = 1.0) -> Tensor:
     """Net outflow of every FLUID cell: Σ area · (u_right - u_left); zero elsewhere.
 
     Examples
     --------
     >>> u = [torch.tensor([0.0, 1.0]).reshape(2, 1, 1), torch.zeros(1, 2, 1), torch.zeros(1, 1, 2)]
-    >>> float(outflow(u, torch.ones(1, 1, 1)))
+    >>> float(net_outflow(u, torch.ones(1, 1, 1)))
     1.0
     """
-    net = sum(along(v, d, 1, v.shape[d] - 1) - along(v, d, 0, v.shape[d] - 1) for d, v in enumerate(u))
+    net = sum(slice_along(v, d, 1, v.shape[d] - 1) - slice_along(v, d, 0, v.shape[d] - 1) for d, v in enumerate(u))
     return area * net * (cells == Cell.FLUID)
 
 
@@ -165,7 +165,7 @@ def subtract_gradient(u: list[Tensor], p: Tensor, cells: Tensor, h: float) -> li
     """
     out = []
     for axis, v in enumerate(u):
-        left, right = sides(p, axis, outside=0.0)
+        left, right = values_beside_faces(p, axis, outside=0.0)
         out.append(v - (right - left) / h * pressure_faces(cells, axis))
     return out
 
@@ -182,10 +182,10 @@ def pressure_system(u: list[Tensor], cells: Tensor, h: float, grid_shape: tuple[
     """
     area = h ** (len(grid_shape) - 1)
     A = Poisson.from_cells(cells.reshape(grid_shape), spacing=h)
-    return A, -outflow(u, cells, area).reshape(grid_shape)
+    return A, -net_outflow(u, cells, area).reshape(grid_shape)
 
 
-def project(
+def project_velocities(
     u: list[Tensor], cells: Tensor, h: float, solve: Solve, system: tuple[Poisson, Tensor]
 ) -> tuple[list[Tensor], Tensor]:
     """Solve the system and subtract the pressure gradient; return (u, p).
@@ -193,7 +193,7 @@ def project(
     Examples
     --------
     >>> cells, u = torch.tensor([[[1, 2]]]), [torch.zeros(2, 1, 2), torch.zeros(1, 2, 2), torch.zeros(1, 1, 3)]
-    >>> u, p = project(u, cells, 1.0, plain_solve, pressure_system(u, cells, 1.0, (1, 2)))
+    >>> u, p = project_velocities(u, cells, 1.0, plain_solve, pressure_system(u, cells, 1.0, (1, 2)))
     >>> float(p.abs().max())
     0.0
     """

@@ -89,7 +89,7 @@ class SmokePlume(mac.Simulation[Frame]):
         self.middle = (0.5 * nx * self.h, 0.5 * ny * self.h)
         self.smoke = like
         self.u = [like.new_zeros([n + (a == d) for a, n in enumerate(self.inner)]) for d in range(3)]
-        self.cells = self._cells()
+        self.cells = self._mark_cells()
 
     def sphere(self, time: float) -> tuple[float, float, float]:
         """Centre of the moving sphere."""
@@ -98,13 +98,13 @@ class SmokePlume(mac.Simulation[Frame]):
         x, y = self.middle
         return x - 0.4 * x * math.cos(2 * math.pi * time / 3.6), y, 0.48
 
-    def _cells(self) -> Tensor:
+    def _mark_cells(self) -> Tensor:
         cells = torch.full(self.inner, int(Cell.FLUID), dtype=torch.uint8, device=self.device)
         cells[..., -1] = int(Cell.OPEN)
-        cells[self._within(self.sphere(self.time), self.radius)] = int(Cell.SOLID)
+        cells[self._cells_within(self.sphere(self.time), self.radius)] = int(Cell.SOLID)
         return cells
 
-    def _within(self, centre: tuple[float, float, float], radius: float) -> Tensor:
+    def _cells_within(self, centre: tuple[float, float, float], radius: float) -> Tensor:
         """Cells of a ball; in 2D of a disc, whose y does not count."""
         squares = [(self.centres[d] - centre[d]) ** 2 for d in range(3) if self.inner[d] > 1]
         return torch.stack(squares).sum(0) < radius**2
@@ -114,37 +114,37 @@ class SmokePlume(mac.Simulation[Frame]):
         before, now = self.sphere(self.time - self.dt), self.sphere(self.time)
         out = []
         for axis, v in enumerate(u):
-            left, right = mac.sides(self.cells == Cell.SOLID, axis, outside=0.0)
+            left, right = mac.values_beside_faces(self.cells == Cell.SOLID, axis, outside=0.0)
             speed = (now[axis] - before[axis]) / self.dt if self.inner[axis] > 1 else 0.0
             v = torch.where(mac.wall_faces(self.cells, axis), (left | right) * speed, v)
-            mac.along(v, axis, 0, 1).zero_()
-            mac.along(v, axis, v.shape[axis] - 1, 1).zero_()
+            mac.slice_along(v, axis, 0, 1).zero_()
+            mac.slice_along(v, axis, v.shape[axis] - 1, 1).zero_()
             out.append(v)
-        out[2][..., 0] = self.inflow * self._source()[..., 0]
+        out[2][..., 0] = self.inflow * self._inlet_profile()[..., 0]
         out[2][..., -1] = out[2][..., -2]  # smoke leaves through the top as it reaches it
         return out
 
-    def _source(self) -> Tensor:
+    def _inlet_profile(self) -> Tensor:
         """Smooth inlet profile: 1 in the middle, 0 from the radius on."""
         x, y = self.middle
         squares = (self.centres[0] - x) ** 2 + ((self.centres[1] - y) ** 2 if self.inner[1] > 1 else 0.0)
         return (2.0 * (1.0 - squares / self.inlet**2)).clamp(0.0, 1.0)
 
-    def _emit(self) -> None:
+    def _emit_smoke(self) -> None:
         """Fill the inlet with smoke, whose density fluctuates in patches."""
-        source = self._source() * (self.centres[2] < max(0.04, 1.01 * self.h))
+        source = self._inlet_profile() * (self.centres[2] < max(0.04, 1.01 * self.h))
         patches = torch.as_tensor(self.rng.random((4, 4)), dtype=self.dtype, device=self.device)
         at = (self.centres[:, :, :, 0] * 40 + 4 * self.rng.random()) % 4
         amount = 1.0 - self.turbulence * patches[at[0].long(), at[1].long()]
         self.smoke = torch.maximum(self.smoke, source * amount[..., None])
 
-    def _forces(self, u: list[Tensor]) -> list[Tensor]:
+    def _add_forces(self, u: list[Tensor]) -> list[Tensor]:
         """Add buoyancy and vorticity confinement: ε h (N x ω), N = ∇|ω|/|∇|ω||."""
         v = mac.to_centres(u)
-        slope = [[self._slope(v[i], j) for j in range(3)] for i in range(3)]
+        slope = [[self._central_difference(v[i], j) for j in range(3)] for i in range(3)]
         curl = [slope[2][1] - slope[1][2], slope[0][2] - slope[2][0], slope[1][0] - slope[0][1]]
         size = torch.stack(curl).square().sum(0).sqrt()
-        normal = [self._slope(size, d) for d in range(3)]
+        normal = [self._central_difference(size, d) for d in range(3)]
         scale = self.confinement * self.h / torch.stack(normal).square().sum(0).sqrt().clamp_min(1e-6 / self.h)
         out = []
         for d, w in enumerate(u):
@@ -155,20 +155,20 @@ class SmokePlume(mac.Simulation[Frame]):
             out.append(w + self.dt * mac.to_faces(force, d))
         return out
 
-    def _slope(self, q: Tensor, axis: int) -> Tensor:
+    def _central_difference(self, q: Tensor, axis: int) -> Tensor:
         """Central difference, one-sided at the ends."""
-        left, right = mac.sides(q, axis)
+        left, right = mac.values_beside_faces(q, axis)
         n = q.shape[axis]
-        return (mac.along(right, axis, 1, n) - mac.along(left, axis, 0, n)) / (2 * self.h)
+        return (mac.slice_along(right, axis, 1, n) - mac.slice_along(left, axis, 0, n)) / (2 * self.h)
 
     def advance(self) -> tuple[Poisson, Tensor]:
         """Do everything up to the projection and return the pressure system (A, b)."""
         moved = displacement(self.u, self.dt / self.h)
         self.time += self.dt
-        self.cells = self._cells()
+        self.cells = self._mark_cells()
         self.smoke = advect(self.smoke, moved) * (self.cells != Cell.SOLID)
-        self._emit()
-        self.u = self._impose_walls(self._forces(advect_faces(self.u, moved)))
+        self._emit_smoke()
+        self.u = self._impose_walls(self._add_forces(advect_faces(self.u, moved)))
         return mac.pressure_system(self.u, self.cells, self.h, self.shape)
 
     def finish_step(self, system: tuple[Poisson, Tensor], projected: list[Tensor], p: Tensor) -> Frame:

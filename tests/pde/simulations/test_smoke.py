@@ -21,7 +21,7 @@ def test_projected_velocity_has_no_divergence_where_there_is_fluid(shape):
         cells = frame.cells.reshape([n - 1 if d == 0 else n for d, n in enumerate(frame.u[0].shape)])
         assert frame.b.shape == shape
         assert float(frame.b.abs().max()) > 1e-6  # there was something to project
-        left = mac.outflow(frame.u, cells)
+        left = mac.net_outflow(frame.u, cells)
         assert float(left.abs().max()) < 1e-9 * max(float(v.abs().max()) for v in frame.u)
 
 
@@ -30,10 +30,10 @@ def test_b_is_minus_the_net_outflow_and_p_solves_the_system():
     for _ in range(3):
         A, b = plume.advance()
         area = (1 / 16) ** 2
-        torch.testing.assert_close(b, -mac.outflow(plume.u, plume.cells, area), rtol=0, atol=0)
+        torch.testing.assert_close(b, -mac.net_outflow(plume.u, plume.cells, area), rtol=0, atol=0)
         p = tight(A, b)
         assert float((A @ p - b).abs().max()) < 1e-9 * float(b.abs().max())
-        plume.u, _ = mac.project(plume.u, plume.cells, plume.h, lambda A, b, p=p: p, (A, b))
+        plume.u, _ = mac.project_velocities(plume.u, plume.cells, plume.h, lambda A, b, p=p: p, (A, b))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -54,7 +54,7 @@ def test_faces_of_the_sphere_move_with_the_sphere():
     plume = SmokePlume((16, 12, 18), path=lambda t: (0.3 + t, 0.3 - 0.5 * t, 0.4 + 0.25 * t))
     for frame in plume.frames(3, tight):
         for axis, speed in enumerate((1.0, -0.5, 0.25)):
-            left, right = mac.sides(frame.cells == Cell.SOLID, axis, outside=0.0)
+            left, right = mac.values_beside_faces(frame.cells == Cell.SOLID, axis, outside=0.0)
             faces = frame.u[axis][left | right]
             assert len(faces) > 0
             torch.testing.assert_close(faces, torch.full_like(faces, speed), rtol=1e-9, atol=1e-12)
