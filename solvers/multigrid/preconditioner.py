@@ -61,10 +61,11 @@ class NeuralMultigrid:
     A : Poisson
         2D or 3D, any boundary, any size; singular components are allowed.
     weights : None, str, path or torch.nn.Module
-        None: the shipped network of this dimension. ``"tuned"``: the best constants, ``"geometric"`` and
-        ``"resistor"``: the classical rules, all in the same kernels. ``"pieces"``: coarse unknowns that are strongly
-        connected pieces of blocks (`pieces`), for stretched meshes, layers, channels, mazes and image weights; without
-        a learned number; on CUDA its levels run as sparse products of torch. A path: a safetensors file of
+        None: ``"network"`` or ``"pieces"``, whichever a look at the operator says (on a CPU; on CUDA the network).
+        ``"network"``: the shipped network of this dimension on levels that are grids. ``"pieces"``: coarse unknowns
+        that are strongly connected pieces of blocks (`pieces`), for stretched meshes, layers, channels, mazes and image
+        weights; without a learned number; on CUDA its levels run as sparse products of torch. ``"tuned"``: the best
+        constants, ``"geometric"`` and ``"resistor"``: the classical rules, all on grids. A path: a safetensors file of
         `krylearn train`. A module: a rule.
     dtype : None, torch.float32, torch.float64 or torch.bfloat16
         Of the cycle, whatever the dtype of r; fp32 inside an fp64 CG costs no iterations and half the bytes.
@@ -77,7 +78,8 @@ class NeuralMultigrid:
     ----------
     shape, dtype : what SciPy asks for
     setup_seconds, compile_seconds : float, wall time of the last set-up, and of compiling the kernels before it
-    levels : one line per level: its size and by which factors it is coarsened
+    levels : one line per level: its size and by which factors it is coarsened, or to how many pieces it is joined
+    uses_pieces : bool, whether levels are pieces
 
     Raises
     ------
@@ -132,8 +134,10 @@ class NeuralMultigrid:
         self._wanted = torch.float64 if dtype == torch.float64 else torch.float32
         self._storage = dtype or torch.bfloat16  # of the conductances that Triton kernels read
         self._dimension = len(A.grid_shape)
-        self.uses_pieces = isinstance(weights, str) and weights == "pieces"
-        self._rule: Any = None if self.uses_pieces else find_rule(weights, self._dimension)
+        named = weights if isinstance(weights, str) else None
+        self.uses_pieces, self._chooses = named == "pieces", weights is None and kernels == "auto"
+        rule = None if named == "network" else weights
+        self._rule: Any = None if self.uses_pieces else find_rule(rule, self._dimension)
         self._kept: list[Any] = []  # what a set-up leaves for the next
         self.update(A)
 
@@ -148,7 +152,7 @@ class NeuralMultigrid:
             )
         A = A.detach().dominant()  # gradients are the business of `solve`, a negative shift is that of CG
         self.backend = choice.backend(self._kernels, A.device)
-        if self.uses_pieces and (self.backend == "triton" or A.unknown.numel() <= COARSEST):
+        if self.weights == "pieces" and (self.backend == "triton" or A.unknown.numel() <= COARSEST):
             self.backend = "reference"
         start = time.perf_counter()
         self.A, self.shape, self.dtype = A, A.shape, A.dtype
@@ -161,6 +165,8 @@ class NeuralMultigrid:
         self.cycle_dtype = torch.float64 if alone else self._wanted
         self._codes = self._find_codes()
         self.exponent = self._exponent + outer
+        if self._chooses:
+            self.uses_pieces = self.backend == "cpu" and A.unknown.numel() > COARSEST and self._wants_pieces()
         self.compile_seconds = self._compile()
         self._hierarchy: Hierarchy | None = None
         self.fused: Any = None
@@ -177,6 +183,12 @@ class NeuralMultigrid:
             self._hierarchy = self.hierarchy
         self.setup_seconds = time.perf_counter() - start - self.compile_seconds
         return self
+
+    def _wants_pieces(self) -> bool:
+        """Look whether pieces suit this operator better than grid levels."""
+        from .setup_cpu.survey import survey_operator
+
+        return survey_operator(self._inside, self._codes).wants_pieces
 
     def _compile(self) -> float:
         """Compile the kernels for problems of this kind; return the seconds, few if they are in the disk cache."""
@@ -315,7 +327,8 @@ class NeuralMultigrid:
         return [*lines, f"{' x '.join(map(str, bottom))}, inverted"]
 
     def __repr__(self) -> str:
-        name = self.weights if isinstance(self.weights, str | Path) else "shipped" if self.weights is None else "module"
+        default = "pieces" if self.uses_pieces else "shipped"
+        name = self.weights if isinstance(self.weights, str | Path) else default if self.weights is None else "module"
         facts = f"weights={name!s}, levels={len(self.levels)}, setup={self.setup_seconds:.3g} s"
         return f"NeuralMultigrid({self.A!r}, {facts})"
 
@@ -338,7 +351,7 @@ def find_rule(weights: str | Path | nn.Module | None, dimension: int) -> Rule:
     if isinstance(weights, str | Path):
         if Path(weights).suffix or Path(weights).exists():
             return storage.load_weights(weights)
-        known = ", ".join(map(repr, (*CLASSICAL, "tuned", "pieces")))
+        known = ", ".join(map(repr, ("network", "pieces", *CLASSICAL, "tuned")))
         raise ValueError(f"got weights={weights!r}; expected None, {known}, a .safetensors file or a module")
     raise TypeError(f"got weights of type {type(weights).__name__}; expected None, a name, a path or a torch.nn.Module")
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -74,8 +74,8 @@ def joined_rows(parts: list[tuple[Array, ...]]) -> tuple[Array, ...]:
 
 
 @strip_kernel
-def grid_links(start, stop, w0, w1, w2, factor):
-    """Return the links of rows of cells along the last axis: per cell how many, to where, w factor, axis."""
+def grid_links(start, stop, w0, w1, w2):
+    """Return the links of rows of cells along the last axis: per cell how many, to where, w, axis."""
     nx, ny, nz = w0.shape
     counts = np.zeros((stop - start) * nz, np.int32)
     index, w = np.empty(6 * counts.size, np.int32), np.empty(6 * counts.size)
@@ -101,22 +101,43 @@ def grid_links(start, stop, w0, w1, w2, factor):
                 else:
                     v, to = w2[i, j, k], (i * ny + j) * nz + up_z
                 if v > 0 and to != row * nz + k:
-                    index[used], w[used], axis[used] = to, v * factor, q // 2
+                    index[used], w[used], axis[used] = to, v, q // 2
                     used += 1
             counts[(row - start) * nz + k] = used - before
     return counts, index[:used].copy(), w[:used].copy(), axis[:used].copy()
 
 
-def finest_level(A: Any, factor: float) -> Level:
-    """Return the links of a `Poisson` operator times a number; every cell is a row."""
-    size = tuple(A.unknown.shape)
-    w = [np.ascontiguousarray(v.numpy(), np.float64) for v in A.links]
-    begin, index, w, axis = joined_rows(collect_strips(grid_links, size[0] * size[1], *w, factor))
-    ground = np.stack([np.broadcast_to(g.numpy(), size).ravel() for g in A.ground], 1).astype(np.float64) * factor
-    shift = np.broadcast_to(A.shift.numpy(), size).ravel().astype(np.float64) * factor
-    diag = A.diag.numpy().ravel().astype(np.float64) * factor
+class Finest(NamedTuple):
+    """Conductances of a `Poisson` operator times a number, fp64, on its grid; diag : their sums."""
+
+    links: tuple[Array, Array, Array]
+    ground: tuple[Array, ...]
+    shift: Array
+    diag: Array
+
+
+def finest_conductances(A: Any, factor: float) -> Finest:
+    """Return the conductances of an operator; those that it has not computed yet are not kept on it."""
+    source, size = A.conductances if A.voxels is None else A.voxels.conductances(), tuple(A.unknown.shape)
+
+    def scaled(v: Any) -> Array:
+        return np.ascontiguousarray(np.broadcast_to(v.numpy(), size), np.float64) * factor
+
+    links, ground, shift = tuple(map(scaled, source.links)), tuple(map(scaled, source.ground)), scaled(source.shift)
+    diag = shift + sum(ground)
+    for d, w in enumerate(links):
+        diag += w + np.roll(w, 1, d)
+    return Finest(links, ground, shift, diag)
+
+
+def finest_level(finest: Finest) -> Level:
+    """Return the links of the finest level; every cell is a row."""
+    size = finest.diag.shape
+    begin, index, w, axis = joined_rows(collect_strips(grid_links, size[0] * size[1], *finest.links))
+    diag = finest.diag.ravel()
     place = np.where(diag > 0, np.arange(diag.size, dtype=np.int32), -1)
-    return Level(size, place, begin, index, w, axis, ground, shift, diag)
+    ground = np.stack([g.ravel() for g in finest.ground], 1)
+    return Level(size, place, begin, index, w, axis, ground, finest.shift.ravel(), diag)
 
 
 # --- pieces to coarse unknowns ----------------------------------------------------------------------------------------
@@ -326,7 +347,7 @@ def merge_parallel(start, stop, links):
 
 
 @strip_kernel
-def share_faces(start, stop, w0, w1, w2, factor, piece, share, steps, low, high):
+def share_faces(start, stop, w0, w1, w2, piece, share, steps, low, high):
     """Write the weights of cells of rows start..stop towards both neighbours per axis, times steps."""
     nx, ny, nz = w0.shape
     for row in range(start, stop):
@@ -351,7 +372,7 @@ def share_faces(start, stop, w0, w1, w2, factor, piece, share, steps, low, high)
                 else:
                     v, to = w2[i, j, k], (i * ny + j) * nz + up_z
                 d = q // 2
-                part = share[here, d] * (v * factor) if p >= 0 and v > 0 and piece[to] != p else 0.0
+                part = share[here, d] * v if p >= 0 and v > 0 and piece[to] != p else 0.0
                 if steps > 1:
                     part = math.floor(part * steps + 0.5)
                 if q % 2 == 0:
@@ -435,13 +456,12 @@ def graph_stage(level: Level, step: Step, visits: int, kind: Any) -> GraphStage:
     return GraphStage(matrix, level.diag.astype(kind), (*rows[:2], rows[2].astype(kind)), step.below.n, visits)
 
 
-def grid_transfer(A: Any, factor: float, step: Step, kind: Any) -> GridTransfer:
+def grid_transfer(finest: Finest, step: Step, kind: Any) -> GridTransfer:
     """Return interpolation from the first graph level to the cells of the finest grid."""
-    size, exact = tuple(A.unknown.shape), kind == np.float64
-    w = [np.ascontiguousarray(v.numpy(), np.float64) for v in A.links]
-    steps, stored = (1.0, np.float64) if exact else (65535.0, np.uint16)
+    size = finest.diag.shape
+    steps, stored = (1.0, np.float64) if kind == np.float64 else (65535.0, np.uint16)
     low, high = np.empty((3, *size), stored), np.empty((3, *size), stored)
-    over_strips(share_faces, size[0] * size[1], *w, factor, step.piece, step.share, steps, low, high)
+    over_strips(share_faces, size[0] * size[1], *finest.links, step.piece, step.share, steps, low, high)
     m = step.below.n
     to = np.where(step.piece >= 0, step.new[step.piece], -1)
     return GridTransfer(np.where(to >= 0, to, m).astype(np.int32).reshape(size), low, high, 1 / steps, m)

@@ -13,7 +13,15 @@ from ...kernels.cpu.graph_levels import GraphCycle, GridStage
 from ..graph_hierarchy import SHRINKS, bottom_inverse
 from ..hierarchy import visits
 from ..pieces import Array, Graph
-from .graph_level import Level, coarsen_by_pieces, finest_level, graph_stage, grid_transfer
+from .graph_level import (
+    Finest,
+    Level,
+    coarsen_by_pieces,
+    finest_conductances,
+    finest_level,
+    graph_stage,
+    grid_transfer,
+)
 
 
 def graph_of_level(level: Level) -> Graph:
@@ -30,12 +38,11 @@ def pieces_cycle(
 
     codes : the finest operator in bytes, for an fp32 cycle; kind : np.float32 or np.float64
     """
-    factor = math.ldexp(1.0, -exponent) / mantissa
-    level = finest_level(A, factor)
+    finest = finest_conductances(A, math.ldexp(1.0, -exponent) / mantissa)
+    level = finest_level(finest)
     unknowns = int((level.place >= 0).sum())
-    step = coarsen_by_pieces(level, SHRINKS)
-    top, transfer = grid_arrays(A, level, factor, codes, kind), grid_transfer(A, factor, step, kind)
-    stages = []
+    step, stages = coarsen_by_pieces(level, SHRINKS), []
+    top = GridStage(*grid_arrays(finest, codes, kind), grid_transfer(finest, step, kind))
     level = step.below
     while level.n > coarsest:
         step = coarsen_by_pieces(level, SHRINKS)
@@ -43,18 +50,14 @@ def pieces_cycle(
             break
         stages.append(graph_stage(level, step, visits(unknowns / level.n, varying=True), kind))
         level = step.below
-    return GraphCycle(GridStage(*top, transfer), stages, bottom_inverse(graph_of_level(level)))
+    return GraphCycle(top, stages, bottom_inverse(graph_of_level(level)))
 
 
-def grid_arrays(
-    A: Any, level: Level, factor: float, codes: CellBytes | None, kind: Any
-) -> tuple[tuple[Array, ...], Array, Array]:
+def grid_arrays(finest: Finest, codes: CellBytes | None, kind: Any) -> tuple[tuple[Array, ...], Array, Array]:
     """Return links, diagonal and damping of the finest level, bytes if it is given in bytes."""
-    size = level.size
     if codes is not None:
-        inverse = np.where(level.diag > 0, STEPS / np.where(level.diag > 0, level.diag, 1), 0)
-        return codes.links, codes.diag, inverse.astype(np.uint16).reshape(size)
-    w = tuple(np.ascontiguousarray((v.numpy() * factor).astype(kind)) for v in A.links)
-    diag = level.diag.astype(kind)
+        inverse = np.where(finest.diag > 0, STEPS / np.where(finest.diag > 0, finest.diag, 1), 0)
+        return codes.links, codes.diag, inverse.astype(np.uint16)
+    diag = finest.diag.astype(kind)
     inverse = np.where(diag > 0, 1 / np.where(diag > 0, diag, 1), 0).astype(kind)
-    return w, diag.reshape(size), inverse.reshape(size)
+    return tuple(w.astype(kind) for w in finest.links), diag, inverse

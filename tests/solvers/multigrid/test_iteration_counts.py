@@ -17,7 +17,14 @@ from krylearn.solvers import cg
 
 TABLE = Path(__file__).with_name("iteration_counts.json")
 PINNED = json.loads(TABLE.read_text())
-RULES = {"geometric": "geometric", "resistor": "resistor", "tuned": "tuned", "shipped": None}
+RULES = {
+    "geometric": "geometric",
+    "resistor": "resistor",
+    "tuned": "tuned",
+    "shipped": "network",
+    "pieces": "pieces",
+    "default": None,
+}
 SHAPES = {"2d": (48, 48), "3d": (24, 24, 24)}
 HARD = ("obstacles", "thin_walls", "mazes", "porous", "free_surface", "lognormal")  # where learning must win
 

@@ -46,7 +46,7 @@ def test_one_different_link_is_enough():
     assert find_cell_bytes(changed) is None
 
 
-@pytest.mark.parametrize("weights", [None, "geometric", "resistor", "tuned"])
+@pytest.mark.parametrize("weights", ["network", "geometric", "resistor", "tuned"])
 @pytest.mark.parametrize("family", CELL_TYPE)
 def test_the_cycle_in_bytes_is_the_readable_one_but_for_the_rounding_of_damping(family, weights):
     A = scene(family, (18, 16, 17), 39_023)

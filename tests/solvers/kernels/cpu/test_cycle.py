@@ -211,7 +211,9 @@ def rules_for(A):
 @pytest.mark.parametrize("shape", [(48, 48), (24, 20, 22)], ids=["2d", "3d"])
 def test_every_set_up_of_a_system_agrees_in_every_bit(family, shape):
     A = scene(family, shape, 32_141)
-    first, *others = (NeuralMultigrid(A).fused for _ in range(6))  # wherever their arrays come to lie in memory
+    first, *others = (
+        NeuralMultigrid(A, "network").fused for _ in range(6)
+    )  # wherever their arrays come to lie in memory
     for fused in others:
         for u, v in zip(first.levels, fused.levels, strict=True):
             for x, y in zip((*u.w, u.diag, u.sd, u.a), (*v.w, v.diag, v.sd, v.a), strict=True):

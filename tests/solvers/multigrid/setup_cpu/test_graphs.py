@@ -49,7 +49,7 @@ def test_compiled_partition_is_the_readable_one(name, dimension):
 @pytest.mark.parametrize("name", ["lognormal", "neumann", "periodic", "layers_100", "ocean", "white_image_30"])
 def test_compiled_coarse_operator_is_the_readable_one_for_any_partition(name):
     A = system(name, 3)
-    level, (g, cells) = graph_level.finest_level(A, 1.0), pieces.graph_of(A)
+    level, (g, cells) = graph_level.finest_level(graph_level.finest_conductances(A, 1.0)), pieces.graph_of(A)
     size, place = graph_level.coarse_blocks(level)
     rng, piece = np.random.default_rng(31_177), np.full(level.n, -1, np.int32)
     labels = pieces.renumber(rng.integers(0, g.n // 3, g.n))

@@ -28,7 +28,7 @@ def arrays_of(M):
 
 
 def assert_fresh(M, A, **options):
-    wanted = NeuralMultigrid(A, **options)
+    wanted = NeuralMultigrid(A, **{"weights": "network", **options})
     assert M.levels == wanted.levels
     for x, y in zip(arrays_of(M), arrays_of(wanted), strict=True):
         assert x.dtype == y.dtype
@@ -84,7 +84,7 @@ def test_any_update_is_a_fresh_set_up_bit_for_bit(seed, dimension, changes):
     rng = np.random.default_rng(seed)
     scenery = Scene(tuple(rng.integers(3, 20 if dimension == 3 else 40, dimension)), rng)
     scenery.change(str(rng.choice(["all fluid", "everything"])))
-    M = NeuralMultigrid(scenery.system())
+    M = NeuralMultigrid(scenery.system(), "network")
     for what in changes:
         scenery.change(what)
         A = scenery.system()
@@ -108,7 +108,7 @@ def test_threads_do_not_show_in_an_update(kind):
     results = []
     for n in {1, numba.config.NUMBA_NUM_THREADS}:
         numba.set_num_threads(n)
-        M = NeuralMultigrid(ball(0, kind))
+        M = NeuralMultigrid(ball(0, kind), "network")
         results.append([v.copy() for k in (1, 2, 3) for v in arrays_of(M.update(ball(k, kind)))])
     numba.set_num_threads(threads)
     for other in results[1:]:
@@ -118,7 +118,7 @@ def test_threads_do_not_show_in_an_update(kind):
 @pytest.mark.parametrize("kind", ["cells", "medium"])
 def test_what_did_not_change_is_not_visited(kind):
     """One cell of 46,656 changes: its block and what reads it, on the finest level and below."""
-    M = NeuralMultigrid(ball(0, kind)).update(ball(0, kind))
+    M = NeuralMultigrid(ball(0, kind), "network").update(ball(0, kind))
     before = ball(0, kind)
     faces = [np.zeros(tuple(36 + (d == e) for e in range(3))) for d in range(3)]
     for d, (w, f) in enumerate(zip(before.links, faces, strict=True)):
@@ -126,7 +126,7 @@ def test_what_did_not_change_is_not_visited(kind):
     faces[0][21, 17, 18] = 0 if kind == "cells" else faces[0][21, 17, 18] * 2
     extra = sum(g.numpy() for g in before.ground)
     one, other = (Poisson.from_faces(faces, extra=extra) for _ in range(2))
-    M = NeuralMultigrid(one).update(other)
+    M = NeuralMultigrid(one, "network").update(other)
     finest = M._kept[1]
     if kind == "cells":
         assert finest.blocks.changed.sum() == finest.cells.changed.sum() == 0
@@ -157,10 +157,10 @@ class Recycled:
 
 @pytest.mark.parametrize("kind", ["cells", "medium"])
 def test_what_is_in_fresh_memory_does_not_show(monkeypatch, kind):
-    wanted = [NeuralMultigrid(ball(k, kind)) for k in range(4)]
+    wanted = [NeuralMultigrid(ball(k, kind), "network") for k in range(4)]
     for module in (setup_level, setup_grid, setup_voxels):
         monkeypatch.setattr(module, "np", Recycled())
-    M = NeuralMultigrid(ball(0, kind))
+    M = NeuralMultigrid(ball(0, kind), "network")
     for k in (1, 2, 3):
         M.update(ball(k, kind))
         for x, y in zip(arrays_of(M), arrays_of(wanted[k]), strict=True):
@@ -169,10 +169,10 @@ def test_what_is_in_fresh_memory_does_not_show(monkeypatch, kind):
 
 def test_block_hashes_change_only_where_cell_hashes_did():
     """An update that looks at ranges of rows finds the hashes of a look at everything."""
-    M = NeuralMultigrid(ball(0))
+    M = NeuralMultigrid(ball(0), "network")
     for k in (1, 2, 5):
         history = M.update(ball(k))._kept[1].blocks
-        np.testing.assert_array_equal(history.hashes, NeuralMultigrid(ball(k))._kept[1].blocks.hashes)
+        np.testing.assert_array_equal(history.hashes, NeuralMultigrid(ball(k), "network")._kept[1].blocks.hashes)
 
 
 def test_weights_that_were_trained_since_count():
@@ -184,7 +184,7 @@ def test_weights_that_were_trained_since_count():
 
 
 def test_an_interrupted_update_leaves_nothing_half_done(monkeypatch):
-    M = NeuralMultigrid(ball(0))
+    M = NeuralMultigrid(ball(0), "network")
     find = setup_level.find_classical_hashes
 
     def stop(*_):
@@ -199,7 +199,7 @@ def test_an_interrupted_update_leaves_nothing_half_done(monkeypatch):
 
 
 def test_copies_do_not_share_what_an_update_changes():
-    M = NeuralMultigrid(ball(0))
+    M = NeuralMultigrid(ball(0), "network")
     twin = copy.deepcopy(M)
     M.update(ball(3))
     assert_fresh(twin, ball(0))
@@ -209,7 +209,7 @@ def test_copies_do_not_share_what_an_update_changes():
 def test_conductances_changed_by_hand_are_seen():
     """What an update compares with is its own, not the arrays of the operator before."""
     A = ball(0)
-    M = NeuralMultigrid(A)
+    M = NeuralMultigrid(A, "network")
     links = [w.clone() for w in A.links]
     links[0][20:24, 5:9, 5:9] = 0
     made = Poisson.from_faces(
@@ -224,7 +224,7 @@ def test_conductances_changed_by_hand_are_seen():
 def test_memory_stays_within_the_budget(family):
     """100 bytes per cell of cell type, 120 in general, with what is kept for the next update."""
     A = scene(family, (48, 48, 48), 39_119)
-    M = NeuralMultigrid(A).update(A)
+    M = NeuralMultigrid(A, "network").update(A)
     seen = {}
 
     def add(v):

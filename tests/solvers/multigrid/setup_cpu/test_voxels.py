@@ -69,7 +69,7 @@ def test_the_cycle_is_that_of_the_arrays_bit_for_bit(seed, dimension):
     A, arrays = both(*problem(seed, dimension))
     if find_cell_bytes(arrays) is None:
         return
-    M, expected = NeuralMultigrid(A), NeuralMultigrid(arrays)
+    M, expected = (NeuralMultigrid(each, "network") for each in (A, arrays))
     for level, wanted in zip(M.fused.levels, expected.fused.levels, strict=True):
         for x, y in zip(level.arrays[:6], wanted.arrays[:6], strict=True):
             np.testing.assert_array_equal(x, y)
