@@ -165,9 +165,10 @@ class NeuralMultigrid:
         self.cycle_dtype = torch.float64 if alone else self._wanted
         self._codes = self._find_codes()
         self.exponent = self._exponent + outer
+        self.compile_seconds = 0.0
         if self._chooses:
             self.uses_pieces = self.backend == "cpu" and A.unknown.numel() > COARSEST and self._wants_pieces()
-        self.compile_seconds = self._compile()
+        self.compile_seconds += self._compile()
         self._hierarchy: Hierarchy | None = None
         self.fused: Any = None
         self._sparse: SparseCycle | None = None
@@ -187,7 +188,11 @@ class NeuralMultigrid:
     def _wants_pieces(self) -> bool:
         """Look whether pieces suit this operator better than grid levels."""
         from .setup_cpu.survey import survey_operator
+        from .warmup import compile_survey, kind_of
 
+        start = time.perf_counter()
+        compile_survey(kind_of(self._inside, self._codes))
+        self.compile_seconds = time.perf_counter() - start
         return survey_operator(self._inside, self._codes).wants_pieces
 
     def _compile(self) -> float:

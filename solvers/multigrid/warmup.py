@@ -81,3 +81,13 @@ def compile_pieces(kind: str, double: bool) -> float:
     FusedProduct(A)(b)
     list(islice(fused_cg_steps(SimpleNamespace(operator=A, calls=0), b, torch.zeros_like(b), M), 3))
     return time.perf_counter() - start
+
+
+@cache
+def compile_survey(kind: str) -> None:
+    """Look at a tiny system of a kind."""
+    from ..kernels.cpu.cell_bytes import find_cell_bytes
+    from .setup_cpu.survey import survey_operator
+
+    A = tiny(kind)
+    survey_operator(A, find_cell_bytes(A))
