@@ -6,8 +6,9 @@ import math
 import time
 
 import numpy as np
+import scipy.sparse as sp
 from krylearn.pde import Poisson
-from krylearn.solvers import NeuralMultigrid, cg
+from krylearn.solvers import NeuralMultigrid, cg, solve_matrix
 
 from ..measure.console import console, seconds
 
@@ -28,6 +29,7 @@ def solve_tiny_systems(weights: str | None = None) -> float:
             Poisson.from_coefficients(np.linspace(1, 2, math.prod(shape)).reshape(shape), boundary={"x": "periodic"}),
         ):
             cg(A, np.ones(A.shape[0]), M=NeuralMultigrid(A, weights=weights))
+        solve_matrix(sp.csr_array(A.matrix()), np.ones(A.shape[0]))
     return time.perf_counter() - start
 
 

@@ -13,6 +13,8 @@ import torch
 from krylearn.pde import Poisson
 from krylearn.pde.poisson.components import compile_components
 
+from .compile_progress import announced
+
 
 def kind_of(A: Any, codes: Any) -> str:
     """Return of which kind an operator is: given as bytes, as arrays that bytes can stand for, or anything else.
@@ -53,12 +55,13 @@ def compile_kernels(kind: str) -> float:
     from .setup_cpu.build import learned_cycle
 
     start = time.perf_counter()
-    compile_components(in_bytes=kind == "voxels")
-    A, b = tiny(kind), torch.ones(6, 6, 6, dtype=torch.float64)
-    fused = learned_cycle(A, 0, CoefficientNetwork(0), coarsest=8, cell_bytes=find_cell_bytes(A))
-    M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0, mantissa=1.0))
-    FusedProduct(A)(b)
-    list(islice(fused_cg_steps(SimpleNamespace(operator=A, calls=0), b, torch.zeros_like(b), M), 3))
+    with announced():
+        compile_components(in_bytes=kind == "voxels")
+        A, b = tiny(kind), torch.ones(6, 6, 6, dtype=torch.float64)
+        fused = learned_cycle(A, 0, CoefficientNetwork(0), coarsest=8, cell_bytes=find_cell_bytes(A))
+        M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0, mantissa=1.0))
+        FusedProduct(A)(b)
+        list(islice(fused_cg_steps(SimpleNamespace(operator=A, calls=0), b, torch.zeros_like(b), M), 3))
     return time.perf_counter() - start
 
 
@@ -73,13 +76,14 @@ def compile_pieces(kind: str, double: bool) -> float:
     from .setup_cpu.graphs import pieces_cycle
 
     start = time.perf_counter()
-    compile_components(in_bytes=kind == "voxels")
-    A, b = tiny(kind), torch.ones(6, 6, 6, dtype=torch.float64)
-    codes = None if double else find_cell_bytes(A)
-    fused = pieces_cycle(A, 0, 1.0, codes, np.float64 if double else np.float32, coarsest=8)
-    M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0, mantissa=1.0))
-    FusedProduct(A)(b)
-    list(islice(fused_cg_steps(SimpleNamespace(operator=A, calls=0), b, torch.zeros_like(b), M), 3))
+    with announced():
+        compile_components(in_bytes=kind == "voxels")
+        A, b = tiny(kind), torch.ones(6, 6, 6, dtype=torch.float64)
+        codes = None if double else find_cell_bytes(A)
+        fused = pieces_cycle(A, 0, 1.0, codes, np.float64 if double else np.float32, coarsest=8)
+        M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0, mantissa=1.0))
+        FusedProduct(A)(b)
+        list(islice(fused_cg_steps(SimpleNamespace(operator=A, calls=0), b, torch.zeros_like(b), M), 3))
     return time.perf_counter() - start
 
 

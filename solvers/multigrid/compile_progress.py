@@ -1,0 +1,62 @@
+"""Say that kernels are being compiled, where that takes long enough to be taken for a hang."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+PATIENCE = 2.0  # seconds of silence
+BETWEEN = 5.0  # seconds between two lines
+
+
+@contextmanager
+def announced(patience: float = PATIENCE, between: float = BETWEEN) -> Iterator[None]:
+    """Print to stderr how compilation gets on, once it has taken longer than `patience` seconds.
+
+    Examples
+    --------
+    >>> with announced():
+    ...     pass
+    """
+    from numba.core import event
+
+    class Count(event.Listener):
+        done = 0
+
+        def on_start(self, event: Any) -> None:
+            pass
+
+        def on_end(self, event: Any) -> None:
+            self.done += 1
+
+    start, ended, count = time.monotonic(), threading.Event(), Count()
+    event.register("numba:compile", count)
+
+    def report() -> None:
+        wait = patience
+        while not ended.wait(wait):
+            wait = between
+            seconds = time.monotonic() - start
+            _say(f"compiling kernels, once on this machine: {seconds:.0f} s, {count.done} functions")
+
+    reporter = threading.Thread(target=report, name="krylearn-compile-progress", daemon=True)
+    reporter.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        reporter.join()
+        event.unregister("numba:compile", count)
+        seconds = time.monotonic() - start
+        if seconds > patience and count.done:
+            _say(f"kernels compiled in {seconds:.0f} s; `krylearn warmup` does it ahead of the first solve")
+
+
+def _say(text: str) -> None:
+    """Write a line to stderr, which may be closed."""
+    with suppress(OSError, ValueError, AttributeError):
+        print(f"krylearn: {text}", file=sys.stderr, flush=True)
