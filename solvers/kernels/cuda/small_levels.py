@@ -24,6 +24,8 @@ from .smoothing import correct_tile, relax_tile
 from .transfer import FIRST, SECOND, donors_of, finish_tile, multiply_rows, prolong_tile, restrict_tile
 
 TAIL = 1024  # cells of the largest level of the tail
+# Triton 3.7 and older cannot pass tuples of constants on to a function: there every level keeps its own kernels
+SUPPORTED = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 8)
 
 
 class Kind(NamedTuple):
@@ -107,8 +109,7 @@ def _small_levels(
 
 def count_small_levels(levels: list[CudaLevel]) -> int:
     """Count the levels at the end that are small enough; never the finest, whose kernels also write dot products."""
-    small = [v.size[0] * v.size[1] * v.size[2] <= TAIL for v in levels[1:]]
-    return sum(small)
+    return sum(v.cells <= TAIL for v in levels[1:]) if SUPPORTED else 0
 
 
 class SmallLevels:

@@ -126,6 +126,15 @@ def test_the_tail_is_the_levels_one_by_one():
     close(cycle.apply(b), v_cycle(hierarchy_as_stored(h, cycle), b))
 
 
+def test_an_older_triton_runs_every_level_by_its_own_kernels(monkeypatch):
+    monkeypatch.setattr(cuda_tail, "SUPPORTED", False)
+    A = rough((9, 10, 11), {"x": "periodic", "z-": "dirichlet"}).to(DEVICE)
+    h, cycle = cycle_of(A, resistor, torch.float32, coarsest=8)
+    assert cycle.tail is None
+    b = vector(cycle.levels[0].size) * A.unknown
+    close(cycle.apply(b), v_cycle(hierarchy_as_stored(h, cycle), b))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_memory(family, systems, launches):
     """The arrays themselves against what the function states, and that against the budget at 256 cubed."""
