@@ -82,3 +82,12 @@ def test_pictures_of_the_pages_are_small():
 def test_nothing_committed_names_a_place_of_its_own():
     for page in (*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml"):
         assert not re.search(r"(?<![\w.])/(home|root|tmp|work)/", text(page)), page
+
+
+BELOW = ("", "solvers/", "solvers/multigrid/", "optim/", "bench/", "pde/")  # what a page may leave out of a path
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "SECURITY.md", "bench/studies/records/README.md"])
+def test_files_that_a_page_names_are_there(page):
+    named = set(re.findall(r"(?<![\w/.-])((?:[a-z_]+/)+[a-z_0-9]+\.py)\b", text(page)))
+    assert not {path for path in named if not any((ROOT / below / path).exists() for below in BELOW)}

@@ -1,7 +1,7 @@
 """The rivals: what people install today, each behind one function, configured as its manual advises.
 
 A rival's set-up takes a `System` and gives either what SciPy's `cg` takes as preconditioner, or a loop of its own
-(`rivals.py`). Tolerance and starting guess are the harness's, and success is judged by the true residual. A rival whose
+(`loops.py`). Tolerance and starting guess are the harness's, and success is judged by the true residual. A rival whose
 package is not installed is reported as absent, with the line that installs it.
 """
 

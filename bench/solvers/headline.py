@@ -1,8 +1,8 @@
 """`krylearn bench headline`: one large system, ours against algebraic multigrid, set-up and solve apart.
 
 Free surface over obstacles, true residual 1e-8. Ratios are of solves alone, paired A B A B in one run; set-ups stand
-beside them. First our kernels with the classical rules and with tuned constants (set up in plain torch where a formula
-is, so their set-up is no measure), then SciPy's cg with PyAMG, then what else is installed.
+beside them. First our kernels with the classical rules and with tuned constants (these are set up
+in plain torch: do not compare their set-up times), then SciPy's cg with PyAMG, then what else is installed.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ gₛ: gradient of a micro-batch of s samples, n of them, mean ḡ. With S = mean
 
     tr Σ = s·n/(n-1)·(S - B),   ‖g‖² = (n·B - S)/(n-1),   noise scale B_n = tr Σ/‖g‖²       (samples)
 
-are unbiased but for the ratio; over time their means are divided, never the ratios averaged (McCandlish et al.,
+are unbiased, their ratio is not: average both over time, then divide (McCandlish et al.,
 arXiv 1812.06162). The same with products instead of gradients, z a random unit vector, gives the noise of the Hessian:
 
     Pσ² = s·n/(n-1)·(mean‖Hᵢz‖² - ‖mean Hᵢz‖²),     since E‖Az‖² = ‖A‖²_F/P

@@ -6,7 +6,7 @@
 Both are fitted in log λ'; the smaller residual names the law, its branch at the smaller batch the regime. Plain SGD can
 then use lr up to 2/λ'(B): at most a square root in the additive model (the outlier's own branch gains at most a factor
 2), linear in the Gauss-Newton model until B ≈ T/λ. The published linear rule needs the second; see the reference to
-Granziol, Zohren and Roberts, JMLR 23 (2022), in `spiked`.
+Granziol, Zohren and Roberts, JMLR 23 (2022), in `random_matrix`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rescale an optimizer, and the schedulers on it, for a new batch size: the rules of `scaling` applied in place."""
+"""Rescale an optimizer, and the schedulers on it, for a new batch size: the rules of `rule_choice` applied in place."""
 
 from __future__ import annotations
 

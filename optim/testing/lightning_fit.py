@@ -1,4 +1,4 @@
-"""A small Lightning module and a quiet trainer for the conventions; see `testing_lightning`."""
+"""A small Lightning module and a quiet trainer for the conventions; see `lightning`."""
 
 from __future__ import annotations
 

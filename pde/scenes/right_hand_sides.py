@@ -34,7 +34,7 @@ def generator(name: str, seed: int, stream: str) -> np.random.Generator:
         zlib.crc32(name.encode()),
         STREAMS[stream],
         seed,
-    )  # a place in the manifest may change
+    )  # hash the name, not its index: reordering the manifest must not change scenes
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy=ENTROPY, spawn_key=key)))
 
 

@@ -17,12 +17,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-OMEGA = (0.57, 1.4)
-"""Damping of the two Jacobi steps: |(1 - 0.57 t)(1 - 1.4 t)| < 1 on (0, 2], where (s/diag) A has its spectrum."""
+
+class JacobiDamping(NamedTuple):
+    """Factors of the two damped Jacobi steps, in this order before the coarse correction and reversed after it."""
+
+    first: float
+    second: float
+
+
+OMEGA = JacobiDamping(first=0.57, second=1.4)
+"""Damping of the two Jacobi steps: |(1 - 0.57 t)(1 - 1.4 t)| < 1 on (0, 2], where (s/diag) A has its spectrum.
+
+Two steps are written out in every cycle: CONTRIBUTING, "Changing the cycle", lists the places.
+"""
 
 
 def neighbour(x: Tensor, d: int, step: int, periodic: bool = False) -> Tensor:

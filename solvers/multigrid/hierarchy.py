@@ -1,7 +1,7 @@
 """The hierarchy of levels that a rule builds, and the symmetric V-cycle over it, in plain torch (differentiable).
 
 A *rule* is a callable ``rule(stencil, factors) -> (s, transfer, coarse stencil)``: the classical ones of `coarsening`,
-or the network of `coefficients`. Every rule gives a symmetric positive definite cycle;
+or the network of `network`. Every rule gives a symmetric positive definite cycle;
 `krylearn.solvers.NeuralMultigrid` has the proof.
 """
 

@@ -3,7 +3,7 @@
 Decided before any result was seen. Every training sees the same samples in all (the same epochs), whatever its batch
 size: what somebody who changes the batch size means. lr rises linearly over a tenth of them, then falls as a cosine to
 zero. SGD with momentum 0.9 and AdamW with torch's defaults; everything but lr stays. The optimum is the lr with the
-lowest final loss on held-out data, fitted (`batch_scaling_fit`) on a grid with factor √2; it starts from what the
+lowest final loss on held-out data, fitted (`fit`) on a grid with factor √2; it starts from what the
 neighbouring batch size suggests and grows until the lowest point has two neighbours on each side.
 
 Records: one line per (task, method, batch size, lr) with all seeds. An interrupted study goes on where it was.

@@ -1,6 +1,6 @@
 """What else was tried: the tuner with one thing changed, on the design workloads and on seeds that nobody is scored on.
 
-The design workloads are five of the ten and three more that begin on a plateau (`workloads_plateau`). Each variant is
+The design workloads are five of the ten and three more that begin on a plateau (`plateau_workloads`). Each variant is
 compared with the best point of its base's grid on the same seeds, charged for its extra work as always.
 """
 

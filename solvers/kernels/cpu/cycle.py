@@ -60,7 +60,8 @@ STEPS = 65535.0  # damping over the diagonal of a cell-type level is a multiple 
 class FusedLevel:
     """Contiguous arrays of one level and its work space.
 
-    Of a cell-type level w and diag are bytes (see `codes`), sd is 16 bits: the same kernels, compiled for these types.
+    Of a cell-type level w and diag are bytes (see `cell_bytes`), sd is 16 bits: the same kernels,
+    compiled for these types.
     """
 
     def __init__(self, factors: Any, periodic: Any, w: tuple[Array, ...], diag: Array, sd: Array, a: Array) -> None:
@@ -72,7 +73,8 @@ class FusedLevel:
         self.sources = [sources(n, p) for n, p in zip(diag.shape, periodic, strict=True)]
         self.periodic_z, self.identity_transfer = bool(periodic[2]), max(factors) == 1
         self.b, self.x, self.y = (np.zeros(diag.shape, kind) for _ in range(3))
-        self.t = self.y  # the residual is not needed any more when the last steps begin
+        # the pre-smoother leaves its result in x; the residual then overwrites y, and is not needed in the last steps
+        self.t = self.y
 
     @classmethod
     def from_tensors(cls, op: Stencil, s: torch.Tensor, t: Transfer, codes: CellBytes | None = None) -> FusedLevel:

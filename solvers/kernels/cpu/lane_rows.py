@@ -1,7 +1,7 @@
 """Rows of grids as vectors of `lanes`: any type of number read as fp32 or fp64, neighbours along a row, blocks of two.
 
-``like`` is a vector whose type says how many lanes to read and what to make of them: `wide` fills a register,
-`double` and `single` have two lanes and one. So one formula serves long rows, short rows and single cells.
+``like`` is a vector whose type says how many lanes to read and what to make of them: `full_register` fills a register,
+`two_lanes` and `one_lane` have two lanes and one. So one formula serves long rows, short rows and single cells.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Products with A and damped Jacobi steps on the CPU, a register of cells at a time; see `cycle` for layout and bytes.
 
-Links, diagonal and damping may be integers (`codes`); they become fp32 or fp64 in registers. The last vector of a row
-begins so early that it ends with the row: some cells are computed twice, to the same result.
+Links, diagonal and damping may be integers (`cell_bytes`); they become fp32 or fp64 in registers. The last vector of a
+row begins so early that it ends with the row: some cells are computed twice, to the same result.
 """
 
 from __future__ import annotations

@@ -141,7 +141,10 @@ def add_block_row(like, t, a, part, coarse, to, start, stop):
 
 @register_kernel
 def find_donor(index, factor, sources, q, unit):
-    """Return row `index` and its q-th donor row with their weights; what stays counts for q = 0 only."""
+    """Return row `index` and its q-th donor row with their weights.
+
+    The row's own weight is returned for q = 0 and is 0 for q = 1, so that its share is added once.
+    """
     zero, one = unit - unit, unit / unit
     source = sources[index, q] if factor == 2 else -1
     stays, goes = (one, unit if factor == 2 else zero) if q == 0 else (zero, zero)

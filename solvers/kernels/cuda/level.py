@@ -135,7 +135,7 @@ class CudaLevel:
         return cls.stored(op.links, extra, s, a, t.factors, op.periodic, storage, dtype)
 
     def lend_to_repeat(self, below: CudaLevel) -> None:
-        """Let the level that repeats this one read its b, and write its z, where this one has them.
+        """Share buffers with the repeated level below: its b is our `second`, our correction its result; no copies.
 
         So the identity costs nothing: b of the next visit is what the second step left, the correction is its z.
         """

@@ -1,4 +1,4 @@
-"""Set-up of the CUDA cycle on its device, level by level by the kernels of `cuda_medium`, and what it needs there.
+"""Set-up of the CUDA cycle on its device, level by level by the kernels of `medium`, and what it needs there.
 
 Work and traffic of a set-up by the network at 256^3 (16.8 million cells), counted, not measured on hardware; H100: 67
 Tflop/s in fp32, 3.35 TB/s:

@@ -2,7 +2,7 @@
 
 `_sums` reads the fine level once and writes, per coarse cell, links of both rules, ground, shift and seven facts
 (children; open paths and sums of squared paths per axis); `_links` and `_grounds` evaluate the perceptrons;
-`_diagonal` adds up. Axes are numbers at run time, as in `cuda_fine`; features and their order those of `coefficients`.
+`_diagonal` adds up. Axes are numbers at run time, as in `fine_level`; features and their order those of `network`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .perceptron import (
     sigmoid,
 )
 
-BOUND, CUT = tl.constexpr(3.0), tl.constexpr(0.01)  # as in `coefficients`
+BOUND, CUT = tl.constexpr(3.0), tl.constexpr(0.01)  # as in `network`
 
 
 @triton.jit

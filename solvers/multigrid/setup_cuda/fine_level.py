@@ -2,7 +2,7 @@
 
 `_paths` writes the conductance of the circuit through the outer link of every cell along an axis; `_damping` and
 `_weights` evaluate the perceptrons, for a list of cells or for all. Features and their order are those of
-`coefficients`. Axes are numbers at run time (an axis has m cells, stride t, factor f), so that one compilation serves
+`network`. Axes are numbers at run time (an axis has m cells, stride t, factor f), so that one compilation serves
 all; a kernel handles one perceptron, since two would not fit into the registers.
 """
 

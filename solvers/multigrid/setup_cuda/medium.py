@@ -22,7 +22,7 @@ Triple = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Medium:
-    """A stencil of one level as the kernels of `cuda_network` read it, on a grid of so many cells per axis.
+    """A stencil of one level as the kernels of `perceptron` read it, on a grid of so many cells per axis.
 
     arrays : links (3, n), grounds (3, n), shift (n), diagonal (n) in fp32; or codes, conductances (3), and unused ones
     """

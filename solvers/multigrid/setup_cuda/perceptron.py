@@ -1,8 +1,8 @@
 """What set-up kernels share on a GPU (Triton): the medium of a level, the circuit of an axis, perceptrons over lanes.
 
 A *medium* is four arrays (w, g, h, q): three links, three grounds, shift and diagonal per cell in fp32, or, for a
-cell-type operator (CELLS), its codes and three conductances (`cuda_couplings`), the other two unused. A lane is a cell;
-indices are flat, neighbours wrap. The formulas are those of `coarsening.circuit` and `coefficients`.
+cell-type operator (CELLS), its codes and three conductances (`formats`), the other two unused. A lane is a cell;
+indices are flat, neighbours wrap. The formulas are those of `coarsening.circuit` and `network`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 +-1 passes (10 % of counts above 40, which rounding moves between processors and kernels). More, in either direction,
 needs new numbers in the same commit as the change that caused it, with the reason in ``why``; this prints them:
 
-    python tests/solvers/test_iteration_counts.py
+    python tests/solvers/multigrid/test_iteration_counts.py
 
 Test stream, seed 10007, white noise, x0 = 0, float64; 24 cells per axis in 3D and 48 in 2D.
 """
