@@ -163,7 +163,7 @@ def from_faces(part: Partition, faces: Sequence[Any], extra: Any, kinds: Kinds) 
     unknown = shift > 0
     with collective_errors(part.comm):
         for axis, d in enumerate(axes):
-            before = _previous(around[..., d], box, d)
+            before = previous_cells(around[..., d], box, d)
             ours = low[..., d].copy()
             if not (kinds[axis][0] == "periodic") and part.ranges[d][0] == 0 and ours.size:
                 np.moveaxis(ours, d, 0)[0] = 0
@@ -181,7 +181,7 @@ def from_faces(part: Partition, faces: Sequence[Any], extra: Any, kinds: Kinds) 
     return Fields(links, ground, shift, unknown)
 
 
-def _previous(around: Array, box: Any, d: int) -> Array:
+def previous_cells(around: Array, box: Any, d: int) -> Array:
     """Return at own cells the value of the cell before along axis d, 0 where the grid ends."""
     index = list(box.own)
     start, stop = box.axes[d].start, box.axes[d].stop
@@ -191,11 +191,3 @@ def _previous(around: Array, box: Any, d: int) -> Array:
         around, start, stop = np.pad(around, padding), start + 1, stop + 1
     index[d] = slice(start - 1, stop - 1)
     return around[tuple(index)]
-
-
-def sum_diagonal(part: Partition, fields: Fields) -> Array:
-    """Return the diagonal at own cells. Collective."""
-    box = part.ghosted()
-    around = bring(part, box, fields.links)
-    lower = sum(_previous(around[..., d], box, d) for d in range(3))
-    return fields.shift + fields.ground.sum(-1) + fields.links.sum(-1) + lower

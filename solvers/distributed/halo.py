@@ -22,17 +22,27 @@ class Halo:
     def __init__(self, part: Partition, box: Box, dof: int = 1) -> None:
         PETSc = load_petsc()
         self.shape, self.dof = box.shape, dof
-        self.vector = make_vector(part, dof)
+        self.part, self.vector = part, None
         wanted = part.numbers(box).ravel().astype(PETSc.IntType)
         index = PETSc.IS().createBlock(dof, wanted, comm=PETSc.COMM_SELF)
         self.local = PETSc.Vec().createSeq(wanted.size * dof, comm=PETSc.COMM_SELF)
-        self.scatter = PETSc.Scatter().create(self.vector, index, self.local, None)
+        layout = make_vector(part, dof)
+        self.scatter = PETSc.Scatter().create(layout, index, self.local, None)
         index.destroy()
+        layout.destroy()
 
     def __call__(self, own: Array) -> Array:
         """Return the box of an array over own cells; a view that the next call overwrites."""
+        if self.vector is None:  # callers who have a vector need none of ours
+            self.vector = make_vector(self.part, self.dof)
         self.vector.setArray(to_rank_order(own).ravel())
         return self.from_vector(self.vector)
+
+    def free_vector(self) -> None:
+        """Free the memory that a call on an array over own cells has taken."""
+        if self.vector is not None:
+            self.vector.destroy()
+            self.vector = None
 
     def from_vector(self, v: Any) -> Array:
         """Return the box of a PETSc vector; a view that the next call overwrites."""
@@ -41,7 +51,8 @@ class Halo:
 
     def destroy(self) -> None:
         """Free PETSc's memory."""
-        for each in (self.scatter, self.vector, self.local):
+        self.free_vector()
+        for each in (self.scatter, self.local):
             each.destroy()
 
 

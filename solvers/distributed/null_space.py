@@ -43,9 +43,10 @@ class DistributedNullSpace:
         # components of several ranks come first
         self._spanning = int(np.count_nonzero(singular[:shared]))
         self._counts = sums[2][singular]
-        self.labels = np.where(inside, at[np.append(group, -1)[labels]], -1)
         local = np.count_nonzero(singular[shared:])
         self.dimension = int(self.comm.allreduce(int(local))) + self._spanning
+        if self.dimension:  # else nobody asks
+            self.labels = np.where(inside, at[np.append(group, -1)[labels]], -1).astype(np.int32)
 
     def project(self, own: Array) -> Array:
         """Return an array over own cells minus its mean over each singular component; collective."""

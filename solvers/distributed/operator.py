@@ -14,12 +14,14 @@ from krylearn.pde import Poisson
 from krylearn.pde.poisson.grid import Kinds, parse_boundary
 
 from . import builders
+from .at_exit import free_at_exit
 from .builders import Fields, local_array
 from .halo import from_rank_order, make_vector, to_rank_order
 from .matrices import assemble_operator
 from .null_space import DistributedNullSpace
 from .partition import Array, Partition
 from .petsc_library import collective_errors, load_petsc
+from .product import StencilProduct
 
 
 class DistributedPoisson:
@@ -46,9 +48,12 @@ class DistributedPoisson:
 
     def __init__(self, part: Partition, fields: Fields, spacing: tuple[Any, ...], boundary: Kinds) -> None:
         load_petsc()
+        self.product = StencilProduct(part, fields)
+        free_at_exit(self.product)
+        fields = fields._replace(links=self.product.links)  # kept once
         self.part, self.fields, self.spacing, self.boundary = part, fields, spacing, boundary
         self.grid_shape, self.comm = part.grid_shape, part.comm
-        self.diag = builders.sum_diagonal(part, fields)
+        self.diag = self.product.diag
         with collective_errors(part.comm):
             if self.diag.size and not np.isfinite(self.diag.max()):
                 raise ValueError("got conductances that overflow float64; expected finite sums: rescale kappa")
@@ -160,7 +165,7 @@ class DistributedPoisson:
     def __matmul__(self, x: Any) -> Any:
         """Return A x, in the shape and type of x. Collective."""
         v, y = self.to_vector(x), make_vector(self.part)
-        self.mat.mult(v, y)
+        self.product.mult(None, v, y)
         out = self.from_vector(y, x)
         v.destroy(), y.destroy()
         return out

@@ -59,7 +59,9 @@ class PC:
         self.inverse = 1.0 / to_rank_order(diag)[self.alone]
         known = np.where(fields.unknown, diag, 0.0)
         rule = find_rule(self.options["weights"], len(part.grid_shape))
-        self.cycle = build_cycle(part, fields, known, matrix, rule, self.options["route"], self.options["gather"])
+        self.cycle = build_cycle(
+            part, fields, known, lambda: matrix, rule, self.options["route"], self.options["gather"]
+        )
         self.setup_seconds = time.perf_counter() - start
 
     def apply(self, pc: Any, r: Any, z: Any) -> None:

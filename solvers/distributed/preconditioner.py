@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from ..multigrid.hierarchy import Rule
 from ..multigrid.preconditioner import find_rule
 from .assembled_cycle import AssembledCycle
 from .at_exit import free_at_exit
+from .builders import Fields
 from .ghosted_cycle import GhostedCycle
-from .levels import build_levels, scaled_fields
+from .levels import build_levels, scaled_channels
 from .operator import DistributedPoisson
+from .partition import Array, Partition
 from .petsc_library import collective_errors
 
 GATHER = 20_000
@@ -22,11 +25,13 @@ GATHER = 20_000
 ROUTES = ("ghosted", "assembled")
 
 
-def build_cycle(part: Any, fields: Any, diag: Any, mat: Any, rule: Rule, route: str, gather: int) -> Any:
-    """Return the cycle of an operator given by its own conductances and its matrix. Collective."""
-    scaled, exponent = scaled_fields(part, fields, diag)
-    ladder = build_levels(part, scaled, exponent, rule, gather)
-    return GhostedCycle(ladder, rule) if route == "ghosted" else AssembledCycle(mat, ladder, rule)
+def build_cycle(
+    part: Partition, fields: Fields, diag: Array, matrix: Callable[[], Any], rule: Rule, route: str, gather: int
+) -> GhostedCycle | AssembledCycle:
+    """Return the cycle of an operator given by its own conductances; `matrix` gives it assembled. Collective."""
+    channels, exponent = scaled_channels(part, fields, diag)
+    ladder = build_levels(part, channels, exponent, rule, gather)
+    return GhostedCycle(ladder, rule) if route == "ghosted" else AssembledCycle(matrix(), ladder, rule)
 
 
 class DistributedMultigrid:
@@ -71,7 +76,7 @@ class DistributedMultigrid:
         start = time.perf_counter()
         self.destroy()
         self.A = A
-        self.cycle = build_cycle(A.part, A.fields, A.diag, A.mat, self._rule, self.route, self.gather)
+        self.cycle = build_cycle(A.part, A.fields, A.diag, lambda: A.mat, self._rule, self.route, self.gather)
         self.setup_seconds = A.comm.allreduce(time.perf_counter() - start, MPI.MAX)
         return self
 
