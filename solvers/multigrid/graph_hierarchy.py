@@ -71,7 +71,9 @@ def bottom_inverse(graph: pieces.Graph) -> Array:
         return np.diag(0.5 * root**2)  # 0.5: below the inverse of A, whatever A is
     scaled = root[:, None] * graph.matrix().toarray() * root
     scaled = 0.5 * (scaled + scaled.T)
-    return root[:, None] * np.linalg.pinv(scaled, rcond=1e-13, hermitian=True) * root
+    # torch's: NumPy's own threads wait for one another actively, which on busy cores takes a hundred times longer
+    inverse = torch.linalg.pinv(torch.from_numpy(scaled), rtol=1e-13, hermitian=True).numpy()
+    return root[:, None] * inverse * root
 
 
 class SparseCycle:

@@ -24,11 +24,12 @@ import numpy as np
 import torch
 
 from ..reference import OMEGA
-from .compile import kernel, threads_for
+from .compile import SERIAL, kernel, row_kernel, threads_for
 from .cycle import STEPS, Array
 from .smoothing import smooth, smooth_from_zero
 from .transfer import residual_rows
 
+PARTS = 64  # that rows of a graph are cut into for threads
 SLABS = 32  # most parts that the finest grid is cut into for restriction: more threads than that do not help there
 
 
@@ -39,79 +40,100 @@ SLABS = 32  # most parts that the finest grid is cut into for restriction: more 
 def copy_and_mix_x(coarse, part, low, high, unit, e):
     """Compute e = L_x E coarse."""
     nx, ny, nz = part.shape
+    one = e.dtype.type(1)
     for index in numba.prange(nx * ny):
         i, j = index // ny, index % ny
-        up, down = (i + 1 if i + 1 < nx else 0), (i - 1 if i > 0 else nx - 1)
+        here, up = part[i, j], part[i + 1 if i + 1 < nx else 0, j]
+        down, lower, upper, out = part[i - 1 if i > 0 else nx - 1, j], low[0, i, j], high[0, i, j], e[i, j]
         for k in range(nz):
-            a, b = low[0, i, j, k] * unit, high[0, i, j, k] * unit
-            v = (1 - a - b) * coarse[part[i, j, k]]
-            e[i, j, k] = v + a * coarse[part[down, j, k]] + b * coarse[part[up, j, k]]
+            a, b = unit * lower[k], unit * upper[k]
+            out[k] = (one - a - b) * coarse[here[k]] + a * coarse[down[k]] + b * coarse[up[k]]
 
 
 @kernel
 def mix_and_add(e, low, high, unit, x):
     """Compute x += L_z L_y e."""
     nx, ny, nz = e.shape
+    one = e.dtype.type(1)
     for index in numba.prange(nx * ny):
         i, j = index // ny, index % ny
-        up, down = (j + 1 if j + 1 < ny else 0), (j - 1 if j > 0 else ny - 1)
-        row = np.empty(nz, e.dtype)
+        here, up, down = e[i, j], e[i, j + 1 if j + 1 < ny else 0], e[i, j - 1 if j > 0 else ny - 1]
+        lower, upper, row = low[1, i, j], high[1, i, j], np.empty(nz, e.dtype)
         for k in range(nz):
-            a, b = low[1, i, j, k] * unit, high[1, i, j, k] * unit
-            row[k] = (1 - a - b) * e[i, j, k] + a * e[i, down, k] + b * e[i, up, k]
-        for k in range(nz):
-            a, b = low[2, i, j, k] * unit, high[2, i, j, k] * unit
-            before, after = row[k - 1 if k > 0 else nz - 1], row[k + 1 if k + 1 < nz else 0]
-            x[i, j, k] += (1 - a - b) * row[k] + a * before + b * after
+            a, b = unit * lower[k], unit * upper[k]
+            row[k] = (one - a - b) * here[k] + a * down[k] + b * up[k]
+        lower, upper, out = low[2, i, j], high[2, i, j], x[i, j]
+        for k in range(1, nz - 1):
+            a, b = unit * lower[k], unit * upper[k]
+            out[k] += (one - a - b) * row[k] + a * row[k - 1] + b * row[k + 1]
+        for k in range(0, nz, max(nz - 1, 1)):  # both ends, which may wrap
+            a, b = unit * lower[k], unit * upper[k]
+            out[k] += (one - a - b) * row[k] + a * row[k - 1 if k > 0 else nz - 1] + b * row[k + 1 if k + 1 < nz else 0]
 
 
 @kernel
 def unmix_z_and_y(r, low, high, unit, u):
     """Compute u = L_yᵀ L_zᵀ r."""
     nx, ny, nz = r.shape
+    one = r.dtype.type(1)
     for index in numba.prange(nx * ny):
         i, j = index // ny, index % ny
-        for k in range(nz):
-            u[i, j, k] = 0
+        out, row = u[i, j], np.empty(nz, r.dtype)
         for q in range(3):
             m = j if q == 0 else (j - 1 if j > 0 else ny - 1) if q == 1 else (j + 1 if j + 1 < ny else 0)
-            for k in range(nz):
+            lower, upper, given = low[2, i, m], high[2, i, m], r[i, m]
+            for k in range(1, nz - 1):
+                v = (one - unit * lower[k] - unit * upper[k]) * given[k]
+                row[k] = v + unit * upper[k - 1] * given[k - 1] + unit * lower[k + 1] * given[k + 1]
+            for k in range(0, nz, max(nz - 1, 1)):
                 before, after = k - 1 if k > 0 else nz - 1, k + 1 if k + 1 < nz else 0
-                v = (1 - (low[2, i, m, k] + high[2, i, m, k]) * unit) * r[i, m, k]
-                v += high[2, i, m, before] * unit * r[i, m, before] + low[2, i, m, after] * unit * r[i, m, after]
-                if q == 0:
-                    u[i, j, k] += (1 - (low[1, i, m, k] + high[1, i, m, k]) * unit) * v
-                elif q == 1:
-                    u[i, j, k] += high[1, i, m, k] * unit * v
-                else:
-                    u[i, j, k] += low[1, i, m, k] * unit * v
+                v = (one - unit * lower[k] - unit * upper[k]) * given[k]
+                row[k] = v + unit * upper[before] * given[before] + unit * lower[after] * given[after]
+            lower, upper = low[1, i, m], high[1, i, m]
+            if q == 0:
+                for k in range(nz):
+                    out[k] = (one - unit * lower[k] - unit * upper[k]) * row[k]
+            elif q == 1:
+                for k in range(nz):
+                    out[k] += unit * upper[k] * row[k]
+            else:
+                for k in range(nz):
+                    out[k] += unit * lower[k] * row[k]
 
 
 @kernel
 def unmix_x_and_sum(u, part, low, high, unit, slabs, offsets, sums):
     """Add L_xᵀ u up over pieces, per slab of planes: sums[offsets[slab] : ...] holds pieces slabs[slab, 2] and on."""
     nx, ny, nz = u.shape
+    one = u.dtype.type(1)
     for slab in numba.prange(slabs.shape[0]):
-        start, stop, first = slabs[slab, 0], slabs[slab, 1], offsets[slab] - slabs[slab, 2]
-        sums[offsets[slab] : offsets[slab + 1]] = 0
-        for row in range(start, stop):
-            i, j = row // ny, row % ny
+        start, stop, first = slabs[slab, 0], slabs[slab, 1], slabs[slab, 2]
+        mine, row = sums[offsets[slab] : offsets[slab + 1]], np.empty(nz, u.dtype)
+        mine[:] = 0
+        for at in range(start, stop):
+            i, j = at // ny, at % ny
             up, down = (i + 1 if i + 1 < nx else 0), (i - 1 if i > 0 else nx - 1)
+            lower, upper, given, to = low[0, i, j], high[0, i, j], u[i, j], part[i, j]
+            from_below, below, from_above, above = high[0, down, j], u[down, j], low[0, up, j], u[up, j]
             for k in range(nz):
-                v = (1 - (low[0, i, j, k] + high[0, i, j, k]) * unit) * u[i, j, k]
-                v += high[0, down, j, k] * unit * u[down, j, k] + low[0, up, j, k] * unit * u[up, j, k]
-                sums[first + part[i, j, k]] += v
+                v = (one - unit * lower[k] - unit * upper[k]) * given[k]
+                row[k] = v + unit * from_below[k] * below[k] + unit * from_above[k] * above[k]
+            for k in range(nz):
+                mine[to[k] - first] += row[k]
 
 
 @kernel
 def add_slabs(sums, slabs, offsets, coarse):
     """Add up what slabs have of every piece."""
-    for p in numba.prange(coarse.size):
-        total = coarse.dtype.type(0)
+    parts = 16
+    for part in numba.prange(parts):
+        start, stop = coarse.size * part // parts, coarse.size * (part + 1) // parts
+        coarse[start:stop] = 0
         for slab in range(slabs.shape[0]):
-            if slabs[slab, 2] <= p < slabs[slab, 3]:
-                total += sums[offsets[slab] + p - slabs[slab, 2]]
-        coarse[p] = total
+            low, high = max(start, slabs[slab, 2]), min(stop, slabs[slab, 3])
+            shift = offsets[slab] - slabs[slab, 2]
+            for p in range(low, high):
+                coarse[p] += sums[shift + p]
 
 
 @kernel(parallel=False)
@@ -157,56 +179,114 @@ class GridTransfer:
 # --- graphs -----------------------------------------------------------------------------------------------------------
 
 
-@kernel
-def smooth_graph_from_zero(begin, index, w, diag, b, y, first, second):
-    """Take both steps from x = 0, with the inverse diagonal times first and second."""
-    for i in numba.prange(diag.size):
+@row_kernel
+def from_zero_rows(start, stop, begin, index, w, diag, b, y, first, second):
+    """Take both steps from x = 0 in rows start..stop."""
+    for i in range(start, stop):
         off = b.dtype.type(0)
         for t in range(begin[i], begin[i + 1]):
-            j = index[t]
-            off += w[t] * (b[j] / diag[j])
+            off += w[t] * (b[index[t]] / diag[index[t]])
         x = first * b[i] / diag[i]
         y[i] = x + second * (b[i] - diag[i] * x + first * off) / diag[i]
 
 
-@kernel
-def smooth_graph(begin, index, w, diag, x, b, y, omega):
-    """Compute y = x + omega (b - A x) / diag."""
-    for i in numba.prange(diag.size):
+@row_kernel
+def smooth_rows(start, stop, begin, index, w, diag, x, b, y, omega):
+    """Compute y = x + omega (b - A x) / diag in rows start..stop."""
+    for i in range(start, stop):
         off = b.dtype.type(0)
         for t in range(begin[i], begin[i + 1]):
             off += w[t] * x[index[t]]
         y[i] = x[i] + omega * (b[i] - diag[i] * x[i] + off) / diag[i]
 
 
-@kernel
-def graph_residual(begin, index, w, diag, x, b, r):
-    """Compute r = b - A x."""
-    for i in numba.prange(diag.size):
+@row_kernel
+def find_residual_rows(start, stop, begin, index, w, diag, x, b, r):
+    """Compute r = b - A x in rows start..stop."""
+    for i in range(start, stop):
         off = b.dtype.type(0)
         for t in range(begin[i], begin[i + 1]):
             off += w[t] * x[index[t]]
         r[i] = b[i] - diag[i] * x[i] + off
 
 
-@kernel
-def multiply_rows(begin, index, values, x, y):
-    """Compute y = rows x."""
-    for i in numba.prange(begin.size - 1):
-        total = x.dtype.type(0)
+@row_kernel
+def multiply_some(start, stop, begin, index, values, x, y, add):
+    """Compute y = rows x, or y += rows x, in rows start..stop."""
+    for i in range(start, stop):
+        total = y[i] if add else x.dtype.type(0)
         for t in range(begin[i], begin[i + 1]):
             total += values[t] * x[index[t]]
         y[i] = total
 
 
 @kernel
-def add_rows(begin, index, values, x, y):
-    """Compute y += rows x."""
-    for i in numba.prange(begin.size - 1):
-        total = x.dtype.type(0)
-        for t in range(begin[i], begin[i + 1]):
-            total += values[t] * x[index[t]]
-        y[i] += total
+def smooth_graph_from_zero(begin, index, w, diag, b, y, first, second):
+    """Take both steps from x = 0, with the inverse diagonal times first and second."""
+    n = diag.size
+    for part in numba.prange(PARTS):
+        from_zero_rows(n * part // PARTS, n * (part + 1) // PARTS, begin, index, w, diag, b, y, first, second)
+
+
+@kernel
+def smooth_graph(begin, index, w, diag, x, b, y, omega):
+    """Compute y = x + omega (b - A x) / diag."""
+    n = diag.size
+    for part in numba.prange(PARTS):
+        smooth_rows(n * part // PARTS, n * (part + 1) // PARTS, begin, index, w, diag, x, b, y, omega)
+
+
+@kernel
+def graph_residual(begin, index, w, diag, x, b, r):
+    """Compute r = b - A x."""
+    n = diag.size
+    for part in numba.prange(PARTS):
+        find_residual_rows(n * part // PARTS, n * (part + 1) // PARTS, begin, index, w, diag, x, b, r)
+
+
+@kernel
+def multiply_rows(begin, index, values, x, y, add):
+    """Compute y = rows x, or y += rows x."""
+    n = begin.size - 1
+    for part in numba.prange(PARTS):
+        multiply_some(n * part // PARTS, n * (part + 1) // PARTS, begin, index, values, x, y, add)
+
+
+@kernel(parallel=False)
+def cycle_small_levels(plan, links, diag, prolongation, restriction, inverse, right, x, t, z, first, second):
+    """Apply the cycle to small levels in one call: right[: n] is given, the result is z[: n].
+
+    plan : (visits, 6): unknowns, place of the rows of A and P, place of the diagonal, place of the rows of Pᵀ, unknowns
+        of the next level or 0 before another visit, place of the vectors of this visit
+    """
+    begin, index, w = links
+    steps, bottom = plan.shape[0], inverse.shape[0]
+    for s in range(steps):
+        n, row, d, coarse_row, m, at = plan[s]
+        b, y, a, rows = right[at : at + n], x[at : at + n], diag[d : d + n], begin[row : row + n + 1]
+        from_zero_rows(0, n, rows, index, w, a, b, y, first, second)
+        find_residual_rows(0, n, rows, index, w, a, y, b, t)
+        if m >= 0:
+            to = restriction[0][coarse_row : coarse_row + m + 1]
+            multiply_some(0, m, to, restriction[1], restriction[2], t, right[at + n : at + n + m], False)
+        else:
+            right[at + n : at + 2 * n] = t[:n]
+    at = right.size - bottom
+    for i in range(bottom):
+        total = z.dtype.type(0)
+        for j in range(bottom):
+            total += inverse[i, j] * right[at + j]
+        z[i] = total
+    for s in range(steps - 1, -1, -1):
+        n, row, d, coarse_row, m, at = plan[s]
+        b, y, a, rows = right[at : at + n], x[at : at + n], diag[d : d + n], begin[row : row + n + 1]
+        if m >= 0:
+            multiply_some(0, n, prolongation[0][row : row + n + 1], prolongation[1], prolongation[2], z, y, True)
+        else:
+            for i in range(n):
+                y[i] += z[i]
+        smooth_rows(0, n, rows, index, w, a, y, b, t, second)
+        smooth_rows(0, n, rows, index, w, a, t, b, z, first)
 
 
 @kernel(parallel=False)
@@ -256,27 +336,75 @@ class GridStage:
         return *self.w, self.diag, self.damping, self.transfer.part, self.transfer.low, self.transfer.high
 
 
+class SmallLevels:
+    """Graph levels of few unknowns, the last ones, packed into one set of arrays for `cycle_small_levels`."""
+
+    def __init__(self, stages: list[GraphStage], inverse: Array) -> None:
+        self.inverse, kind = inverse, inverse.dtype
+        plan, row, coarse_row, place = [], 0, 0, 0
+        for stage in stages:
+            n = stage.diag.size
+            for visit in range(stage.visits):
+                last = visit + 1 == stage.visits
+                plan.append((n, row, row, coarse_row, stage.m if last else -1, place))
+                place += n
+            row, coarse_row = row + n, coarse_row + stage.m
+        self.plan = np.array(plan, np.int64).reshape(-1, 6)
+        levels = np.repeat(np.arange(len(stages)), [s.visits for s in stages])
+        self.plan[:, 1] += levels  # every level has one row start more than rows
+        self.plan[:, 3] += levels
+        self.links = pack_rows([s.links for s in stages], kind)
+        self.prolongation = pack_rows([s.prolongation for s in stages], kind)
+        self.restriction = pack_rows([s.restriction for s in stages], kind)
+        self.diag = np.concatenate([s.diag for s in stages] or [np.zeros(0, kind)])
+        self.size = place + inverse.shape[0]
+        self.largest = max([*(s.diag.size for s in stages), inverse.shape[0], 1])
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """All memory of these levels."""
+        return (*self.links, *self.prolongation, *self.restriction, self.diag, self.inverse)
+
+
+def pack_rows(parts: list[tuple[Array, ...]], kind: Any) -> tuple[Array, ...]:
+    """Return compressed rows of several matrices one behind the other; row starts count in the joined values."""
+    if not parts:
+        return np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, kind)
+    starts = np.cumsum([0, *(p[1].size for p in parts)])
+    begin = np.concatenate([p[0] + start for p, start in zip(parts, starts[:-1], strict=True)])
+    return begin, *(np.concatenate([p[k] for p in parts]) for k in (1, 2))
+
+
 class Work:
     """Vectors of one thread: right-hand side, iterates and residual of every level."""
 
     def __init__(self, cycle: GraphCycle) -> None:
-        top, kind = cycle.top, cycle.top.kind
+        top, kind, small = cycle.top, cycle.top.kind, cycle.small
         self.x, self.y, self.z = (np.zeros(top.diag.shape, kind) for _ in range(3))
         self.sums = np.empty(int(top.transfer.offsets[-1]), kind)
-        sizes = [*(stage.diag.size for stage in cycle.stages), cycle.inverse.shape[0]]
-        self.b = [np.zeros(n + 1, kind) for n in sizes]
-        # per visit of every level: the iterate, and the residual that is the next visit's right-hand side
+        # per visit of every large level: right-hand side, iterate, another iterate, residual
         self.graphs = [
-            [tuple(np.zeros(n + 1, kind) for _ in range(3)) for _ in range(stage.visits)]
-            for n, stage in zip(sizes, cycle.stages, strict=False)
+            [[np.zeros(s.diag.size + 1, kind) for _ in range(4)] for _ in range(s.visits)] for s in cycle.large
         ]
+        self.right, self.iterates = np.zeros(small.size + 1, kind), np.zeros(small.size, kind)
+        self.residual, self.result = np.zeros(small.largest, kind), np.zeros(small.largest + 1, kind)
+
+    @property
+    def arrays(self) -> list[Array]:
+        """All vectors."""
+        large = [v for level in self.graphs for visit in level for v in visit]
+        small = [self.right, self.iterates, self.residual, self.result]
+        return [self.x, self.y, self.z, self.sums, *large, *small]
 
 
 class GraphCycle:
     """The map b -> M b over a grid and the graphs below it; the result is overwritten by this thread's next call."""
 
     def __init__(self, top: GridStage, stages: list[GraphStage], inverse: Array) -> None:
-        self.top, self.stages, self.inverse = top, stages, np.ascontiguousarray(inverse.astype(top.kind))
+        self.top, self.facts = top, [(s.diag.size, s.links[1].size, s.visits, s.m) for s in stages]
+        large = sum(n > SERIAL for n, *_ in self.facts)
+        self.large = stages[:large]
+        self.small = SmallLevels(stages[large:], np.ascontiguousarray(inverse.astype(top.kind)))
         self.local = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -300,22 +428,20 @@ class GraphCycle:
     @property
     def nbytes(self) -> int:
         """Bytes kept for all levels, work space of one thread included."""
-        work = self.work
-        vectors = [work.x, work.y, work.z, work.sums, *work.b, *(v for g in work.graphs for each in g for v in each)]
-        own = [*self.top.arrays, *(v for stage in self.stages for v in stage.arrays), self.inverse, *vectors]
-        return sum(v.nbytes for v in own)
+        large = [v for stage in self.large for v in stage.arrays]
+        return sum(v.nbytes for v in (*self.top.arrays, *large, *self.small.arrays, *self.work.arrays))
 
     @property
     def steps(self) -> float:
         """Smoothing steps of one cycle in units of one on the finest level, counted in stored numbers."""
         finest = 4.0 * self.top.diag.size
-        return 1 + sum((s.diag.size + s.links[1].size) * s.visits for s in self.stages) / finest
+        return 1 + sum((n + links) * visits for n, links, visits, _ in self.facts) / finest
 
     def describe(self) -> list[str]:
         """One line per level, fine to coarse."""
         lines = [f"{' x '.join(map(str, self.top.diag.shape))}, cells joined to {self.top.transfer.m} pieces"]
-        lines += [f"{s.diag.size} unknowns, smoothed {s.visits} times, joined to {s.m} pieces" for s in self.stages]
-        return [*lines, f"{self.inverse.shape[0]} unknowns, inverted"]
+        lines += [f"{n} unknowns, smoothed {visits} times, joined to {m} pieces" for n, _, visits, m in self.facts]
+        return [*lines, f"{self.small.inverse.shape[0]} unknowns, inverted"]
 
     def apply(self, b: torch.Tensor) -> torch.Tensor:
         """Return M b as a tensor of its own."""
@@ -329,34 +455,38 @@ class GraphCycle:
         with threads_for(b.size):
             smooth_from_zero(v.diag, v.w, v.damping, b, x, first, second)
             residual_rows(v.diag, v.w, x, b, NO_WEIGHTS, (1, 1, 1), False, y)
-            t.restrict(y, z, work.sums, work.b[0])
-        correction = self.descend(work, work.b[0], 0, 0)
+            first_graph = work.graphs[0][0][0] if work.graphs else work.right
+            t.restrict(y, z, work.sums, first_graph[: t.m + 1])
+        correction = self.descend(work, 0, 0)
+        correction[t.m] = 0
         with threads_for(b.size):
             t.prolong_add(correction, z, x)
             smooth(v.diag, v.w, v.damping, x, b, y, second)
             smooth(v.diag, v.w, v.damping, y, b, x, first)
         return x
 
-    def descend(self, work: Work, b: Array, l: int, visit: int) -> Array:
-        """Apply the cycle from graph level l on; b and the result have one entry more than there are unknowns."""
-        if l == len(self.stages):
-            z = np.zeros_like(b)
-            z[:-1] = self.inverse @ b[:-1]
-            return z
-        v = self.stages[l]
-        x, y, r = work.graphs[l][visit]
+    def descend(self, work: Work, l: int, visit: int) -> Array:
+        """Apply the cycle from graph level l on to the right-hand side that is there."""
         kind = self.top.kind
         first, second = kind(OMEGA[0]), kind(OMEGA[1])
-        with threads_for(v.diag.size):
-            smooth_graph_from_zero(*v.links, v.diag, b, x, first, second)
+        if l == len(self.large):
+            v, right = self.small, work.right[: self.small.size]
+            vectors = right, work.iterates, work.residual, work.result, first, second
+            cycle_small_levels(v.plan, v.links, v.diag, v.prolongation, v.restriction, v.inverse, *vectors)
+            return work.result
+        v = self.large[l]
+        b, x, y, r = work.graphs[l][visit]
+        smooth_graph_from_zero(*v.links, v.diag, b, x, first, second)
+        if visit + 1 < v.visits:
+            graph_residual(*v.links, v.diag, x, b, work.graphs[l][visit + 1][0])
+            x += self.descend(work, l, visit + 1)
+        else:
             graph_residual(*v.links, v.diag, x, b, r)
-            if visit + 1 < v.visits:
-                x += self.descend(work, r, l, visit + 1)
-            else:
-                multiply_rows(*v.restriction, r, work.b[l + 1])
-                add_rows(*v.prolongation, self.descend(work, work.b[l + 1], l + 1, 0), x)
-            smooth_graph(*v.links, v.diag, x, b, y, second)
-            smooth_graph(*v.links, v.diag, y, b, x, first)
+            below = work.graphs[l + 1][0][0] if l + 1 < len(self.large) else work.right
+            multiply_rows(*v.restriction, r, below, False)
+            multiply_rows(*v.prolongation, self.descend(work, l + 1, 0), x, True)
+        smooth_graph(*v.links, v.diag, x, b, y, second)
+        smooth_graph(*v.links, v.diag, y, b, x, first)
         return x
 
 

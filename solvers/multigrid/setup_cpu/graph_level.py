@@ -9,19 +9,16 @@ depend on the number of threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
-from ...kernels.cpu.compile import kernel, over_strips, pool, strip_kernel
+from ...kernels.cpu.compile import kernel, over_strips, strip_kernel
 from ...kernels.cpu.graph_levels import GraphStage, GridTransfer
 from ..coarsening import balanced_factors
 from ..pieces import HELD, MERGE, SWEEPS
-from .pieces import Array, find_pieces, members_of
+from .pieces import Array, collect_strips, find_pieces, joined_rows, members_of
 
 
 @dataclass
@@ -50,24 +47,6 @@ class Level:
     def links(self) -> tuple[Array, Array, Array]:
         """The matrix of links without their axes."""
         return self.begin, self.index, self.w
-
-
-def collect_strips(function: Callable[..., Any], tasks: int, *arguments: Any) -> list[Any]:
-    """Call a strip kernel that returns something for all tasks on several threads; return the results in order."""
-    threads = min(numba.get_num_threads(), tasks)
-    strips = 1 if threads <= 1 else min(tasks, 4 * threads)
-    bounds = list(pairwise(tasks * k // strips for k in range(strips + 1)))
-    if strips == 1:
-        return [function(*bounds[0], *arguments)]
-    return [v.result() for v in [pool().submit(function, *each, *arguments) for each in bounds]]
-
-
-def joined_rows(parts: list[tuple[Array, ...]]) -> tuple[Array, ...]:
-    """Join rows of strips, (entries per row, values ...): return where rows begin, and the values."""
-    counts, *values = ([p[k] for p in parts] for k in range(len(parts[0])))
-    begin = np.zeros(sum(map(len, counts)) + 1, np.int64)
-    np.cumsum(np.concatenate(counts), out=begin[1:])
-    return begin, *(np.concatenate(v) for v in values)
 
 
 # --- the finest level -------------------------------------------------------------------------------------------------
@@ -168,14 +147,18 @@ def find_resistances(start, stop, pieces, piece, links, axis, diag, sweeps, r):
                 new[q, d] = 1 / new[q, d] if new[q, d] > 0 else 0.0
         for _ in range(sweeps if k > 1 else 0):
             old[:k] = new[:k]
+            shorter = False
             for q in range(k):
                 i = member[low + q]
                 for t in range(begin[i], begin[i + 1]):
                     j = index[t]
                     if piece[j] == p:
+                        step = 1 / w[t]
                         for d in range(3):
-                            if d != axis[t]:
-                                new[q, d] = min(new[q, d], old[position[j], d] + 1 / w[t])
+                            if d != axis[t] and old[position[j], d] + step < new[q, d]:
+                                new[q, d], shorter = old[position[j], d] + step, True
+            if not shorter:
+                break
         for q in range(k):
             for d in range(3):
                 r[member[low + q], d] = new[q, d]
@@ -210,14 +193,18 @@ def find_weights(start, stop, pieces, piece, level, r, sweeps, a, share, centre,
                 share[i, d] = 1 / out if out > 0 else 0.0
         for _ in range(sweeps if k > 1 else 0):
             old[:k] = new[:k]
+            shorter = False
             for q in range(k):
                 i = member[low + q]
                 for t in range(begin[i], begin[i + 1]):
                     j = index[t]
                     if piece[j] == p:
+                        step = 1 / w[t]
                         for d in range(3):
-                            if d != axis[t]:
-                                new[q, d] = min(new[q, d], old[position[j], d] + per[q, d] / w[t])
+                            if d != axis[t] and old[position[j], d] + per[q, d] * step < new[q, d]:
+                                new[q, d], shorter = old[position[j], d] + per[q, d] * step, True
+            if not shorter:
+                break
         for q in range(k):
             i = member[low + q]
             for d in range(3):
@@ -241,7 +228,12 @@ def sum_paths(start, stop, kept, pieces, piece, level, centre, place, new, held,
         p, before, heaviest, own = kept[c], used, -1.0, 0.0
         for d in range(3):
             coarse_ground[c, d] = 0.0
-        coarse_shift[c] = 0.0
+        coarse_shift[c], room = 0.0, 0
+        for s in range(first[p], first[p + 1]):
+            room += begin[member[s] + 1] - begin[member[s]]
+        while used + room > to.size:
+            to, values = np.append(to, np.empty_like(to)), np.append(values, np.empty_like(values))
+            axes = np.append(axes, np.empty_like(axes))
         for s in range(first[p], first[p + 1]):
             i = member[s]
             if diag[i] >= heaviest:
@@ -256,13 +248,13 @@ def sum_paths(start, stop, kept, pieces, piece, level, centre, place, new, held,
                 if q == p:
                     continue
                 key = 3 * q + d
-                if slot[key] < 0:
-                    if used == to.size:
-                        to, values = np.append(to, np.empty_like(to)), np.append(values, np.empty_like(values))
-                        axes = np.append(axes, np.empty_like(axes))
-                    slot[key], to[used], values[used], axes[used] = used, q, 0.0, d
+                path = w[t] / (1 + w[t] * (centre[i, d] + centre[j, d]))
+                at = slot[key]
+                if at < 0:
+                    slot[key], to[used], values[used], axes[used] = used, q, path, d
                     used += 1
-                values[slot[key]] += 1 / (centre[i, d] + 1 / w[t] + centre[j, d])
+                else:
+                    values[at] += path
         last, used = used, before
         for e in range(before, last):  # what leads to a piece without a coarse unknown leads to p = 0
             q, v, d = to[e], values[e], axes[e]

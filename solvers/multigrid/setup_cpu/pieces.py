@@ -6,14 +6,35 @@ from `first[label]` on, and `position` says where an unknown stands in the list 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
+import numba
 import numpy as np
 
-from ...kernels.cpu.compile import kernel, over_strips, strip_kernel
+from ...kernels.cpu.compile import kernel, over_strips, pool, strip_kernel
 from ..pieces import FOREIGN, LARGEST, ROUNDS, choose_targets
 
 Array = np.ndarray[Any, Any]
+
+
+def collect_strips(function: Callable[..., Any], tasks: int, *arguments: Any) -> list[Any]:
+    """Call a strip kernel that returns something for all tasks on several threads; return the results in order."""
+    threads = min(numba.get_num_threads(), tasks)
+    strips = 1 if threads <= 1 else min(tasks, 4 * threads)
+    bounds = list(pairwise(tasks * k // strips for k in range(strips + 1)))
+    if strips == 1:
+        return [function(*bounds[0], *arguments)]
+    return [v.result() for v in [pool().submit(function, *each, *arguments) for each in bounds]]
+
+
+def joined_rows(parts: list[tuple[Array, ...]]) -> tuple[Array, ...]:
+    """Join rows of strips, (entries per row, values ...): return where rows begin, and the values."""
+    counts, *values = ([p[k] for p in parts] for k in range(len(parts[0])))
+    begin = np.zeros(sum(map(len, counts)) + 1, np.int64)
+    np.cumsum(np.concatenate(counts), out=begin[1:])
+    return begin, *(np.concatenate(v) for v in values)
 
 
 @kernel(parallel=False)
@@ -129,39 +150,48 @@ def merge_blocks(start, stop, blocks, block, links, diag, merge, foreign_factor,
 
 
 @strip_kernel
-def best_links(start, stop, pieces, piece, links, diag, best, value, total):
-    """Find of pieces start..stop the other piece with the most links, what these are, and the sum of diagonals."""
+def link_pieces(start, stop, pieces, piece, links, diag, best, value, total):
+    """Return the links between pieces start..stop and others, row by row; write the strongest of each piece.
+
+    best, value, total : the other piece with the most links, what these are, and the sum of diagonals
+    """
     (first, member), (begin, index, w) = pieces, links
-    slot, found, sums = np.full(total.size, -1, np.int32), np.empty(64, np.int32), np.empty(64)
+    counts, used = np.zeros(stop - start, np.int32), 0
+    slot, to, sums = np.full(total.size, -1, np.int32), np.empty(8192, np.int32), np.empty(8192)
     for p in range(start, stop):
-        count, own = 0, 0.0
+        before, own, room = used, 0.0, 0
+        for s in range(first[p], first[p + 1]):
+            own += diag[member[s]]
+            room += begin[member[s] + 1] - begin[member[s]]
+        while used + room > to.size:
+            to, sums = np.append(to, np.empty_like(to)), np.append(sums, np.empty_like(sums))
         for s in range(first[p], first[p + 1]):
             i = member[s]
-            own += diag[i]
             for t in range(begin[i], begin[i + 1]):
                 q = piece[index[t]]
                 if q == p:
                     continue
-                if slot[q] < 0:
-                    if count == found.size:
-                        found, sums = np.append(found, np.empty_like(found)), np.append(sums, np.empty_like(sums))
-                    slot[q], found[count], sums[count] = count, q, 0.0
-                    count += 1
-                sums[slot[q]] += w[t]
+                at = slot[q]
+                if at < 0:
+                    slot[q], to[used], sums[used] = used, q, w[t]
+                    used += 1
+                else:
+                    sums[at] += w[t]
         most, other = 0.0, 0
-        for c in range(count):
-            if sums[c] > most or (sums[c] == most and found[c] < other):
-                most, other = sums[c], found[c]
-            slot[found[c]] = -1
-        best[p], value[p], total[p] = other, most, own
+        for c in range(before, used):
+            if sums[c] > most or (sums[c] == most and to[c] < other):
+                most, other = sums[c], to[c]
+            slot[to[c]] = -1
+        best[p], value[p], total[p], counts[p - start] = other, most, own, used - before
+    return counts, to[:used].copy(), sums[:used].copy()
 
 
 @kernel(parallel=False)
-def move_labels(labels, targets):
-    """Replace labels >= 0 by their targets."""
+def follow_labels(labels, numbers):
+    """Replace labels >= 0 by their numbers."""
     for i in range(labels.size):
         if labels[i] >= 0:
-            labels[i] = targets[labels[i]]
+            labels[i] = numbers[labels[i]]
 
 
 def find_pieces(block: Array, blocks: int, links: tuple[Array, ...], diag: Array, merge: float) -> tuple[Array, int]:
@@ -182,12 +212,15 @@ def find_pieces(block: Array, blocks: int, links: tuple[Array, ...], diag: Array
     over_strips(merge_blocks, blocks, *parts, merge, FOREIGN if merge else np.inf, largest, root)
     piece = np.empty_like(root)
     count = number_labels(root, block.size, piece)
+    label, size = piece, count  # of unknowns at first, later of the pieces of the round before
     for _ in range(ROUNDS):
-        best, (value, total) = np.empty(count, np.int32), np.empty((2, count))
-        over_strips(best_links, count, members_of(piece, count)[:2], piece, links, diag, best, value, total)
+        best, (value, total) = np.empty(size, np.int32), np.empty((2, size))
+        args = members_of(label, size)[:2], label, links, diag
+        links, diag = joined_rows(collect_strips(link_pieces, size, *args, best, value, total)), total
         target = choose_targets(best, value, total)
-        if (target == np.arange(count)).all():
+        if (target == np.arange(size)).all():
             break
-        move_labels(piece, target)
-        count = number_labels(piece, count, piece)
-    return piece, count
+        label = np.empty(size, np.int32)
+        size = number_labels(target.astype(np.int32), size, label)
+        follow_labels(piece, label)
+    return piece, size
