@@ -19,7 +19,7 @@ from ..krylov.outcome import Reason, SolveInfo
 
 # cells, steps: what costs less than set-up and solve by multigrid (ours, two cores); above the first of these sizes
 # only systems with many given values converge in so few
-STEPS = ((5_000, 90), (40_000, 40), (400_000, 20))
+STEPS = ((5_000, 120), (400_000, 150))
 LOOK = 8  # steps after which the rate tells whether the rest is in reach
 
 

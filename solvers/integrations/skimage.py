@@ -30,7 +30,7 @@ def random_walker(
     labels : seeds on the image: > 0 a label, 0 to be found, < 0 not part of it
     beta, copy, return_full_prob, spacing, prob_tol, channel_axis : as in scikit-image
     mode : any of scikit-image's; the solver is krylearn's for all of them
-    tol : relative residual of each solve
+    tol : ten times the relative residual of each solve: two more steps keep probabilities within [0, 1]
 
     Returns
     -------
@@ -129,7 +129,7 @@ def _probabilities(
     unknown = np.flatnonzero((number == 0) & reached)
     found = np.empty((count, len(unknown)))
     for label in range(1, count):
-        x, info = cg_from_small(A, A.rhs(0.0, fixed=(number == label).astype(np.float64)), rtol=tol)
+        x, info = cg_from_small(A, A.rhs(0.0, fixed=(number == label).astype(np.float64)), rtol=0.1 * tol)
         if info:
             warnings.warn(f"label {label}: {info.reason.value}", stacklevel=3)
         found[label - 1] = x.ravel()[unknown]
