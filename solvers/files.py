@@ -84,7 +84,7 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
         os.makedirs(os.path.dirname(place), exist_ok=True)
         if os.path.exists(place) and not os.access(place, os.W_OK):
             raise PermissionError(errno.EACCES, "the file there is read-only")
-        descriptor, partial = _create_beside(place)
+        descriptor, partial = create_beside(place)
         try:
             with os.fdopen(descriptor, "w+b") as stream:
                 _copy_owner(place, descriptor)
@@ -93,12 +93,11 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
                 _synchronise(descriptor)
                 if fcntl is None:
                     stream.close()  # Windows renames no open file
-                os.replace(partial, place)  # still locked: nobody takes it for a leftover
+                move_into_place(partial, place)  # still locked: nobody takes it for a leftover
         except BaseException:
             with suppress(OSError):
                 os.unlink(partial)
             raise
-        _synchronise_folder(os.path.dirname(place))
     except NotWrittenError:
         raise
     except OSError as error:
@@ -154,7 +153,7 @@ def check_writable(path: str | Path) -> None:
         folder = os.path.dirname(place)
         while not os.path.lexists(folder):
             folder = os.path.dirname(folder)
-        descriptor, partial = _create_beside(os.path.join(folder, os.path.basename(place)))
+        descriptor, partial = create_beside(os.path.join(folder, os.path.basename(place)))
         os.close(descriptor)
         os.unlink(partial)
     except OSError as error:
@@ -311,8 +310,31 @@ def _write_all(descriptor: int, data: bytes | memoryview) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def _create_beside(place: str) -> tuple[int, str]:
-    """Create and lock an empty file beside a place; remove those of writers that were killed."""
+def create_beside(place: str) -> tuple[int, str]:
+    """Create and lock an empty file beside a place; remove those of writers that were killed.
+
+    For writers that cannot do with one stream (`replacing`), such as several processes that fill one file.
+
+    Parameters
+    ----------
+    place : an absolute path
+
+    Returns
+    -------
+    (descriptor, path) : of the open file, locked until it is closed, and its name
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> place = os.path.join(tempfile.mkdtemp(), "x.npy")
+    >>> descriptor, partial = create_beside(place)
+    >>> os.write(descriptor, b"whole")
+    5
+    >>> move_into_place(partial, place)
+    >>> os.close(descriptor)
+    >>> open(place).read()
+    'whole'
+    """
     folder, name = os.path.split(place)
     stem = "." + os.fsdecode(os.fsencode(name)[:LONGEST])
     _remove_leftovers(folder, stem)
@@ -326,6 +348,12 @@ def _create_beside(place: str) -> tuple[int, str]:
         if os.fstat(descriptor).st_nlink:  # else somebody has taken it for a leftover before it was locked
             return descriptor, partial
         os.close(descriptor)
+
+
+def move_into_place(partial: str, place: str) -> None:
+    """Let a file that is whole and flushed take its place, and wait until that is on the disk."""
+    os.replace(partial, place)
+    _synchronise_folder(os.path.dirname(place))
 
 
 def _remove_leftovers(folder: str, stem: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from krylearn.pde import Poisson
+from krylearn.solvers.files import NotWrittenError, create_beside, move_into_place
 
 from ..measure.console import UsageError, console, seconds, table
 from .system_files import check_output, load_matrix
@@ -48,6 +50,10 @@ def solve_distributed(
     with ending_all_ranks(comm, "krylearn solve"):
         try:
             return _solve(comm, matrix, rhs, shape, cells, boundary, rtol, output, weights)
+        except NotWrittenError:
+            if comm.rank == 0:
+                raise
+            return 1
         except (ValueError, OSError) as error:
             # the same on every rank: `collective_errors` has seen to it
             if comm.rank == 0:
@@ -120,14 +126,42 @@ def write_together(path: Path, grid_shape: tuple[int, ...], part: Any, own: np.n
     """Write an .npy of the whole grid, every rank its own part; the file appears when it is whole. Collective."""
     from krylearn.solvers.distributed.petsc_library import collective_errors
 
-    beside = path.with_name(f".{path.name}.partial")
-    with collective_errors(part.comm):
-        if part.comm.rank == 0:
-            np.lib.format.open_memmap(beside, mode="w+", dtype=np.float64, shape=grid_shape).flush()
-    with collective_errors(part.comm):
-        made = np.load(beside, mmap_mode="r+")
-        made[part.own] = own
-        made.flush()
-    with collective_errors(part.comm):
-        if part.comm.rank == 0:
-            os.replace(beside, path)
+    first, place, beside, descriptor = part.comm.rank == 0, os.path.realpath(path), "", -1
+    try:
+        with collective_errors(part.comm):
+            if first:
+                try:
+                    descriptor, beside = create_beside(place)
+                    _reserve(descriptor, grid_shape)
+                except OSError as error:
+                    raise NotWrittenError.at(path, error) from error
+        name = part.comm.bcast(beside)
+        with collective_errors(part.comm):
+            made = np.load(name, mmap_mode="r+")
+            made[part.own] = own
+            made.flush()
+        with collective_errors(part.comm):
+            if first:
+                os.fsync(descriptor)
+                move_into_place(beside, place)
+                beside = ""
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+        if beside:
+            Path(beside).unlink(missing_ok=True)
+
+
+def _reserve(descriptor: int, grid_shape: tuple[int, ...]) -> None:
+    """Write the header of an .npy file and take the room of its numbers.
+
+    A disk without room is an error here; met by a write into mapped memory it would be a signal.
+    """
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        facts = {"descr": "<f8", "fortran_order": False, "shape": tuple(map(int, grid_shape))}
+        np.lib.format.write_array_header_1_0(file, facts)
+        size = file.tell() + 8 * math.prod(grid_shape)
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:  # macOS
+        os.ftruncate(descriptor, size)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..files import NotWrittenError
+
 RECIPE = (
     'pip install "krylearn[petsc]", or on Debian the packages python3-petsc4py-real and openmpi-bin: '
     "docs/distributed.md has the recipe"
@@ -58,7 +60,7 @@ def collective_errors(comm: Any) -> Iterator[None]:
     found = comm.allgather(None if error is None else (type(error), str(error)))
     for rank, failure in enumerate(found):
         if failure is not None:
-            kind = failure[0] if failure[0] in (ValueError, TypeError) else ValueError
+            kind = failure[0] if failure[0] in (ValueError, TypeError, NotWrittenError) else ValueError
             raise kind(f"rank {rank} of {comm.size}: {failure[1]}" if comm.size > 1 else failure[1]) from error
 
 

@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_written_is_found_out_before_the_solve(system, m
     from krylearn.bench.solvers import matrix_files
     from krylearn.solvers import files
 
-    monkeypatch.setattr(files, "_create_beside", refuse)
+    monkeypatch.setattr(files, "create_beside", refuse)
     monkeypatch.setattr(matrix_files, "load_matrix", lambda *arguments, **options: pytest.fail("too late"))
     assert solve("-o", "x.npy") == 1
     assert "x.npy was not written: Permission denied" in capsys.readouterr().err
