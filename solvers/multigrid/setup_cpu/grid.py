@@ -14,7 +14,7 @@ from ...kernels.cpu.compile import ordered_row_kernel as row_kernel, over_strips
 from ...kernels.cpu.lanes import WIDTH, load, splat, store, where_positive
 from ...kernels.cpu.neighbours import below
 from ...kernels.reference import Stencil
-from .byte_hashes import ByteHashes
+from .hashes import ByteHashes
 from .perceptron import ONE, ZERO
 
 Array = np.ndarray[Any, Any]

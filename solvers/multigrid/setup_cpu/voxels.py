@@ -18,10 +18,9 @@ from ...kernels.cpu.compile import (
     strip_kernel,
     threads_for,
 )
-from .byte_hashes import find_differing_range
 from .dirty_ranges import cells_to_process
 from .grid import Array, Grid
-from .hashes import PRIMES, mix_bits
+from .hashes import PRIMES, find_differing_range, mix_bits
 from .perceptron import ONE, ZERO
 
 NEVER = 255  # a code that no cell has

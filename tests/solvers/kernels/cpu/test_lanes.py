@@ -96,6 +96,6 @@ def test_repeated_surroundings_are_found_wherever_they_are():
         inside = [slice(None)] * 3
         inside[d] = slice(1, None)
         f[tuple(inside)] = links[d]
-    v = NeuralMultigrid(Poisson.from_faces(faces)).fused.levels[0]
+    v = NeuralMultigrid(Poisson.from_faces(faces), "network").fused.levels[0]
     for x in (v.sd, *v.a):
         np.testing.assert_array_equal(x[:, :22], x[:, 24:46])
