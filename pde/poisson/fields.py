@@ -37,8 +37,8 @@ class Uncoupled(NamedTuple):
         return 1 / torch.where(self.diag > 0, self.diag, 1)
 
     def solution(self, b: Tensor) -> Tensor:
-        """Return x with d x = b for values (..., m) at these rows: 0 where d is 0."""
-        return torch.where(self.diag > 0, b / torch.where(self.diag > 0, self.diag, 1).to(b.dtype), 0)
+        """Return x with d x = b for values (..., m) at these rows, in the wider dtype: 0 where d is 0."""
+        return torch.where(self.diag > 0, b / torch.where(self.diag > 0, self.diag, 1), 0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -208,5 +208,5 @@ class Slot(Generic[T]):
         self._values(A).pop(self.name, None)
 
     def compute_once(self, A: PoissonFields, compute: Callable[[], T]) -> T:
-        """Return what is kept; compute it if nothing is."""
-        return self._values(A)[self.name] if self.is_filled(A) else self.put(A, compute())
+        """Return what is kept; compute it if nothing is. Threads that ask at once get the same, whoever was first."""
+        return self._values(A)[self.name] if self.is_filled(A) else self._values(A).setdefault(self.name, compute())

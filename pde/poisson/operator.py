@@ -255,7 +255,7 @@ class Poisson(PoissonFields):
         >>> Poisson.from_cells(np.ones((2, 2))).matvec(np.array([1.0, 0.0, 0.0, 0.0])).tolist()
         [2.0, -1.0, -1.0, 0.0]
         """
-        return vectors.apply_map(self, x, self.apply, lambda v, alone: alone.diag.to(v.dtype) * v)
+        return vectors.apply_map(self, x, self.apply, lambda v, alone: alone.diag * v)
 
     rmatvec = matvec
     __matmul__ = matvec

@@ -84,6 +84,15 @@ def _alike(operators: Sequence[Poisson]) -> Poisson:
     return first
 
 
+def room_for_walls(A: Poisson) -> bool:
+    """Tell whether grids like this one can be put side by side: along some axis that does not wrap.
+
+    >>> room_for_walls(Poisson.from_cells([[1, 1]])), room_for_walls(Poisson.from_cells([[1, 1]], boundary="periodic"))
+    (True, False)
+    """
+    return not all(A.periodic[d] for d in internal_axes(len(A.grid_shape)))
+
+
 def _axis(A: Poisson) -> int:
     """Choose the internal axis to put grids side by side along: the one that wastes the fewest cells."""
     free = [d for d in internal_axes(len(A.grid_shape)) if not A.periodic[d]]

@@ -43,10 +43,10 @@ def batch_shape(A: PoissonFields, shape: tuple[int, ...]) -> tuple[tuple[int, ..
     k, n = len(A.grid_shape), A.shape[0]
     if shape[-k:] == A.grid_shape:
         return shape[:-k], True
-    if shape[-1:] == (n,):
-        return shape[:-1], False
     if shape == (n, 1):
         return (), False
+    if shape[-1:] == (n,):
+        return shape[:-1], False
     expected = f"(..., {n}) or (..., {', '.join(map(str, A.grid_shape))})"
     raise ValueError(f"got a vector of shape {shape}; expected {expected}: reshape it, or build A on its grid")
 

@@ -21,6 +21,7 @@ from krylearn.pde import Poisson, stack
 from krylearn.pde.poisson import vectors
 from krylearn.pde.poisson.arrays import plain_array, times_power_of_two
 from krylearn.pde.poisson.fields import Slot
+from krylearn.pde.poisson.stacking import room_for_walls
 from krylearn.pde.poisson.units import moderate
 from torch import Tensor
 
@@ -71,9 +72,8 @@ def solve_rows(one: Solve, b: Any, x0: Any, batch: tuple[int, ...], *, strict: b
 
 def solve_systems(one: Solve, operators: Sequence[Poisson], b: Any, x0: Any, **limits: Any) -> tuple[Any, SolveInfo]:
     """Solve A_k x_k = b_k for all k in one loop, by `one(A, b, x0, atol=...)` on the block-diagonal operator."""
-    A, k = block_diagonal(operators).detach(), len(operators)
-    v = to_torch(b)
-    n, grid = A.shape[0] // k, operators[0].grid_shape
+    v, k = to_torch(b), len(operators)
+    n, grid = operators[0].shape[0], operators[0].grid_shape
     guess = x0 if x0 is None or isinstance(x0, str) else to_torch(x0)
     for name, given in (("b", v), ("x0", v if guess is None or isinstance(guess, str) else guess)):
         if tuple(given.shape) not in ((k, n), (k, *grid)):
@@ -82,9 +82,25 @@ def solve_systems(one: Solve, operators: Sequence[Poisson], b: Any, x0: Any, **l
                 f"got {name} of shape {tuple(given.shape)} for {k} operators; expected {expected}, a row each"
             )
     guess = guess.reshape(k, n) if isinstance(guess, Tensor) else guess
+    if not room_for_walls(operators[0]):
+        return _solve_one_by_one(one, operators, v, guess, library_of(b), **limits)
+    A = block_diagonal(operators).detach()
     dtype = torch.promote_types(A.torch_dtype, v.dtype if v.is_floating_point() else torch.float64)
     x, info = solve_blocks(one, A, v.reshape(k, n), guess, dtype=dtype, **limits)
     return from_torch(x.reshape(v.shape), library_of(b)), info
+
+
+def _solve_one_by_one(
+    one: Solve, operators: Sequence[Poisson], b: Tensor, x0: Any, library: str, *, strict: bool, **limits: Any
+) -> tuple[Any, SolveInfo]:
+    """Solve for each operator apart, where grids that wrap along all axes cannot be put side by side."""
+    guesses = x0 if isinstance(x0, Tensor) else [x0] * len(operators)
+    rows = b.reshape(len(operators), -1)
+    solved = [one(A, row, guess, **limits) for A, row, guess in zip(operators, rows, guesses, strict=True)]
+    x, info = torch.stack([x for x, _ in solved]).reshape(b.shape), SolveInfo.of_batch([each for _, each in solved])
+    if strict and info:
+        raise ConvergenceError(info, x)
+    return from_torch(x, library), info
 
 
 def solve_blocks(

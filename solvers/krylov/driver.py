@@ -97,7 +97,7 @@ class _Run:
     true: float = math.nan
     last_reachable: float = math.inf
     best: float = math.inf
-    best_at: int = 0
+    best_at: int = 0  # or the restart since then
     next_probe: int = 30  # plateaus are normal for CG: only after one this long are two applications of M spent
     checked_at: int = -1
     best_checked: tuple[float, torch.Tensor | None] = (math.inf, None)  # ‖b - Ax‖ and x of the best failed check
@@ -285,6 +285,15 @@ def _run_attempts(
         reason = _follow_recurrence(run, queue[0], maxiter, watcher, check_every)
         if reason is None:
             continue
+        ended = reason in (Reason.INDEFINITE_A, Reason.STAGNATED) and run.system.semidefinite
+        if ended and run.checked_at != run.iterations < maxiter:  # by rounding: p·Ap cannot be negative there
+            verdict = run.check_residual(run.system.x)
+            if verdict is Reason.CONVERGED:
+                return verdict
+            if verdict is None:  # much was gained since the last restart: the next may gain as much
+                run.a_sign = run.m_sign = 0.0
+                run.best_at = run.iterations
+                continue
         if reason is Reason.INDEFINITE_M and len(queue) > 1 and run.iterations < maxiter:
             queue.pop(0)
             run.m_sign, run.best_at = 0.0, run.iterations
@@ -308,22 +317,30 @@ def _go_back(
     if run.best_checked[1] is not None and not run.true <= run.best_checked[0]:
         run.true = run.best_checked[0]
         system.x.copy_(run.best_checked[1])
-    last, best_at = run.true, run.best_at
-    if not run.best < gain * (last if math.isfinite(last) else math.inf) or best_at == run.iterations:
+    if not run.best < gain * (run.true if math.isfinite(run.true) else math.inf):
         return reason
-    kept, calls = system.x.clone(), system.A.calls
-    system.x.copy_(guess) if guess is not None else system.x.zero_()
-    outcome = _run_attempts(again, attempts, best_at, None, check_every)
+    calls, kept, outcome = system.A.calls, system.x.clone(), reason
+    end = len(run.residuals)
+    for _ in range(3):  # what a recurrence says late may not be true: then the best of its first half is tried
+        past = [r if math.isfinite(r) else math.inf for r in run.residuals[:end]]
+        best_at = min(range(len(past)), key=past.__getitem__, default=0)
+        repeated = replace(again, residuals=[], notes=[])
+        system.x.copy_(guess) if guess is not None else system.x.zero_()
+        verdict = _run_attempts(repeated, attempts, best_at, None, check_every)
+        x, true = system.x, repeated.true
+        if repeated.best_checked[1] is not None and not true <= repeated.best_checked[0]:
+            true, x = repeated.best_checked
+        if math.isfinite(true) and not true >= run.true:
+            run.true, kept = true, x.clone()
+            outcome = verdict if verdict is Reason.CONVERGED else reason
+            run.notes[:] = [n for n in run.notes if not n.startswith("x is iterate")]
+            run.notes.append(f"x is iterate {repeated.iterations}, the best one")
+        if true <= 2 * past[best_at] or best_at < 2:
+            break
+        end = best_at // 2 + 1
     system.A.calls = calls
-    if again.best_checked[1] is not None and not again.true <= again.best_checked[0]:
-        again.true = again.best_checked[0]
-        system.x.copy_(again.best_checked[1])
-    if math.isfinite(again.true) and not again.true >= last:
-        run.true = again.true
-        run.notes.append(f"x is iterate {again.iterations}, the best one")
-        return outcome if outcome is Reason.CONVERGED else reason
     system.x.copy_(kept)
-    return reason
+    return outcome
 
 
 def _explain(run: _Run, reason: Reason) -> Reason:

@@ -22,6 +22,7 @@ A conductance that does not couple two unknowns has gradient 0: the set of unkno
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -107,7 +108,7 @@ def _solve_alone(A: Poisson, b: Tensor) -> Tensor:
     """Return b / d at uncoupled rows; an empty row with b != 0 has no solution."""
     if bool(((A.uncoupled.diag == 0) & (b != 0)).any()):
         raise ConvergenceError(SolveInfo(1, reason=Reason.INCOMPATIBLE_RHS, notes=("an empty row of A has b != 0",)))
-    return A.uncoupled.solution(b)
+    return _rounded(A.uncoupled.solution(b.double()), b.dtype)
 
 
 def _solve_systems(operators: Sequence[Poisson], v: Tensor, solver: _Solver) -> Tensor:
@@ -152,7 +153,7 @@ class _Solver:
     def __call__(self, b: Tensor, conductances: tuple[Tensor, ...]) -> Tensor:
         v = b.detach().to(torch.promote_types(b.dtype, torch.float64))
         if not isinstance(self.A, Poisson):
-            return self._solve_flat(v).to(b.dtype)
+            return _rounded(self._solve_flat(v), b.dtype)
         A = self._constant_operator(conductances) if conductances else self.A
         if self.project and A.nullspace:
             v = A.nullspace.project(v)
@@ -160,7 +161,7 @@ class _Solver:
         box = self.M is None and self.blocks == 1 and is_box(A)
         guess = self._solve_by_transforms(A, batch) if box else None
         rows = [self._solve_one(A, g, None if guess is None else guess[k]) for k, g in enumerate(batch)]
-        return (torch.stack(rows).reshape(v.shape) if rows else v).to(b.dtype)
+        return _rounded(torch.stack(rows).reshape(v.shape) if rows else v, b.dtype)
 
     def _constant_operator(self, conductances: tuple[Tensor, ...]) -> Poisson:
         """Return A as numbers alone; kept, so that all solves with this A share one set-up."""
@@ -200,6 +201,18 @@ class _Solver:
         options = {"M": self.M, "rtol": self.rtol, "atol": self.atol, "maxiter": self.maxiter, "strict": True}
         rows = [cg(self.A, row, **options)[0] for row in batch]
         return torch.stack(rows).reshape(v.shape) if rows else v
+
+
+def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return x in the caller's dtype, unless that loses more than rounding."""
+    rounded = x.to(dtype)
+    if dtype == x.dtype or not x.numel():
+        return rounded
+    change = (x - rounded.to(x.dtype)).abs().amax() if bool(torch.isfinite(rounded).all()) else math.inf
+    if not float(change) <= 4 * torch.finfo(dtype).eps * float(x.abs().amax()):
+        words = f"x of size {float(x.abs().amax()):.3g} leaves the range of {dtype}: pass b in double precision"
+        raise ConvergenceError(SolveInfo(1, reason=Reason.NON_FINITE, notes=(words,)), x)
+    return rounded
 
 
 class _Solve(torch.autograd.Function):

@@ -295,7 +295,7 @@ class NeuralMultigrid:
 
     def matvec(self, r: Any) -> Any:
         """Return M r in the shape, array type, dtype and device of r: what ``A @ r`` takes, this takes too."""
-        return vectors.apply_map(self.A, r, self.apply, lambda v, alone: alone.inverse.to(v.dtype) * v)
+        return vectors.apply_map(self.A, r, self.apply, lambda v, alone: alone.inverse * v)
 
     rmatvec = matvec
     __matmul__ = matvec

@@ -4,7 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
-KINDS = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_"))
+KINDS = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith(("_", "test_")))
 
 
 def main(arguments):

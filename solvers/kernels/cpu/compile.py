@@ -13,6 +13,8 @@ from typing import Any
 import numba
 from krylearn.pde.compiled import compile_cached, compile_function
 
+from .launching import LAUNCHES
+
 FAST = {"contract", "reassoc", "nsz"}  # no nnan, no ninf: a NaN has to reach the stopping rule
 # set-up without reassoc: a compiled loop chooses between versions of itself by where its arrays lie in memory, and then
 # versions may add in other orders; two set-ups of one system have to agree in every bit
@@ -22,12 +24,27 @@ SERIAL = 20_000  # cells up to which one thread is faster than waking the others
 
 @contextmanager
 def threads_for(cells: int) -> Iterator[None]:
-    """One thread for a small grid, all that numba has for a large one."""
+    """One thread for a small grid, all that numba has for a large one; launches only where that is allowed."""
+    if not LAUNCHES.concurrent:
+        with LAUNCHES.one_at_a_time(), limited_threads(cells):
+            yield
+        return
     threads = numba.get_num_threads()
     if cells > SERIAL or threads == 1:
         yield
         return
     numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(threads)
+
+
+@contextmanager
+def limited_threads(cells: int) -> Iterator[None]:
+    """One thread for a small grid."""
+    threads = numba.get_num_threads()
+    numba.set_num_threads(1 if cells <= SERIAL else threads)
     try:
         yield
     finally:

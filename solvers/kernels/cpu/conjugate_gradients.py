@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -82,39 +83,39 @@ def fused_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tenso
     from .threads import PACE
     from .vectors import dot_rows, update_direction, update_solution
 
-    r = b - A(x) if bool(x.any()) else b.clone()
-    p, q, s = torch.zeros_like(b), torch.empty_like(b), Step(A.operator, b, bytes_allowed=True)
-    kind, x_rows, r_rows, p_rows, q_rows = s.kind, s.rows(x), s.rows(r), s.rows(p), s.rows(q)
-    apply_m = preconditioner(M, b)
-    rr, rz = float(torch.linalg.vector_norm(r.double())) ** 2, math.inf
-    apply_m.load(r, rr)
-    yield x, r, rr, ()
-    with_threads = PACE.step if isinstance(apply_m, Cycle) else threads_for  # nobody knows how long other maps take
-    while True:
-        with with_threads(b.numel()):
-            z_rows, scale = apply_m(r, rr)
-            dot_rows(r_rows, z_rows, s.sums)
-            rz, rz_old = scale * s.total(), rz
-            update_direction(p_rows, z_rows, kind(scale), kind(rz / rz_old if rz_old else math.nan))
-            apply_dot(s.diag, s.links, p.numpy(), q.numpy(), s.sums)
-            A.calls += 1
-            pAp = s.unit * s.total()
-            alpha = rz / pAp if pAp else math.nan
-            if math.isfinite(alpha):
-                steps = kind(alpha), kind(alpha * s.unit), kind(apply_m.factor(rr))
-                update_solution(x_rows, r_rows, p_rows, q_rows, *steps, apply_m.rows, s.sums)
-                rr = s.total()
-            else:  # x stays the last finite iterate
-                r.fill_(math.nan)
-                rr = math.nan
-        yield x, r, rr, (rz, pAp)
+    with preconditioner(M, b) as apply_m:  # whose work space nobody else gets until this solve ends
+        r = b - A(x) if bool(x.any()) else b.clone()
+        p, q, s = torch.zeros_like(b), torch.empty_like(b), Step(A.operator, b, bytes_allowed=True)
+        kind, x_rows, r_rows, p_rows, q_rows = s.kind, s.rows(x), s.rows(r), s.rows(p), s.rows(q)
+        rr, rz = float(torch.linalg.vector_norm(r.double())) ** 2, math.inf
+        apply_m.load(r, rr)
+        yield x, r, rr, ()
+        with_threads = PACE.step if isinstance(apply_m, Cycle) else threads_for  # other maps take who knows how long
+        while True:
+            with with_threads(b.numel()):
+                z_rows, scale = apply_m(r, rr)
+                dot_rows(r_rows, z_rows, s.sums)
+                rz, rz_old = scale * s.total(), rz
+                update_direction(p_rows, z_rows, kind(scale), kind(rz / rz_old if rz_old else math.nan))
+                apply_dot(s.diag, s.links, p.numpy(), q.numpy(), s.sums)
+                A.calls += 1
+                pAp = s.unit * s.total()
+                alpha = rz / pAp if pAp else math.nan
+                if math.isfinite(alpha):
+                    steps = kind(alpha), kind(alpha * s.unit), kind(apply_m.factor(rr))
+                    update_solution(x_rows, r_rows, p_rows, q_rows, *steps, apply_m.rows, s.sums)
+                    rr = s.total()
+                else:  # x stays the last finite iterate
+                    r.fill_(math.nan)
+                    rr = math.nan
+            yield x, r, rr, (rz, pAp)
 
 
 class Cycle:
     """z = M r by a fused V-cycle: the update of r has already written the cycle's right-hand side."""
 
-    def __init__(self, operator: Any, power: int = 0) -> None:
-        self.cycle, self.exponent, self.mantissa = operator.fused, operator.exponent - power, operator.mantissa
+    def __init__(self, cycle: Any, operator: Any, power: int = 0) -> None:
+        self.cycle, self.exponent, self.mantissa = cycle, operator.exponent - power, operator.mantissa
         self.input = self.cycle.input  # asked for once: of some cycles it is new memory each time
         self.rows = self.input.reshape(-1, self.input.shape[-1])
         self.power = 0
@@ -154,13 +155,15 @@ class Map:
         return z.numpy().reshape(-1, z.shape[-1]), 1.0
 
 
-def preconditioner(M: Any, b: Tensor) -> Cycle | Map:
+@contextmanager
+def preconditioner(M: Any, b: Tensor) -> Iterator[Cycle | Map]:
     """Take the fused cycle where M has one for these grids, else the map itself."""
     operator: Any = getattr(M, "operator", None)
-    if (
-        getattr(operator, "fused", None) is not None
-        and operator.A.unknown.shape == b.shape
-        and getattr(operator.fused, "levels", True)
-    ):
-        return Cycle(operator, getattr(M, "power", 0))
-    return Map(M, b)
+    fused = getattr(operator, "fused", None)
+    if fused is None or operator.A.unknown.shape != b.shape or not getattr(fused, "levels", True):
+        yield Map(M, b)
+    elif hasattr(fused, "borrow"):
+        with fused.borrow() as cycle:
+            yield Cycle(cycle, operator, getattr(M, "power", 0))
+    else:
+        yield Cycle(fused, operator, getattr(M, "power", 0))

@@ -14,6 +14,9 @@ Reductions sum rows first and then the rows in a fixed order: results do not dep
 
 from __future__ import annotations
 
+import copy
+from contextlib import AbstractContextManager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from .cell_bytes import CellBytes
 from .compile import threads_for
 from .smoothing import smooth, smooth_from_zero
 from .transfer import prolong_add, residual_rows, restrict_rows
+from .workspaces import Workspaces
 
 Array = np.ndarray[Any, Any]
 
@@ -103,6 +107,13 @@ class FusedLevel:
             levels.insert(0, levels[0].repeat())
         return levels
 
+    def twin(self) -> FusedLevel:
+        """Return the same level with work space of its own."""
+        level = copy.copy(self)
+        level.b, level.x, level.y = (np.zeros_like(v) for v in (self.b, self.x, self.y))
+        level.t = level.y
+        return level
+
     @property
     def size(self) -> tuple[int, ...]:
         """Cells per axis."""
@@ -115,11 +126,28 @@ class FusedLevel:
 
 
 class FusedCycle:
-    """The map b -> M b over all levels; the result lives in work space and is overwritten by the next call."""
+    """The map b -> M b over all levels; the result lives in work space and is overwritten by the next call.
+
+    `borrow` lends this cycle, or one with other work space, to one caller at a time.
+    """
 
     def __init__(self, levels: list[FusedLevel], bottom: tuple[int, ...], inverse: torch.Tensor) -> None:
         self.levels, self.inverse = levels, inverse.contiguous().numpy()
         self.bottom_b = np.zeros(bottom, self.inverse.dtype)
+        self.workspaces: Workspaces[FusedCycle] = Workspaces()
+
+    def twin(self) -> FusedCycle:
+        """Return the same cycle with work space of its own."""
+        cycle = copy.copy(self)
+        cycle.levels, cycle.bottom_b = [level.twin() for level in self.levels], np.zeros_like(self.bottom_b)
+        for level, after in pairwise(cycle.levels):
+            if level.identity_transfer:
+                after.b = level.t  # as `FusedLevel.repeat` has it
+        return cycle
+
+    def borrow(self) -> AbstractContextManager[FusedCycle]:
+        """Lend a cycle for as long as its work space is needed."""
+        return self.workspaces.borrow(self, self.twin)
 
     @property
     def input(self) -> Array:
@@ -138,8 +166,9 @@ class FusedCycle:
             return self.descend(b, l)
 
     def apply(self, b: torch.Tensor) -> torch.Tensor:
-        """Return M b as a tensor of its own."""
-        return torch.from_numpy(self(b.contiguous().numpy()).copy())
+        """Return M b as a tensor of its own; several threads may ask at once."""
+        with self.borrow() as cycle:
+            return torch.from_numpy(cycle(b.contiguous().numpy()).copy())
 
     def descend(self, b: Array, l: int) -> Array:
         """Apply the cycle from level l on, with the threads there are."""

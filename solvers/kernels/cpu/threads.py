@@ -14,7 +14,8 @@ from contextlib import contextmanager
 
 import numba
 
-from .compile import SERIAL
+from .compile import SERIAL, limited_threads
+from .launching import LAUNCHES
 
 SLOW = 30e-9  # seconds per cell and step: more than one core takes (ours, EPYC: 10 to 20)
 MUCH = 4.0  # times the best so far with as many cells: suspicious too
@@ -72,6 +73,10 @@ class Pace:
     @contextmanager
     def step(self, cells: int) -> Iterator[None]:
         """Run a step of a solve with the threads that are best for it; small grids with one."""
+        if not LAUNCHES.concurrent:
+            with LAUNCHES.one_at_a_time(), limited_threads(cells):
+                yield
+            return
         most = numba.get_num_threads()
         if most == 1:
             yield
