@@ -14,13 +14,12 @@ from krylearn.pde import Poisson
 from krylearn.pde.poisson.grid import Kinds, parse_boundary
 
 from . import builders
-from .at_exit import free_at_exit
 from .builders import Fields, local_array
 from .halo import from_rank_order, make_vector, to_rank_order
 from .matrices import assemble_operator
 from .null_space import DistributedNullSpace
 from .partition import Array, Partition
-from .petsc_library import collective_errors, load_petsc
+from .petsc_library import collective_errors, free_at_exit, load_petsc
 from .product import StencilProduct
 
 

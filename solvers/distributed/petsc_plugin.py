@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..multigrid.preconditioner import find_rule
-from .at_exit import detach_at_exit, forget
 from .partition import to_rank_order
-from .petsc_library import load_petsc
+from .petsc_library import detach_at_exit, forget, load_petsc
 from .preconditioner import GATHER, ROUTES, build_cycle
 from .recognise import partition_of, recognise
 

@@ -12,13 +12,12 @@ from torch import nn
 from ..multigrid.hierarchy import Rule
 from ..multigrid.preconditioner import find_rule
 from .assembled_cycle import AssembledCycle
-from .at_exit import free_at_exit
 from .builders import Fields
 from .ghosted_cycle import GhostedCycle
 from .levels import build_levels, scaled_channels
 from .operator import DistributedPoisson
 from .partition import Array, Partition
-from .petsc_library import collective_errors
+from .petsc_library import collective_errors, free_at_exit
 
 GATHER = 20_000
 """Cells of the first level that every rank holds whole: less time than the messages of its levels would take (ours)."""
