@@ -177,16 +177,19 @@ class BaseOptimizer:
         """
         groups = self.optimizer.param_groups
         rates = [group["lr"] for group in groups]
-        tensors = [(k, rate.clone()) for k, rate in enumerate(rates) if isinstance(rate, Tensor)]
+        first = rates[0]
+        equal = type(first) is float and rates.count(first) == len(rates)  # thousands of equal groups cost little
+        tensors = [] if equal else [(k, rate.clone()) for k, rate in enumerate(rates) if isinstance(rate, Tensor)]
         name = self.momentum_entry if math.isfinite(momentum) else None
         momenta = [group[name] for group in groups] if name else []
         try:
-            if tensors:
-                for group, rate in zip(groups, rates, strict=True):
-                    group["lr"] = rate.mul_(scale) if isinstance(rate, Tensor) else rate * scale
+            if equal:
+                scaled = first * scale
+                for group in groups:
+                    group["lr"] = scaled
             else:
                 for group, rate in zip(groups, rates, strict=True):
-                    group["lr"] = rate * scale
+                    group["lr"] = rate.mul_(scale) if isinstance(rate, Tensor) else rate * scale
             if name:
                 for group in groups:
                     group[name] = replace_momentum(group, name, momentum)
@@ -194,8 +197,12 @@ class BaseOptimizer:
         finally:
             for k, rate in tensors:
                 rates[k].copy_(rate)
-            for group, rate in zip(groups, rates, strict=True):
-                group["lr"] = rate
+            if equal:
+                for group in groups:
+                    group["lr"] = first
+            else:
+                for group, rate in zip(groups, rates, strict=True):
+                    group["lr"] = rate
             if name:
                 for group, momentum_before in zip(groups, momenta, strict=True):
                     group[name] = momentum_before

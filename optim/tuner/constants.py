@@ -61,7 +61,7 @@ class TunerConstants:
     raise_factors: tuple[float, ...] = (1.0, 3.0)  # times the lr in force
     raise_batches: int = 64  # batches that a trial of a raise trains on, at most
     raise_fewest: int = 5  # fewer are not worth it
-    raise_gain: float = 0.01  # of the loss: what a higher lr must win by
+    raise_gain: float = 0.001  # of the loss: what a higher lr must win by, over two batches
     own_decay: float = 0.3  # last share of the steps, in which a constant lr is decayed if the horizon is known
     held_out_checks: int = 10  # looks at the held-out loss
     held_out_rise: float = 1.05  # what counts as a rise of it

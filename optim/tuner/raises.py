@@ -7,7 +7,8 @@ long as the budget allows; where the higher one ends lower, it is taken. Only up
 less. Where three times the lr wins it is tried again at the next round, so that nothing caps it.
 
 With `validation=` held-out losses judge all trials; and if the held-out loss rises twice in a row by 5 % while the
-training loss falls, the weights of its minimum come back with a third of the lr.
+training loss falls, the weights of its minimum come back with a third of the lr; at the last step of a known horizon
+they come back at once.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from .hold import Hold
 from .loss import VALUE, LossSource
 from .session import Session
 from .state import RaceState
-from .trials import advance_trials, judge_trials, measure_loss, shows_gain
+from .trials import advance_trials, judge_trials
 
-JUDGED = 3.0  # looks at the end of a race: the origin and both trials
+JUDGED = 6.0  # looks at the end of a race: the origin and both trials, on two batches
 
 
 class HoldAndRaise(Hold):
@@ -84,14 +85,17 @@ class HoldAndRaise(Hold):
         if race.done < race.length:
             return advance_trials(session, source, host=False)
         start, tried = judge_trials(session, source)
-        same, higher = tried[0][1], tried[-1][1]
-        wins = math.isfinite(higher) and higher < same - constants.raise_gain * abs(same)
-        if wins and shows_gain(tried[-1:], start, constants.raise_gain):
+        losses = [start, *(loss for _, loss in tried)]
+        if not race.judged:  # single losses are too noisy to raise an lr for
+            race.judged = losses
+            return
+        start, same, *_, higher = (a + b for a, b in zip(race.judged, losses, strict=True))
+        if math.isfinite(higher) and higher < same - constants.raise_gain * abs(same) and higher < start:
             state.scale *= race.lrs[-1] / race.lrs[0]
             state.drift.blocks_left = 0
-            session.note("raised by trial", higher)
+            session.note("raised by trial", higher / 2)
         else:
-            session.note("not raised", higher)
+            session.note("not raised", higher / 2)
         state.race = RaceState()
 
     def _compare_held_out(self, session: Session, source: LossSource) -> None:
@@ -99,8 +103,11 @@ class HoldAndRaise(Hold):
         state, raises, constants = session.state, session.state.raises, session.constants
         gap = (session.total_steps or 10 * max(state.steps, 50)) // constants.held_out_checks
         raises.held_out_next = state.steps + max(10, gap)
+        last = bool(session.total_steps) and state.steps >= session.total_steps - 1
+        if session.total_steps and state.steps < session.total_steps - 1:
+            raises.held_out_next = min(raises.held_out_next, session.total_steps - 1)
         session.find_modules(source)
-        value = measure_loss(session, source)
+        value = session.measure(source)
         mean = state.hold.mean_loss
         session.note("held out", value)
         if not math.isfinite(value):
@@ -112,7 +119,7 @@ class HoldAndRaise(Hold):
         rise = value - raises.held_out_best > (constants.held_out_rise - 1) * abs(raises.held_out_best)
         falls = not math.isfinite(raises.held_out_mean) or mean < raises.held_out_mean
         raises.held_out_rises = raises.held_out_rises + 1 if rise and falls else 0
-        if raises.held_out_rises >= 2 and raises.held_out_kept is not None:
+        if (raises.held_out_rises >= 2 or (last and rise)) and raises.held_out_kept is not None:
             session.base.restore(raises.held_out_kept, session.modules)
             state.scale /= 3
             raises.held_out_rises, state.hold.mean_loss = 0, raises.held_out_mean

@@ -173,14 +173,14 @@ class RampPhase:
 
     def _gain(self, session: Session, source: LossSource) -> float:
         """Return the loss less that of the initial weights, both on this batch; NaN where it is not finite."""
-        here = source.value()
+        here = session.measure(source)
         if not math.isfinite(here):
             return math.nan
         now, start = session.take_snapshot(host=False), session.state.ramp.start
         assert isinstance(start, Snapshot)
         session.base.restore(start, session.modules)
         try:
-            there = source.value()
+            there = session.measure(source)
         finally:
             session.base.restore(now, session.modules, hyper=True)
         return here - there

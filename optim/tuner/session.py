@@ -148,10 +148,13 @@ class Session:
         return min(1.0, left / self.constants.own_decay)
 
     def trial_factor(self, z: float) -> float:
-        """Return the lr's factor at the share z of a trial: the rest of the schedule, compressed into it."""
+        """Return the lr's factor at the share z of a trial: the rest of the schedule, compressed into it.
+
+        Trials at the start are annealed even if nothing else will be: else noise hides what the lrs are worth.
+        """
         if self.find_schedule() == "annealed":
             return 0.5 * (1 + math.cos(math.pi * z))
-        return min(1.0, 2 * (1 - z)) if self.total_steps else 1.0
+        return min(1.0, 2 * (1 - z)) if self.total_steps or self.state.phase == "trials" else 1.0
 
     # what happens
 
@@ -177,6 +180,16 @@ class Session:
         finally:
             self.state.spent += source.spent
             source.spent = 0.0
+
+    def measure(self, source: LossSource) -> float:
+        """Return the loss that decides: on held-out batches where the user gives one, else on the batch at hand."""
+        validation = self.validation
+        if validation is None:
+            return source.value()
+        held_out = LossSource(lambda batch: validation(), None, source.group, source.sign)
+        value = held_out.value()
+        self.state.spent += held_out.spent
+        return value
 
     def find_modules(self, source: LossSource) -> list[nn.Module]:
         """Return the modules with buffers, found once."""

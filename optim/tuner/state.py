@@ -47,7 +47,7 @@ class RaceState:
     """Trials that run beside the training, each on pieces of the batches at hand, from one point.
 
     lrs : of the trials;  done, length : batches they have trained on, and will;  centre : what the lrs are centred on
-    failures : attempts that raised an exception
+    failures : attempts that raised an exception;  judged : losses on the first of two batches, origin first
     lines : the weights of each trial;  origin : where they began
     """
 
@@ -56,6 +56,7 @@ class RaceState:
     length: int = 0
     centre: float = 0.0
     failures: int = 0
+    judged: list[float] = field(default_factory=list)
     lines: list[Snapshot] = field(default_factory=list, metadata=TENSORS)
     origin: Snapshot | None = field(default=None, metadata=TENSORS)
 

@@ -19,7 +19,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ..curvature.network import find_loss
 from .loss import LossSource
 from .session import Session
 from .state import RaceState
@@ -166,20 +165,10 @@ def judge_trials(session: Session, source: LossSource) -> tuple[float, list[tupl
         for line in [race.origin, *race.lines]:
             assert line is not None
             base.restore(line, session.modules, hyper=True)
-            losses.append(measure_loss(session, source))
+            losses.append(session.measure(source))
     finally:
         base.restore(now, session.modules, hyper=True)
     return losses[0], list(zip(race.lrs, losses[1:], strict=True))
-
-
-def measure_loss(session: Session, source: LossSource) -> float:
-    """Return the loss that decides: on held-out batches where the user gives one, else on the batch at hand."""
-    if session.validation is None:
-        return source.value()
-    held_out = LossSource(lambda batch: find_loss(session.validation()), None, source.group, source.sign)
-    value = held_out.value()
-    session.state.spent += held_out.spent
-    return value
 
 
 class Trials:

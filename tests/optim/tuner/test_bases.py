@@ -143,16 +143,24 @@ def test_an_idle_step_costs_next_to_nothing():
 
 
 @pytest.mark.slow
-def test_ten_thousand_groups_are_tuned_in_seconds():
+def test_ten_thousand_groups_are_tuned_at_the_price_of_some_steps():
     params = [nn.Parameter(torch.ones(1)) for _ in range(10_000)]
-    tuner = CurvatureTuner(torch.optim.SGD([{"params": [p]} for p in params], lr=1.0))
+    base = torch.optim.SGD([{"params": [p]} for p in params], lr=1e-9)
+
+    def step(optimizer):
+        optimizer.zero_grad()
+        torch.cat(params).square().sum().backward()
+        optimizer.step()
+
+    start = time.perf_counter()
+    step(base)
+    plain = time.perf_counter() - start
+    tuner = CurvatureTuner(base)
     start = time.perf_counter()
     for _ in range(4):
-        tuner.zero_grad()
         tuner.observe(lambda batch: torch.cat(params).square().sum(), None)
-        torch.cat(params).square().sum().backward()
-        tuner.step()
-    assert time.perf_counter() - start < 22 / 2
+        step(tuner)
+    assert time.perf_counter() - start < (4 + 20) * plain
 
 
 def test_every_kind_of_base_is_named_here():
