@@ -1,4 +1,4 @@
-"""The kernels of the V-cycle in plain torch: slow, obvious, differentiable, on any device. The truth for `cpu`.
+"""The kernels of the V-cycle in plain torch: slow, obvious, differentiable, on any device. The truth for `kernels.cpu`.
 
 Every array is an internal grid ``(..., nx, ny, nz)`` (2D systems have ny = 1) and leading dimensions are batches. One
 level holds a `Stencil` and, towards the next level, a `Transfer`:

@@ -1,4 +1,4 @@
-"""`solve`: x = A⁻¹ b as one differentiable function, which raises where it cannot keep its word.
+"""`solve`: x = A⁻¹ b as one differentiable function, which raises ConvergenceError if the tolerance is not met.
 
 A is symmetric, so the adjoint of the solve is a solve: with the gradient g of a loss with respect to x,
 

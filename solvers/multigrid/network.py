@@ -30,7 +30,9 @@ from .coarsening import Circuit, circuit, coarse_stencil, geometric_weight, resi
 Circuits = list[Circuit | None]
 
 BOUND = 3.0  # |log correction| of a coarse conductance
-CUT = 0.01  # below this fraction of the geometric link a blocked face stays closed: a thread would strain fp32
+# below this fraction of the geometric link a blocked face stays closed: a nearly closed face would create a contrast
+# that fp32 cannot resolve
+CUT = 0.01
 DAMPING_FEATURES, WEIGHT_FEATURES, LINK_FEATURES, GROUND_FEATURES = 9, 16, 16, 9
 
 

@@ -64,7 +64,7 @@ class SetupLevel:
         self.classical, self.next_grid = Classical.zeros(grid, factors), Grid.zeros(coarse, grid.periodic)
         self.blocks, self.cells = HashHistory(), HashHistory()
         self.fused: list[FusedLevel] = []
-        self.changed: Array | None = None  # where the last set-up changed `next_grid`; None: nobody knows
+        self.changed: Array | None = None  # where the last set-up changed `next_grid`; None: unknown
 
     def fits_kind(self, *kind: Any) -> bool:
         """Tell whether a level has the same grid, factors and kind, so that its arrays can be used again."""
@@ -83,7 +83,7 @@ class SetupLevel:
         """Set up again for an operator, to be smoothed so many times; `next_grid` becomes the next level's operator.
 
         cell_bytes, source : of the finest operator; a grid of cell type is filled from there where it is needed
-        ranges : where the operator of a coarser level has changed, None if nobody knows
+        ranges : where the operator of a coarser level has changed, None if unknown
         tracked : find out what changed, and keep what did not
         """
         found = self.find_changes(grid, source, ranges) if tracked else None

@@ -1,6 +1,6 @@
 """The network's perceptrons, evaluated over lanes of cells.
 
-The functions repeat `coefficients.Perceptron` on `lanes`; a perceptron reads its features from, and writes its hidden
+The functions repeat `network.Perceptron` on `lanes`; a perceptron reads its features from, and writes its hidden
 units into, arrays of one vector each.
 """
 
@@ -49,7 +49,7 @@ def fourth_root(x):
 
 @row_kernel
 def ratio(x, y):
-    """Return x / (x + y) of two fourth roots, as `coefficients.ratio`."""
+    """Return x / (x + y) of two fourth roots, as `network.ratio`."""
     return smaller(larger(x / (x + y), LEAST_RATIO), LARGEST_RATIO)
 
 

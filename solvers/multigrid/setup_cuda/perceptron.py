@@ -103,7 +103,7 @@ def sigmoid(y):
 
 @triton.jit
 def ratio(x, y):
-    """x^¼ / (x^¼ + y^¼), clamped as in `coefficients.ratio`."""
+    """x^¼ / (x^¼ + y^¼), clamped as in `network.ratio`."""
     x, y = tl.maximum(x, 1e-37), tl.maximum(y, 1e-37)
     quotient = y / tl.maximum(x, 1e-16 * y)  # at most 1e16, without overflow
     return 1 / (1 + tl.sqrt(tl.sqrt(tl.maximum(quotient, 1e-16))))
