@@ -11,8 +11,8 @@ There A is a sum of one tridiagonal matrix per axis plus a constant, so products
     D, N      DST-IV      sin(t_k (i + 1/2))       pi (k + 1/2) / n    the same
     periodic  FFT         exp(i t_k i)             2 pi k / n          the same
 
-Schumann and Sweet, J. Comput. Phys. 20 (1976). O(n log n); the reference for every other solver, and the fastest where it
-applies.
+Schumann and Sweet, J. Comput. Phys. 20 (1976). O(n log n); the reference for every other solver, and the
+fastest where it applies.
 """
 
 from __future__ import annotations
