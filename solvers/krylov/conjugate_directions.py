@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from ..kernels.graph_break import runs_outside_graphs
 from .driver import Attempt, SolveInfo, State, Steps, add_multiple, dot, drive, initial_residual
 from .system import open_system
 
@@ -47,6 +48,7 @@ def direction_steps(window: int) -> Steps:
     return steps
 
 
+@runs_outside_graphs
 def dcdm(
     A: Any,
     b: Any,

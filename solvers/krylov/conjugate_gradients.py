@@ -32,6 +32,7 @@ import torch
 from krylearn.pde import Poisson
 
 from .. import kernels
+from ..kernels.graph_break import runs_outside_graphs
 from ..multigrid.preconditioner import NeuralMultigrid, default_preconditioner
 from .batches import is_systems, leading_shape, solve_rows, solve_systems
 from .conjugate_directions import direction_steps
@@ -59,6 +60,7 @@ def cg_steps(A: Callable, b: torch.Tensor, x: torch.Tensor, M: Callable | None) 
         yield x, r, rr, (rz, pAp)
 
 
+@runs_outside_graphs
 def cg(
     A: Any,
     b: Any,
@@ -114,6 +116,11 @@ def cg(
     >>> info == 0, info.iterations, float(round(x[0], 6))
     (True, 5, 5.0)
     """
+    if isinstance(b, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(b):
+        raise TypeError(
+            "got a b inside torch.func.vmap, grad or jvp; expected plain numbers: pass b of shape (k, n) for many "
+            "right-hand sides, or use solve, which has rules for all of these"
+        )
     A = A.detach() if isinstance(A, Poisson) else A
     options: dict[str, Any] = {
         "M": M, "maxiter": maxiter, "callback": callback, "nullspace": nullspace, "check_every": check_every

@@ -36,6 +36,7 @@ from krylearn.pde.poisson.fields import Slot
 from krylearn.pde.transforms import is_box, solve_box
 from torch import Tensor
 
+from ..kernels.graph_break import runs_outside_graphs
 from .arrays import from_torch, library_of, to_torch
 from .batches import block_diagonal, is_systems, solve_blocks
 from .conjugate_gradients import cg
@@ -44,6 +45,7 @@ from .outcome import ConvergenceError, Reason, SolveInfo
 CONSTANTS: Slot[Poisson] = Slot("constants")  # the operator without its history of gradients
 
 
+@runs_outside_graphs
 def solve(
     A: Any, b: Any, *, rtol: float | None = None, atol: float = 0.0, maxiter: int | None = None, M: Any = None
 ) -> Any:

@@ -23,6 +23,7 @@ from krylearn.pde.poisson.units import moderate
 from torch import Tensor, nn
 
 from ..kernels import choice
+from ..kernels.graph_break import runs_outside_graphs
 from ..kernels.reference import Stencil, Transfer
 from . import weight_files as storage
 from .graph_hierarchy import SparseCycle, build_graphs
@@ -293,6 +294,7 @@ class NeuralMultigrid:
             z = self.cycle(times_power_of_two(r, -e).to(self.cycle_dtype)).to(r.dtype)
         return times_power_of_two(z / self.mantissa, e - self.exponent + power)
 
+    @runs_outside_graphs
     def matvec(self, r: Any) -> Any:
         """Return M r in the shape, array type, dtype and device of r: what ``A @ r`` takes, this takes too."""
         return vectors.apply_map(self.A, r, self.apply, lambda v, alone: alone.inverse * v)
