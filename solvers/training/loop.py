@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import platform
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,24 @@ def training_module(
     return CoefficientTraining()
 
 
+class Listener:
+    """Standard output for a progress bar: a run of hours does not end because nobody reads it any more."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
+
+    def write(self, text: str) -> int:
+        """Write, if anybody is there."""
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stdout.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if anybody is there."""
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stdout.flush()
+
+
 def check_settings(saved: dict[str, Any], settings: dict[str, Any]) -> None:
     """Refuse to resume a run with other settings: it would be neither run."""
     different = [name for name in settings if saved.get(name) != settings[name]]
@@ -200,7 +219,7 @@ def make_trainer(
         precision=precision,  # type: ignore[arg-type]
         logger=whole_curves(output),
         plugins=[whole_checkpoints()],
-        callbacks=[keep, *([RichProgressBar()] if progress else [])],
+        callbacks=[keep, *([RichProgressBar(console_kwargs={"file": Listener()})] if progress else [])],
         enable_progress_bar=progress,
         enable_model_summary=False,
         gradient_clip_val=clip,
