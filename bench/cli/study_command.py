@@ -38,6 +38,13 @@ def add_to(commands: Any) -> None:
     add("--seeds", type=check_count, default=2, help="scenes per family, of the test stream")
     add("--families", nargs="+", metavar="FAMILY", help="scene families (default: the hard ones)")
     add("--records", type=Path, help="file to append to (default: ablations.jsonl in bench/studies/records)")
+    text = "iterations with grid levels and with pieces, scene families and systems of real codes, PyAMG beside them"
+    add = _add_study(studies, "coarsenings", _coarsenings, text).add_argument
+    add("--size", type=check_count, default=32, help="cells per axis")
+    add("--dim", type=int, choices=(2, 3), default=3, help="axes")
+    add("--seeds", type=check_count, default=5, help="systems per name, of the test stream")
+    add("--systems", nargs="+", metavar="NAME", help="scene families and field cases (default: all)")
+    add("--records", type=Path, help="file to append to (default: coarsenings.jsonl in bench/studies/records)")
     text = "a moving obstacle, set up anew at every step: ours against PyAMG"
     add = _add_study(studies, "sequence", _sequence, text).add_argument
     add("--size", type=check_count, default=96, help="cells per axis")
@@ -137,6 +144,15 @@ def _ablations(options: argparse.Namespace) -> int:
 
     output = options.records or records_of("ablations")
     run_ablations(options.size, options.seeds, families=options.families, output=output)
+    return 0
+
+
+def _coarsenings(options: argparse.Namespace) -> int:
+    from ..measure.record import records_of
+    from ..studies.solvers.coarsenings import run_coarsenings
+
+    output = options.records or records_of("coarsenings")
+    run_coarsenings(options.size, options.seeds, dim=options.dim, systems=options.systems, output=output)
     return 0
 
 

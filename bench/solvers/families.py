@@ -54,7 +54,7 @@ def measure(
     """
     A = scene(family, shape, seed) if A is None else A
     b = right_hand_side(A, kind, seed)
-    M = NeuralMultigrid(A, weights=None if weights == "learned" else weights)
+    M = NeuralMultigrid(A, weights="network" if weights == "learned" else weights)
     start = time.perf_counter()
     x, info = cg(A, b, rtol=rtol, maxiter=500, M=M)
     solve_s = time.perf_counter() - start

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..show.markdown import markdown
 from .curvature import table as curvature_table
-from .solvers import cycle_ablations, published_table, rules, sequence, warm_starts
+from .solvers import coarsenings, cycle_ablations, published_table, rules, sequence, warm_starts
 from .tuner import tables as tuner_tables
 
 Lines = Sequence[dict[str, Any]]
@@ -22,6 +22,12 @@ def _ablations_table(lines: Lines) -> str:
     grid, seeds = " x ".join(map(str, lines[0]["shape"])), len({line["seed"] for line in lines})
     title = f"**Iterations to {lines[0]['tolerance']:g}, {grid}, means over {seeds} seeds of the test stream**"
     return f"{title}\n\n{markdown(cycle_ablations.HEADER, cycle_ablations.summary(lines))}"
+
+
+def _coarsenings_table(lines: Lines) -> str:
+    grid, seeds = " x ".join(map(str, lines[0]["shape"])), len({line["seed"] for line in lines})
+    title = f"**Iterations to 1e-06 / 1e-08, {grid}, means over {seeds} seeds of the test stream**"
+    return f"{title}\n\n{markdown(coarsenings.HEADER, coarsenings.summary(lines))}"
 
 
 def _sequence_table(lines: Lines) -> str:
@@ -62,6 +68,7 @@ def _published_counts(lines: Lines) -> str:
 TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "rules": (_rules_table, "krylearn study rules"),
     "ablations": (_ablations_table, "krylearn study ablations"),
+    "coarsenings": (_coarsenings_table, "krylearn study coarsenings"),
     "sequence": (_sequence_table, "krylearn study sequence"),
     "curvature": (_curvature_table, "krylearn study curvature"),
     "published": (_published_table, "krylearn study published"),

@@ -74,13 +74,17 @@ def compile_pieces(kind: str, double: bool) -> float:
     from ..kernels.cpu.cell_bytes import find_cell_bytes
     from ..kernels.cpu.conjugate_gradients import FusedProduct, fused_cg_steps
     from .setup_cpu.graphs import pieces_cycle
+    from .setup_cpu.pieces import follow_labels
 
     start = time.perf_counter()
     with announced():
         compile_components(in_bytes=kind == "voxels")
         A, b = tiny(kind), torch.ones(6, 6, 6, dtype=torch.float64)
         codes = None if double else find_cell_bytes(A)
-        fused = pieces_cycle(A, 0, 1.0, codes, np.float64 if double else np.float32, coarsest=8)
+        number = np.float64 if double else np.float32
+        fused, large = (pieces_cycle(A, 0, 1.0, codes, number, 8, serial) for serial in (1000, 0))
+        large(large.input)
+        follow_labels(np.zeros(1, np.int32), np.zeros(1, np.int32))  # nothing joins in a uniform medium
         M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0, mantissa=1.0))
         FusedProduct(A)(b)
         list(islice(fused_cg_steps(SimpleNamespace(operator=A, calls=0), b, torch.zeros_like(b), M), 3))

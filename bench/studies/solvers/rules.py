@@ -42,7 +42,7 @@ def measure(family: str, size: int, *, seed: int = 0, rtol: float = 1e-6, rounds
     records: dict[str, Record] = {}
     times: dict[str, list[float]] = {}
     limit = 500
-    name_of = {weights: None if weights == "learned" else weights for weights in WEIGHTS}
+    name_of = {weights: "network" if weights == "learned" else weights for weights in WEIGHTS}
     for weights in reversed(WEIGHTS):
         setup, M = timed(partial(set_up, A, name_of[weights]), repeats=min(rounds, 3), timer=timer)
         x, info = cg(A, b, rtol=rtol, maxiter=limit, M=M)

@@ -400,9 +400,9 @@ class Work:
 class GraphCycle:
     """The map b -> M b over a grid and the graphs below it; the result is overwritten by this thread's next call."""
 
-    def __init__(self, top: GridStage, stages: list[GraphStage], inverse: Array) -> None:
+    def __init__(self, top: GridStage, stages: list[GraphStage], inverse: Array, serial: int = SERIAL) -> None:
         self.top, self.facts = top, [(s.diag.size, s.links[1].size, s.visits, s.m) for s in stages]
-        large = sum(n > SERIAL for n, *_ in self.facts)
+        large = sum(n > serial for n, *_ in self.facts)
         self.large = stages[:large]
         self.small = SmallLevels(stages[large:], np.ascontiguousarray(inverse.astype(top.kind)))
         self.local = threading.local()

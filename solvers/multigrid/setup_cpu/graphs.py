@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...kernels.cpu.cell_bytes import CellBytes
+from ...kernels.cpu.compile import SERIAL
 from ...kernels.cpu.cycle import STEPS
 from ...kernels.cpu.graph_levels import GraphCycle, GridStage
 from ..graph_hierarchy import SHRINKS, bottom_inverse
@@ -32,11 +33,12 @@ def graph_of_level(level: Level) -> Graph:
 
 
 def pieces_cycle(
-    A: Any, exponent: int, mantissa: float, codes: CellBytes | None, kind: Any, coarsest: int
+    A: Any, exponent: int, mantissa: float, codes: CellBytes | None, kind: Any, coarsest: int, serial: int = SERIAL
 ) -> GraphCycle:
     """Set up the cycle of a Poisson operator divided by mantissa 2^exponent.
 
     codes : the finest operator in bytes, for an fp32 cycle; kind : np.float32 or np.float64
+    serial : graph levels of at most so many unknowns are cycled by one thread in one call
     """
     finest = finest_conductances(A, math.ldexp(1.0, -exponent) / mantissa)
     level = finest_level(finest)
@@ -50,7 +52,7 @@ def pieces_cycle(
             break
         stages.append(graph_stage(level, step, visits(unknowns / level.n, varying=True), kind))
         level = step.below
-    return GraphCycle(top, stages, bottom_inverse(graph_of_level(level)))
+    return GraphCycle(top, stages, bottom_inverse(graph_of_level(level)), serial)
 
 
 def grid_arrays(finest: Finest, codes: CellBytes | None, kind: Any) -> tuple[tuple[Array, ...], Array, Array]:
