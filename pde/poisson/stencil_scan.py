@@ -139,11 +139,12 @@ def read_rows(start, stop, indptr, indices, data, numbering, plain, nx, ny, nz, 
 
 
 def find_surplus(
-    start, stop, after, before, diag, unknown, nx, ny, nz, eps, wraps, flat, links, surplus, sums, sides, facts
+    start, stop, after, before, diag, unknown, full, nx, ny, nz, eps, wraps, flat, links, surplus, sums, sides, facts
 ):
     """Compare both triangles; write their mean, the diagonal minus all couplings, and the sides without a neighbour.
 
-    start, stop : planes of cells;  sums : the diagonal without the rounding that its surplus is freed of
+    start, stop : planes of cells;  full : whether every cell holds an unknown
+     sums : the diagonal without the rounding that its surplus is freed of
     sides : per cell one bit for each of the six sides that have no unknown behind them
     facts : of this strip: least and largest surplus of cells that lack no side, least surplus of all, -, whether
         anything is not as it should be, how many are negative, how many of these only by rounding in single precision
@@ -177,21 +178,24 @@ def find_surplus(
                 good &= abs(after[2, c] - before[2, za]) <= limit * min(d, diag[za])
                 good &= min(w0, min(w1, w2)) >= -limit * d
                 links[0, c], links[1, c], links[2, c] = max(w0, 0.0), max(w1, 0.0), max(w2, 0.0)
-                total = max(w0, 0.0) + max((after[0, xb] + before[0, c]) / 2, 0.0)
-                total += max(w1, 0.0) + max((after[1, yb] + before[1, c]) / 2, 0.0)
-                total += max(w2, 0.0) + max((after[2, zb] + before[2, c]) / 2, 0.0)
-                good &= total > 0 if unknown[c] else total == 0
+                # of its own row: the means of both triangles differ from it by rounding
+                total = (
+                    max(after[0, c], 0.0) + max(before[0, c], 0.0) + (max(after[1, c], 0.0) + max(before[1, c], 0.0))
+                )
+                total += max(after[2, c], 0.0) + max(before[2, c], 0.0)
+                good &= total > 0 if full or unknown[c] else total == 0
                 if not good:
                     facts[4] = 1
                     return
                 bits, excess = edge, d - total
-                if not unknown[c]:
+                if not (full or unknown[c]):
                     surplus[c], sides[c], sums[c] = 0.0, 0, 0.0
                     continue
-                bits |= (0 if unknown[xb] else 1) | (0 if unknown[xa] else 2)
-                bits |= (0 if unknown[zb] else 16) | (0 if unknown[za] else 32)
-                if not flat:
-                    bits |= (0 if unknown[yb] else 4) | (0 if unknown[ya] else 8)
+                if not full:
+                    bits |= (0 if unknown[xb] else 1) | (0 if unknown[xa] else 2)
+                    bits |= (0 if unknown[zb] else 16) | (0 if unknown[za] else 32)
+                    if not flat:
+                        bits |= (0 if unknown[yb] else 4) | (0 if unknown[ya] else 8)
                 if not wraps[2]:
                     bits |= (16 if k == 0 else 0) | (32 if k == nz - 1 else 0)
                 if abs(excess) <= limit * d:
@@ -293,7 +297,7 @@ def scan(
     surplus, sums, sides = np.empty(cells), np.empty(cells), np.empty(cells, dtype=np.uint8)
     strips = np.zeros((64, 7))
     strips[:, :3] = np.inf, -np.inf, np.inf
-    place = (coupled, *shape, eps, facts, flat)
+    place = (coupled, bool(coupled.all()), *shape, eps, facts, flat)
     in_strips(find_surplus, shape[0], alone, after, before, diag, *place, links, surplus, sums, sides, per_strip=strips)
     low, high, least = strips[:, 0].min(), strips[:, 1].max(), strips[:, 2].min()
     if strips[:, 4].any() or not least < np.inf:
