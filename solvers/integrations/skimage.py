@@ -129,7 +129,7 @@ def _probabilities(
     unknown = np.flatnonzero((number == 0) & reached)
     found = np.empty((count, len(unknown)))
     for label in range(1, count):
-        x, info = cg_from_small(A, A.rhs(0.0, fixed=(number == label).astype(np.float64)), rtol=0.1 * tol)
+        x, info = cg_from_small(A, A.rhs(0.0, fixed=(number == label).astype(np.float64)), rtol=max(0.1 * tol, 1e-12))
         if info:
             warnings.warn(f"label {label}: {info.reason.value}", stacklevel=3)
         found[label - 1] = x.ravel()[unknown]

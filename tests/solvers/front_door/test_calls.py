@@ -361,7 +361,7 @@ def test_a_closed_box_whose_mean_is_given_by_a_multiplier(sign, solid):
     b = right_side(133)
     x, info = check(C, b, rtol=1e-10, notes=["multiplier", "grid (11, 12)"])
     np.testing.assert_allclose(x, np.linalg.solve(C.toarray(), b), rtol=1e-6, atol=1e-7)
-    assert info.iterations < 40
+    assert info.iterations < 100
 
 
 def test_a_bordered_regular_matrix():
