@@ -332,7 +332,7 @@ def create_beside(place: str) -> tuple[int, str]:
     5
     >>> move_into_place(partial, place)
     >>> os.close(descriptor)
-    >>> open(place).read()
+    >>> Path(place).read_text()
     'whole'
     """
     folder, name = os.path.split(place)
