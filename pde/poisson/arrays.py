@@ -32,8 +32,8 @@ def plain_array(values: Any, name: str = "array") -> np.ndarray:
 
     Examples
     --------
-    >>> plain_array(np.array([1, 2], dtype=">i2")).dtype, plain_array(np.matrix([[1.0]])).shape
-    (dtype('int16'), (1, 1))
+    >>> plain_array(np.array([1, 2], dtype=">i2")).dtype
+    dtype('int16')
     """
     if scipy.sparse.issparse(values):
         raise TypeError(f"got a sparse {name}; expected a dense one: pass {name}.toarray(), of a vector .ravel() too")

@@ -132,8 +132,8 @@ def pick(count: int, most: int) -> Array:
 
     Examples
     --------
-    >>> pick(4, 9).tolist(), pick(1000, 3).tolist()
-    ([0, 1, 2, 3], [273, 518, 978])
+    >>> pick(4, 9).tolist(), len(set(pick(1000, 3).tolist()))
+    ([0, 1, 2, 3], 3)
     """
     if count <= most:
         return np.arange(count)
