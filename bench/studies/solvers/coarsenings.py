@@ -74,7 +74,7 @@ def measure(name: str, shape: tuple[int, ...], seed: int, method: str) -> list[R
     records = []
     for rtol in TOLERANCES:
         taken = iterations_to(residuals, rtol)
-        met = taken is not None and math.isfinite(taken)
+        met = taken is not None and math.isfinite(taken) and relres <= rtol
         label = method if method in AMG else f"krylearn {method}"
         status = "CONVERGED" if met else "MAXITER"
         records.append(
