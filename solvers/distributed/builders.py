@@ -26,9 +26,48 @@ class Fields(NamedTuple):
     """
 
     links: Array
-    ground: Array
+    ground: Any
     shift: Array
     unknown: Array
+
+
+class SparseGround:
+    """Ground of own cells where few have any, as an array (..., 3) that is made when an axis of it is asked for.
+
+    Examples
+    --------
+    >>> dense = np.zeros((2, 1, 4, 3))
+    >>> dense[1, 0, 3, 2] = 5.0
+    >>> thin = SparseGround(dense)
+    >>> float(thin[..., 2].sum()), float(thin[..., 0].sum()), thin.sum(-1).shape
+    (5.0, 0.0, (2, 1, 4))
+    """
+
+    def __init__(self, ground: Array) -> None:
+        self.shape = ground.shape[:3]
+        self.cells = [np.flatnonzero(ground[..., d]) for d in range(3)]
+        self.values = [ground[..., d].ravel()[cells] for d, cells in enumerate(self.cells)]
+
+    def __getitem__(self, key: tuple[Any, int]) -> Array:
+        out = np.zeros(self.shape)
+        out.ravel()[self.cells[key[-1]]] = self.values[key[-1]]
+        return out
+
+    def sum(self, axis: int) -> Array:
+        """Return the sum over the three axes."""
+        out = np.zeros(self.shape)
+        for cells, values in zip(self.cells, self.values, strict=True):
+            out.ravel()[cells] += values
+        return out
+
+
+def thin_fields(fields: Fields) -> Fields:
+    """Return the same fields with less memory where shift is zero and ground is rare."""
+    if not fields.shift.any():
+        fields = fields._replace(shift=np.broadcast_to(np.zeros(()), fields.shift.shape))
+    if np.count_nonzero(fields.ground) < fields.ground.size // 16:
+        fields = fields._replace(ground=SparseGround(fields.ground))
+    return fields
 
 
 def local_array(values: Any, name: str, part: Partition, dtype: Any = np.float64) -> Array:

@@ -9,6 +9,7 @@ cycle.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..multigrid.preconditioner import power_of_two
 from .gathered_levels import GatheredLevels
 from .halo import Halo
 from .levels import DistributedLevel, Ladder
-from .partition import Array, to_rank_order
+from .partition import Array, from_rank_order
 from .petsc_library import load_petsc
 
 
@@ -57,10 +58,14 @@ class GhostedCycle:
             return
         level = self.levels[0]
         exponent = power_of_two(r.norm(load_petsc().NormType.INFINITY))
-        level.visits[0].b[:] = np.ldexp(level.down.from_vector(r), -exponent)
+        # multiplied in place: no array in double precision is made on the way in or out
+        scale = math.ldexp(1.0, min(-exponent, 1000))
+        np.multiply(level.down.from_vector(r), scale, out=level.visits[0].b, casting="same_kind")
         with threads_for(level.cells):
             x = self._descend(0, 0)[level.own]
-        z.setArray(np.ldexp(to_rank_order(x).ravel().astype(np.float64), exponent - self.exponent))
+        np.multiply(x, 1 / scale, out=from_rank_order(z.getArray(), x.shape))
+        if self.exponent:
+            z.scale(math.ldexp(1.0, -self.exponent))
 
     def _descend(self, l: int, visit: int) -> Array:
         """Run the cycle from a visit of a level on, whose b is there on the box; return x, right at own cells."""

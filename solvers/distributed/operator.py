@@ -49,7 +49,7 @@ class DistributedPoisson:
         load_petsc()
         self.product = StencilProduct(part, fields)
         free_at_exit(self.product)
-        fields = fields._replace(links=self.product.links)  # kept once
+        fields = builders.thin_fields(fields._replace(links=self.product.links))  # kept once
         self.part, self.fields, self.spacing, self.boundary = part, fields, spacing, boundary
         self.grid_shape, self.comm = part.grid_shape, part.comm
         self.diag = self.product.diag

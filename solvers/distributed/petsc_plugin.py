@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ..multigrid.preconditioner import find_rule
 from .partition import to_rank_order
 from .petsc_library import detach_at_exit, forget, load_petsc
-from .preconditioner import GATHER, ROUTES, build_cycle
+from .preconditioner import GATHER, ROUTES, build_cycle, rule_of
 from .recognise import partition_of, recognise
 
 
@@ -57,7 +56,7 @@ class PC:
         self.alone = np.flatnonzero(to_rank_order((diag > 0) & ~fields.unknown))
         self.inverse = 1.0 / to_rank_order(diag)[self.alone]
         known = np.where(fields.unknown, diag, 0.0)
-        rule = find_rule(self.options["weights"], len(part.grid_shape))
+        rule = rule_of(self.options["weights"], len(part.grid_shape))
         self.cycle = build_cycle(
             part, fields, known, lambda: matrix, rule, self.options["route"], self.options["gather"]
         )

@@ -24,6 +24,13 @@ GATHER = 20_000
 ROUTES = ("ghosted", "assembled")
 
 
+def rule_of(weights: str | Path | nn.Module | None, dimension: int) -> Rule:
+    """Return the rule that a `weights` argument means; None is "network" here, whatever the operator."""
+    if isinstance(weights, str) and weights == "pieces":
+        raise ValueError("got weights='pieces'; expected levels that are grids: pieces are for one process so far")
+    return find_rule(None if isinstance(weights, str) and weights == "network" else weights, dimension)
+
+
 def build_cycle(
     part: Partition, fields: Fields, diag: Array, matrix: Callable[[], Any], rule: Rule, route: str, gather: int
 ) -> GhostedCycle | AssembledCycle:
@@ -39,7 +46,7 @@ class DistributedMultigrid:
     Parameters
     ----------
     A : DistributedPoisson
-    weights : as in `NeuralMultigrid`
+    weights : as in `NeuralMultigrid`, but None is "network" for every operator, and "pieces" is refused
     route : "ghosted" or "assembled"
         krylearn's own kernels on boxes with cells of the neighbours around them, or PETSc's PCMG over assembled
         matrices: the same map up to single precision, at several times the memory and time
@@ -62,7 +69,7 @@ class DistributedMultigrid:
         with collective_errors(A.comm):
             if route not in ROUTES:
                 raise ValueError(f"got route={route!r}; expected one of {', '.join(map(repr, ROUTES))}")
-            self._rule = find_rule(weights, len(A.grid_shape))
+            self._rule = rule_of(weights, len(A.grid_shape))
         self.route, self.gather, self.cycle = route, gather, None
         free_at_exit(self)
         self.update(A)

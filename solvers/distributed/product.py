@@ -15,7 +15,7 @@ from ..kernels.cpu.compile import threads_for
 from ..kernels.cpu.smoothing import apply_dot
 from .builders import Fields, previous_cells
 from .halo import Halo
-from .partition import Partition, to_rank_order
+from .partition import Partition, from_rank_order, to_rank_order
 from .petsc_library import load_petsc
 
 
@@ -53,7 +53,7 @@ class StencilProduct:
         v = self.halo.from_vector(x)
         with threads_for(v.size):
             apply_dot(self.full_diag, tuple(self.w), v, self.y, self.sums)
-        y.setArray(to_rank_order(self.y[self.own]))
+        from_rank_order(y.getArray(), self.part.internal_shape)[...] = self.y[self.own]
 
     multTranspose = mult  # noqa: N815  the names that PETSc calls
 

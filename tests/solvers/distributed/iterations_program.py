@@ -67,7 +67,7 @@ def main():
         b = S.from_grid(S.nullspace.project(S.to_grid(b)), b)
         facts = {}
         if part.comm.rank == 0:
-            M = NeuralMultigrid(S)
+            M = NeuralMultigrid(S, "network")
             x, info = serial_cg(S, b, rtol=1e-8, M=M)
             fine, _ = serial_cg(S, b, rtol=1e-13, M=M)
             facts = {"serial": info.iterations, "dimension": S.nullspace.dimension, "product": S @ b}

@@ -94,7 +94,7 @@ for name, shape, periodic in (
     A = distribute(S.matrix(), da, shape)
     if name == "torus":
         A.setNullSpace(PETSc.NullSpace().create(constant=True))
-    _, info = serial_cg(S, values, rtol=1e-8, M=NeuralMultigrid(S))
+    _, info = serial_cg(S, values, rtol=1e-8, M=NeuralMultigrid(S, "network"))
     ksp = solver(A)
     iterations, residual = solve(ksp, A, vector(A, da, values, shape))
     # a second operator through the same solver: set up again
