@@ -71,12 +71,14 @@ class _Kept:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.buffers = {name: (b, None if b is None else b.detach().clone()) for name, b in module._buffers.items()}
+        self.buffers: dict[str, tuple[Any, Any]] = {
+            name: (b, None if b is None else b.detach().clone()) for name, b in module._buffers.items()
+        }
         self.attributes = {
             name: (value, _content(value)) for name, value in module.__dict__.items() if name not in _INTERNAL
         }
-        norm = getattr(module, "max_norm", None)
-        self.rows = module.weight.detach().clone() if norm is not None and hasattr(module, "weight") else None
+        weight: Any = getattr(module, "weight", None) if getattr(module, "max_norm", None) is not None else None
+        self.weight, self.rows = weight, None if weight is None else weight.detach().clone()
 
     def put_back(self) -> None:
         module = self.module
@@ -94,7 +96,7 @@ class _Kept:
                 here[name] = value
             _restore_content(value, content)
         if self.rows is not None:
-            module.weight.copy_(self.rows)
+            self.weight.copy_(self.rows)
 
 
 def _content(value: Any) -> Any:

@@ -56,9 +56,10 @@ class TuneFromCurvature(Callback):
                 f"got {len(self._tuners)} tuners and one loss; expected the module to offer curvature_step(batch, "
                 "index) -> (outputs, loss) with the loss of the tuner of that index"
             )
-        monitors = [each for each in trainer.callbacks if _is_monitor(each)]
+        whole: Any = trainer
+        monitors = [each for each in whole.callbacks if _is_monitor(each)]
         self._monitored = bool(monitors)
-        trainer.callbacks = [each for each in trainer.callbacks if not _is_monitor(each)] + monitors
+        whole.callbacks = [each for each in whole.callbacks if not _is_monitor(each)] + monitors
         for tuner, rows in zip(self._tuners, self._history, strict=False):
             tuner.history[:] = rows
 

@@ -150,7 +150,7 @@ class BaseOptimizer:
         try:
             for p, gradient in zip(owned, gradients, strict=True):
                 p.grad = gradient
-            plain_step = type(self.optimizer).step
+            plain_step: Any = type(self.optimizer).step
             plain_step = plain_step.__wrapped__ if getattr(plain_step, "hooked", False) else plain_step
             before = _entries_of(self.first_group)
             with self.in_force(scale, momentum), torch.no_grad():

@@ -67,7 +67,7 @@ def unpack(session: Session, state_dict: dict[str, Any]) -> str:
     0.5
     """
     base = session.base
-    own = next((group[KEY] for group in state_dict["param_groups"] if group.get(KEY)), {})
+    own: dict[str, Any] = next((group[KEY] for group in state_dict["param_groups"] if group.get(KEY)), {})
     whole = KEY in state_dict or KEY in state_dict["state"]  # not through a plain base
     groups = [{k: v for k, v in group.items() if k != KEY} for group in state_dict["param_groups"]]
     outside = [group.get(KEY, {}).get("outside", {}) for group in state_dict["param_groups"]]

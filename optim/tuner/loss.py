@@ -74,6 +74,7 @@ class LossSource:
         """Return the gradient; None where a parameter is frozen or does not matter."""
         self.spent += GRADIENT
         trained = [p for p in parameters if p.requires_grad]
+        found: Sequence[Tensor | None]
         with undisturbed(self.loss_fn), torch.enable_grad():
             if any(hasattr(p, "to_local") for p in trained):
                 found = _gradient_of_sharded(self._loss(), trained)

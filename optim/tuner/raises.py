@@ -103,9 +103,10 @@ class HoldAndRaise(Hold):
         state, raises, constants = session.state, session.state.raises, session.constants
         gap = (session.total_steps or 10 * max(state.steps, 50)) // constants.held_out_checks
         raises.held_out_next = state.steps + max(10, gap)
-        last = bool(session.total_steps) and state.steps >= session.total_steps - 1
-        if session.total_steps and state.steps < session.total_steps - 1:
-            raises.held_out_next = min(raises.held_out_next, session.total_steps - 1)
+        end = session.total_steps - 1 if session.total_steps else 2**62
+        last = state.steps >= end
+        if not last:
+            raises.held_out_next = min(raises.held_out_next, end)
         session.find_modules(source)
         value = session.measure(source)
         mean = state.hold.mean_loss
