@@ -112,9 +112,9 @@ def _fields(
     grid_shape = tuple(codes.shape)
     shape, h = internal_shape(grid_shape), parse_spacing(spacing, len(grid_shape))
     extra = _on_cells(shift, "shift", grid_shape, dtype, codes.device).reshape(shape)
-    if bool((extra > 0).any()):
+    if bool((extra != 0).any()):
         scaled = extra * volume(h)
-        if bool(((scaled == 0) & (extra > 0)).any()):
+        if bool(((scaled.abs() < torch.finfo(dtype).tiny) & (extra != 0)).any()):
             raise ValueError(f"got shift x volume that underflows {dtype}; expected a positive number: use other units")
         extra = scaled
     codes = codes.reshape(shape)

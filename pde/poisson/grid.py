@@ -210,7 +210,8 @@ def face_factor(spacing: Sequence[float], d: int) -> float:
     (4.0, 1.0)
     """
     square = spacing[d] * spacing[d]
-    factor = volume(spacing) / square if 1e-280 < square < 1e280 else 0.0
+    exact = all(1e-280 < v < 1e280 for v in (square, volume(spacing)))  # no digit is lost in between
+    factor = volume(spacing) / square if exact else 0.0
     if not 1e-280 < factor < 1e280:  # the same without intermediate results that leave the range of numbers
         exponents = [math.frexp(h)[1] for h in spacing]
         mantissa = math.prod(math.ldexp(h, -e) for h, e in zip(spacing, exponents, strict=True))

@@ -393,3 +393,9 @@ def test_wrong_boundary_values_are_named(keywords, message):
     A = example(boundary={"x": "neumann"})
     with pytest.raises(ValueError, match=message):
         A.rhs(0.0, **keywords)
+
+
+def test_a_negative_shift_is_integrated_over_the_cell_too():
+    A = Poisson.from_coefficients(np.ones((3, 4)), spacing=2.0, shift=-0.01)
+    wanted = Poisson.from_coefficients(np.ones((3, 4)), spacing=2.0).matrix().diagonal() - 0.04
+    np.testing.assert_allclose(A.matrix().diagonal(), wanted, rtol=1e-14)

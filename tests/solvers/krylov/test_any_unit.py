@@ -69,6 +69,16 @@ def test_spacing_whose_square_leaves_the_range(spacing):
     assert Poisson.from_cells(np.ones((5, 4)), spacing=spacing, boundary="dirichlet").nullspace.dimension == 0
 
 
+@pytest.mark.parametrize("h", [6.5e-108, 3e-105, 2e-120, 7e103])
+def test_a_volume_among_the_last_numbers_costs_no_digit(h):
+    A = Poisson.from_cells(np.ones((3, 2, 2)), spacing=h, boundary="dirichlet")
+    np.testing.assert_allclose(
+        A.matrix().toarray() / h,
+        Poisson.from_cells(np.ones((3, 2, 2)), boundary="dirichlet").matrix().toarray(),
+        rtol=1e-14,
+    )
+
+
 def test_units_in_which_nothing_can_be_represented_are_refused():
     with pytest.raises(ValueError, match="use other units"):
         Poisson.from_coefficients(np.ones((4, 4)), spacing=(1e-200, 1e200))
