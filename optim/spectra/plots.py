@@ -19,6 +19,17 @@ class Drawable(Protocol):
     def size(self) -> int:
         """Number of eigenvalues."""
 
+    @property
+    def min(self) -> float:
+        """Smallest Ritz value."""
+
+    @property
+    def max(self) -> float:
+        """Largest Ritz value."""
+
+    def scaled_density(self, linear: float, points: Any) -> Density:
+        """Return the density of asinh(λ/linear)."""
+
     def density(self) -> Density:
         """Return the density over the eigenvalues."""
 
