@@ -72,7 +72,7 @@ def test_a_list_of_systems_from_threads():
 
 
 def test_work_space_grows_with_callers_and_shrinks_again():
-    M = NeuralMultigrid(system())
+    M = NeuralMultigrid(system(), "resistor")
     pool = M.fused.workspaces
     lent = [M.fused.borrow() for _ in range(5)]
     cycles = [each.__enter__() for each in lent]
@@ -89,7 +89,7 @@ def test_work_space_grows_with_callers_and_shrinks_again():
 
 
 def test_a_pool_keeps_no_cycle_alive():
-    M = NeuralMultigrid(system())
+    M = NeuralMultigrid(system(), "resistor")
     gone = weakref.ref(M.fused)
     del M
     assert gone() is None
@@ -97,7 +97,7 @@ def test_a_pool_keeps_no_cycle_alive():
 
 def test_an_abandoned_solve_gives_its_work_space_back():
     A = system()
-    M = NeuralMultigrid(A)
+    M = NeuralMultigrid(A, "resistor")
 
     def stop(_):
         raise KeyboardInterrupt
