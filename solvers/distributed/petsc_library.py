@@ -92,8 +92,7 @@ def ending_all_ranks(comm: Any, name: str = "krylearn") -> Iterator[None]:
 
 # --- what still lives when the interpreter ends -----------------------------------------------------------------------
 # PETSc would call back into Python code that is no longer there. A preconditioner of type python that outlives the
-# interpreter ends the process with a segmentation fault, after everything is done, and takes with it what was printed
-# and not yet written.
+# interpreter ends the process with a segmentation fault, after everything is done.
 
 _OWNERS: dict[int, weakref.ref[Any]] = {}
 _CONTEXTS: dict[int, Any] = {}  # address of a PETSc PC -> its context
