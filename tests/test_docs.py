@@ -15,7 +15,12 @@ def test_the_pages_build_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", tmp_path / "trees", "-b", "html"]
     built = subprocess.run([*command, ROOT / "docs", tmp_path / "pages"], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
-    for package, name in (("pde", "Poisson"), ("solvers", "cg"), ("optim", "slq"), ("bench", "measure.timers.CudaTimer")):
+    for package, name in (
+        ("pde", "Poisson"),
+        ("solvers", "cg"),
+        ("optim", "slq"),
+        ("bench", "measure.timers.CudaTimer"),
+    ):
         assert f'id="krylearn.{package}.{name}"' in (tmp_path / "pages" / "api" / f"{package}.html").read_text()
 
 

@@ -3,9 +3,8 @@
 Grid levels with the shipped network take one unknown per block and one choice of axes per level, which is all that
 smooth media and obstacles need. Pieces take fewer iterations, often by a factor, where the axis that couples best
 differs from place to place (stretched meshes, layers, images), where links of one cell along one axis differ by decades
-(channels, reservoirs), and where walls keep long corridors apart that a coarse cell would join (mazes). What makes
-trouble are surfaces and seams, whose share of all cells falls as the grid is refined: shares count times the cells per
-axis.
+(channels, reservoirs), and where walls keep long corridors apart that a coarse cell would join (mazes). A mesh
+that grows is the same trouble however fine it is: leaning cells count times the cells per axis.
 """
 
 from __future__ import annotations
@@ -14,19 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...kernels.cpu.compile import kernel
+from ...kernels.cpu.compile import kernel, row_kernel
 from .grid import Array
 
 ROWS, CELLS = 400, 50_000  # rows along the last axis, and cells in boxes, that are looked at
 LEAN = 3.0  # links along one axis against another, both relative to their means, from which on a cell leans to an axis
 CONTRAST = 1e3  # of the two links of a cell along one axis, from which on it is a jump
 PART = 0.1  # of the largest component in a box: smaller ones are pores, not corridors
-# from which on pieces are taken; chosen on the families and field cases of docs/studies/neural-multigrid.md
-LEANING, JUMPS, TORN = 9.0, 0.9, 0.3
+# from which on pieces are taken; chosen on the families and field cases of docs/studies/neural-multigrid.md, by time: a
+# set-up of pieces costs three to eight of the network's, so thin walls and cellwise media keep the network
+LEANING, JUMPS, TORN = 9.0, 0.035, 0.45
 
 
 class Survey(NamedTuple):
-    """Shares of cells that lean to an axis, and of cells with a jump, times cells per axis; share of torn boxes.
+    """Share of cells that lean to an axis with a neighbour, times cells per axis; of cells with a jump; of torn boxes.
 
     Examples
     --------
@@ -44,41 +44,70 @@ class Survey(NamedTuple):
         return self.leaning >= LEANING or self.jumps >= JUMPS or self.torn >= TORN
 
 
+@row_kernel
+def links_of(w0, w1, w2, i, j, k, d):
+    """Return the links of a cell with its lower and its upper neighbour along axis d, the box being wrapped."""
+    nx, ny, nz = w0.shape
+    if d == 0:
+        return float(w0[i - 1 if i > 0 else nx - 1, j, k]), float(w0[i, j, k])
+    if d == 1:
+        return float(w1[i, j - 1 if j > 0 else ny - 1, k]), float(w1[i, j, k])
+    return float(w2[i, j, k - 1 if k > 0 else nz - 1]), float(w2[i, j, k])
+
+
+@row_kernel
+def look_at_cell(w0, w1, w2, i, j, k, means, lean, contrast):
+    """Return the axis that a cell leans to (-1: none), whether it has links, and whether they jump along an axis."""
+    least, most, jump, axis = np.inf, 0.0, False, -1
+    for d in range(3):
+        low, high = links_of(w0, w1, w2, i, j, k, d)
+        if low > 0 and high > 0:
+            both = low + high
+            jump |= max(low, high) > contrast * min(low, high)
+        else:
+            both = 2 * max(low, high)
+        if both > 0:
+            if both / means[d] > most:
+                most, axis = both / means[d], d
+            least = min(least, both / means[d])
+    return axis if most > lean * least else -1, most > 0, jump
+
+
+@kernel(parallel=False)
+def add_up_links(w0, w1, w2, rows, sums):
+    """Add the links of some rows along the last axis to sums[:3], by axis, and how many there are to sums[3:]."""
+    ny, nz = w0.shape[1], w0.shape[2]
+    for row in rows:
+        for k in range(nz):
+            for d in range(3):
+                link = links_of(w0, w1, w2, row // ny, row % ny, k, d)[1]
+                sums[d] += link
+                sums[3 + d] += link > 0
+
+
 @kernel(parallel=False)
 def look_at_rows(w0, w1, w2, rows, means, lean, contrast, counts):
-    """Count cells with links in some rows along the last axis, those that lean to an axis, those with a jump.
+    """Count in some rows: cells with links, with a jump, and those that lean to an axis as a neighbour does.
 
-    means : relative to which links are taken; if they come in as 0, only sums and numbers of links are added to counts
+    Neighbours along the row and across it are counted apart, since layers may lie either way. Where every cell leans
+    elsewhere (cellwise random media) pieces save iterations, but not enough for their set-up.
+
+    means : mean link per axis, relative to which a cell leans
     """
     nx, ny, nz = w0.shape
-    summing = means[0] == 0 and means[1] == 0 and means[2] == 0
     for row in rows:
         i, j = row // ny, row % ny
-        down_x, down_y = (i - 1 if i > 0 else nx - 1), (j - 1 if j > 0 else ny - 1)
+        x, y = (i - 1 if i > 0 else nx - 1, j) if nx > 1 else (i, j - 1 if j > 0 else ny - 1)
+        before = -1  # the axis that the cell before leans to
         for k in range(nz):
-            least, most, jump = np.inf, 0.0, False
-            for d in range(3):
-                if d == 0:
-                    low, high = float(w0[down_x, j, k]), float(w0[i, j, k])
-                elif d == 1:
-                    low, high = float(w1[i, down_y, k]), float(w1[i, j, k])
-                else:
-                    low, high = float(w2[i, j, k - 1 if k > 0 else nz - 1]), float(w2[i, j, k])
-                if summing:
-                    counts[d] += high
-                    counts[3 + d] += high > 0
-                    continue
-                if low > 0 and high > 0:
-                    both = low + high
-                    jump |= max(low, high) > contrast * min(low, high)
-                else:
-                    both = 2 * max(low, high)
-                if both > 0:
-                    least, most = min(least, both / means[d]), max(most, both / means[d])
-            if most > 0:
+            axis, linked, jump = look_at_cell(w0, w1, w2, i, j, k, means, lean, contrast)
+            if linked:
                 counts[0] += 1
-                counts[1] += most > lean * least
-                counts[2] += jump
+                counts[1] += jump
+                if axis >= 0:
+                    counts[2] += axis == before
+                    counts[3] += axis == look_at_cell(w0, w1, w2, x, y, k, means, lean, contrast)[0]
+            before = axis
 
 
 @kernel(parallel=False)
@@ -156,12 +185,12 @@ def take_survey(links: tuple[Array, ...], diag: Array, varying: bool) -> Survey:
     torn = found[1] / max(found[0], 1)
     if not varying:
         return Survey(0.0, 0.0, torn)
-    rows, sums, counts = pick(size[0] * size[1], ROWS), np.zeros(6), np.zeros(6)
-    look_at_rows(*links, rows, np.zeros(3), LEAN, CONTRAST, sums)
+    rows, sums, counts = pick(size[0] * size[1], ROWS), np.zeros(6), np.zeros(4)
+    add_up_links(*links, rows, sums)
     means = np.where(sums[:3] > 0, sums[:3], 1) / np.maximum(sums[3:], 1)
     look_at_rows(*links, rows, means, LEAN, CONTRAST, counts)
-    leaning, jumps = counts[1:3] / max(counts[0], 1) * per_axis
-    return Survey(float(leaning), float(jumps), torn)
+    jumps, along, across = counts[1:] / max(counts[0], 1)
+    return Survey(float(max(along, across)) * per_axis, float(jumps), torn)
 
 
 def survey_operator(A: Any, codes: Any) -> Survey:

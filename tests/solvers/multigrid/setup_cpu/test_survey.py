@@ -8,8 +8,11 @@ from krylearn.pde.scenes.field_cases import FIELD_CASES, field_case
 from krylearn.solvers import NeuralMultigrid, cg
 from krylearn.solvers.multigrid.setup_cpu.survey import survey_operator
 
-EASY = ("open_box", "obstacles", "free_surface", "neumann", "periodic", "lognormal", "anisotropic")
-HARD = ("cellwise", "channels", *(name for name in FIELD_CASES if name not in ("cut_cells", "ocean", "stretched_1.1")))
+EASY = (
+    "open_box", "obstacles", "free_surface", "neumann", "periodic", "lognormal", "anisotropic", "thin_walls",
+    "cellwise",
+)  # fmt: skip
+HARD = ("channels", *(name for name in FIELD_CASES if name not in ("cut_cells", "ocean", "stretched_1.1")))
 SHAPES = [(32, 30, 34), (24, 20, 22), (60, 44, 40), (96, 100)]
 
 
