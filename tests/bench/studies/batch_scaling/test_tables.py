@@ -136,7 +136,7 @@ def test_the_command_measures_prints_draws_and_goes_on(tmp_path, monkeypatch, ca
     for module in (batch_scaling, batch_scaling_facts):
         monkeypatch.setattr(module, "small_task", lambda name: short)
     file, png = tmp_path / "records.jsonl", tmp_path / "picture.png"
-    words = "bench batch-scaling --tasks digits --methods sgd --sizes 128 256 --seeds 16417 16421".split()
+    words = "study batch-scaling --tasks digits --methods sgd --sizes 128 256 --seeds 16417 16421".split()
     words += ["--records", str(file), "--png", str(png)]
     assert main(words) == 0
     assert "sgd, digits" in capsys.readouterr().out
