@@ -1,5 +1,6 @@
 """Files are written whole or not at all: after errors, full disks, kills at any system call, between two writers."""
 
+import contextlib
 import errno
 import json
 import os
@@ -28,22 +29,24 @@ def names(folder):
     return sorted(each.name for each in folder.iterdir())
 
 
-@pytest.fixture
-def disk_of():
-    """Limit the size of files, as a full disk would; back to none afterwards."""
+@contextlib.contextmanager
+def disk_of(size):
+    """Limit the size of files for a while, as a full disk would; only then: pytest's own output may be a file too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # --- whole or not at all ----------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_keeps_the_older_file(tmp_path, disk_of):
+def test_a_full_disk_keeps_the_older_file(tmp_path):
     file = tmp_path / "x.npy"
     write_bytes(file, b"older")
-    disk_of(1000)
-    with pytest.raises(NotWrittenError, match=r"x\.npy was not written: File too large"):
+    with disk_of(1000), pytest.raises(NotWrittenError, match=r"x\.npy was not written: File too large"):
         write_bytes(file, bytes(2000))
     assert file.read_bytes() == b"older"
     assert names(tmp_path) == ["x.npy"]
@@ -268,12 +271,11 @@ def test_a_broken_line_elsewhere_is_named(tmp_path, line):
         read_json_lines(file)
 
 
-def test_an_append_without_room_leaves_the_file_as_it_was(tmp_path, disk_of):
+def test_an_append_without_room_leaves_the_file_as_it_was(tmp_path):
     file = tmp_path / "records.jsonl"
     append_json_lines(file, [{"n": 0}])
     before = file.read_bytes()
-    disk_of(len(before) + 10)  # room for a part of it
-    with pytest.raises(NotWrittenError, match="File too large"):
+    with disk_of(len(before) + 10), pytest.raises(NotWrittenError, match="File too large"):  # room for a part of it
         append_json_lines(file, [{"n": "x" * 100}])
     assert file.read_bytes() == before
 

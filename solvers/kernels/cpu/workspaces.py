@@ -40,6 +40,10 @@ class Workspaces(Generic[T]):
         self._first_is_free, self._idle = True, list[T]()
         self._out, self._most = 0, 1
 
+    def __reduce__(self) -> tuple[type[Workspaces[T]], tuple[()]]:
+        """Make a copy, by `copy` or by pickle, a pool of its own: nothing that is lent goes along."""
+        return Workspaces, ()
+
     @contextmanager
     def borrow(self, first: T, make: Callable[[], T]) -> Iterator[T]:
         """Lend one of them for a while: `first`, which always exists, or another one like it."""

@@ -1,5 +1,7 @@
 """A tuner of a model that FSDP2 shards: what it decides is what it decides for one process, and it resumes."""
 
+import os
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -63,7 +65,8 @@ def _rank(rank, folder, world, make):
     second.load_state_dict(torch.load(f"{folder}/tuner{rank}.pt", weights_only=False))
     steps(again, second, rank, world, STOP, STEPS)
     torch.save([weights(task), numbers_of(tuner), weights(again), numbers_of(second)], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    dist.barrier()  # nobody leaves while another still talks to it
+    os._exit(0)  # one exit in five of torch 2.13's own threads here is an abort: no business of this test
 
 
 @pytest.mark.parametrize(("world", "make"), [(2, sgd), (4, adamw)])
