@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..measure.console import UsageError
-from .options import HERE, WEIGHTS, add_command, check_count, check_device, check_tolerance, check_weights
+from .options import HERE, WEIGHTS, add_command, add_group, check_count, check_device, check_tolerance, check_weights
 
 
 def add_to(commands: Any) -> None:
@@ -21,14 +21,9 @@ def add_to(commands: Any) -> None:
         "Measure, print a table, append records. Start with `krylearn bench solvers --quick`: which solver for which "
         "system on this machine. Your own matrix: `krylearn bench solvers --matrix A.mtx --shape NX NY NZ`."
     )
-    bench = commands.add_parser("bench", help="measure, print a table, append records", description=text)
-
-    def listing(options: argparse.Namespace) -> int:
-        bench.print_help()
-        return 0
-
-    bench.set_defaults(run=listing, command="bench")
-    experiments = bench.add_subparsers(title="experiments", metavar="EXPERIMENT")
+    experiments = add_group(
+        commands, "bench", "measure, print a table, append records", text, "experiments", "EXPERIMENT"
+    )
     text = "which solver for which system on this machine: ours and all rivals, a live table, a page with pictures"
     add = add_command(experiments, "solvers", _solvers, text).add_argument
     add("--quick", action="store_true", help="small grids: under three minutes on two cores")

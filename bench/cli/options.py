@@ -31,6 +31,26 @@ def add_command(commands: Any, name: str, run: Run, text: str) -> argparse.Argum
     return made
 
 
+def add_group(commands: Any, name: str, help: str, text: str, title: str, metavar: str) -> Any:
+    """Describe a command that has commands of its own, and lists them where none is given; return where they go.
+
+    Examples
+    --------
+    >>> groups = argparse.ArgumentParser().add_subparsers()
+    >>> made = add_group(groups, "bench", "measure", "Measure.", "experiments", "EXPERIMENT")
+    >>> made.add_parser("noise").prog.split()[-2:]
+    ['bench', 'noise']
+    """
+    group = commands.add_parser(name, help=help, description=text)
+
+    def print_help(options: argparse.Namespace) -> int:
+        group.print_help()
+        return 0
+
+    group.set_defaults(run=print_help, command=name)
+    return group.add_subparsers(title=title, metavar=metavar)
+
+
 def check_weights(value: str) -> str:
     """Accept the name of a rule, or a file of weights that can be read: found out before any work is done.
 

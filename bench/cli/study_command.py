@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import HERE, Run, add_command, check_count, check_tolerance
+from .options import HERE, Run, add_command, add_group, check_count, check_tolerance
 
 TRAINING_STAGES = ("tuner", "grid", "rivals", "seeds", "robustness", "ablation")
 
@@ -19,14 +19,7 @@ def add_to(commands: Any) -> None:
     >>> add_to(argparse.ArgumentParser().add_subparsers())
     """
     text = "The evidence behind the pages, in a checkout of the repository: what `krylearn report` makes tables of."
-    study = commands.add_parser("study", help="repeat a study of the pages (in a checkout)", description=text)
-
-    def list_studies(options: argparse.Namespace) -> int:
-        study.print_help()
-        return 0
-
-    study.set_defaults(run=list_studies, command="study")
-    studies = study.add_subparsers(title="studies", metavar="NAME")
+    studies = add_group(commands, "study", "repeat a study of the pages (in a checkout)", text, "studies", "NAME")
     text = "what learning is worth in seconds: four sets of weights in the same kernels, every family"
     add = _add_study(studies, "rules", _rules, text).add_argument
     add("--size", type=check_count, default=128, help="cells per axis")

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse.linalg as spla
 
 from .loops import MAXITER, Direct, LibraryLoop, System, UnsuitedError
+from .petsc import petsc_loop
 
 GAMG = {
     "pc_type": "gamg",
@@ -94,26 +95,7 @@ def _petsc(system: System, options: dict[str, Any]) -> LibraryLoop:
     matrix = PETSc.Mat().createAIJ(size=size, csr=(csr.indptr, csr.indices, csr.data), comm=PETSc.COMM_SELF)
     if system.constants_in_kernel:
         matrix.setNullSpace(PETSc.NullSpace().create(constant=True, comm=PETSc.COMM_SELF))
-    ksp = PETSc.KSP().create(comm=PETSc.COMM_SELF)
-    ksp.setOptionsPrefix(f"krylearn_{options['pc_type']}_")
-    database = PETSc.Options(ksp.getOptionsPrefix())
-    for name, value in options.items():
-        database[name] = value
-    ksp.setOperators(matrix)
-    ksp.setType("cg")
-    ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
-    ksp.setConvergenceHistory(MAXITER + 1, reset=True)
-    ksp.setFromOptions()
-    ksp.setUp()
-
-    def solve(b: np.ndarray, rtol: float) -> np.ndarray:
-        x = np.zeros_like(b)
-        ksp.setTolerances(rtol=rtol, atol=0.0, max_it=MAXITER)
-        vectors = (PETSc.Vec().createWithArray(v, comm=PETSc.COMM_SELF) for v in (b, x))
-        ksp.solve(*vectors)
-        return x
-
-    return LibraryLoop(solve, lambda: (ksp.getConvergenceHistory(), ksp.getIterationNumber()), keep=matrix)
+    return petsc_loop(matrix, options)
 
 
 def amgcl(system: System) -> LibraryLoop:

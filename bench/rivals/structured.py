@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from .loops import MAXITER, LibraryLoop, System, UnsuitedError
+from .loops import LibraryLoop, System, UnsuitedError
+from .petsc import petsc_loop
 
 # hypre's manual offers two sides: red-black Gauss-Seidel with coarse operators of seven points is the cheapest,
 # weighted Jacobi with Galerkin operators (the default) the one that closed boxes and walls do not break
@@ -70,31 +71,9 @@ def _on_box(system: System, options: dict[str, Any], matrix_type: str) -> Librar
     if system.constants_in_kernel:
         kernel = PETSc.Vec().createWithArray(unknown / np.sqrt(unknown.sum()), comm=PETSc.COMM_SELF)
         matrix.setNullSpace(PETSc.NullSpace().create(vectors=[kernel], comm=PETSc.COMM_SELF))
-    ksp = PETSc.KSP().create(comm=PETSc.COMM_SELF)
-    ksp.setOptionsPrefix(f"krylearn_{options['pc_type']}_")
-    if options["pc_type"] == "mg":
-        ksp.setDM(da)
-        ksp.setDMActive(False)
-        options = options | {"pc_mg_levels": _levels(A.grid_shape)}
-    database = PETSc.Options(ksp.getOptionsPrefix())
-    for name, value in options.items():
-        database[name] = value
-    ksp.setOperators(matrix)
-    ksp.setType("cg")
-    ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
-    ksp.setConvergenceHistory(MAXITER + 1, reset=True)
-    ksp.setFromOptions()
-    ksp.setUp()
-
-    def solve(b: np.ndarray, rtol: float) -> np.ndarray:
-        whole, x = np.zeros(unknown.size), np.zeros(unknown.size)
-        whole[unknown] = b
-        ksp.setTolerances(rtol=rtol, atol=0.0, max_it=MAXITER)
-        vectors = (PETSc.Vec().createWithArray(v, comm=PETSc.COMM_SELF) for v in (whole, x))
-        ksp.solve(*vectors)
-        return x[unknown]
-
-    return LibraryLoop(solve, lambda: (ksp.getConvergenceHistory(), ksp.getIterationNumber()), keep=(da, matrix))
+    if options["pc_type"] != "mg":
+        return petsc_loop(matrix, options, unknown=unknown)
+    return petsc_loop(matrix, options | {"pc_mg_levels": _levels(A.grid_shape)}, unknown=unknown, da=da)
 
 
 def _levels(shape: tuple[int, ...]) -> int:
