@@ -4,7 +4,7 @@ import tempfile
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
+from gloo_ranks import run_gloo_ranks
 from krylearn.optim import (
     Spectrum,
     empirical_fisher,
@@ -332,9 +332,7 @@ def noises(model, loss, batch, group=None):
     return (*gradients, *hessian_noise(H, direction=torch.eye(H.shape[0], dtype=torch.float64)[0]))
 
 
-def _rank(rank, init, out):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=init, rank=rank, world_size=2)
+def _rank(rank, ranks, folder):
     model, loss, (x, y) = case("mlp")
     mine = slice(0, 8) if rank == 0 else slice(8, 12)  # ranks need not hold equally many samples
     group = torch.distributed.group.WORLD
@@ -344,13 +342,12 @@ def _rank(rank, init, out):
         result[kind] = (A.samples, A.method, A.matrix(), A.gradient())
     result["spectrum"] = slq(make(model, loss, (x[mine], y[mine]), group=group), steps=6, probes=2).state_dict()
     result["noise"] = noises(model, loss, (x[mine], y[mine]), group)
-    torch.save(result, f"{out}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    torch.save(result, f"{folder}/{rank}.pt")
 
 
 def test_two_processes_have_the_operator_of_the_whole_batch():
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, args=(f"file://{folder}/rendezvous", folder), nprocs=2)
+        run_gloo_ranks(_rank, 2, folder)
         ranks = [torch.load(os.path.join(folder, f"{r}.pt")) for r in range(2)]
     ours, theirs = (Spectrum.from_state_dict(r.pop("spectrum")) for r in ranks)
     assert ranks[0].pop("noise") == ranks[1].pop("noise") == pytest.approx(noises(*case("mlp")), rel=1e-9)

@@ -7,7 +7,7 @@ import tempfile
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
+from gloo_ranks import run_gloo_ranks
 from krylearn.optim import ggn, hessian, preconditioned, slq
 from torch import nn
 
@@ -53,9 +53,6 @@ def train(model, optimizer, x, y, steps=3):
 def _rank(rank, ranks, folder):
     from torch.distributed.fsdp import fully_shard
 
-    torch.set_num_threads(1)
-    init = f"file://{folder}/rendezvous"
-    torch.distributed.init_process_group("gloo", init_method=init, rank=rank, world_size=ranks)
     mesh = torch.distributed.init_device_mesh("cpu", (ranks,))
     model, (x, y) = network(), data()
     for layer in model:
@@ -75,7 +72,6 @@ def _rank(rank, ranks, folder):
     train(model, optimizer, x[mine], y[mine])
     found["weights"] = [p.full_tensor().detach().clone() for p in model.parameters()]
     torch.save(found, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +91,7 @@ def whole():
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_sharded_operators_are_those_of_one_process(ranks, whole):
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, args=(ranks, folder), nprocs=ranks)
+        run_gloo_ranks(_rank, ranks, folder)
         found = [torch.load(os.path.join(folder, f"{r}.pt"), weights_only=False) for r in range(ranks)]
     size = whole["hessian"][0].shape[0]
     assert sum(one["shards"] for one in found) == size  # nothing was made whole on the way

@@ -5,8 +5,7 @@ import io
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from gloo_ranks import run_gloo_ranks
 from krylearn.optim import CurvatureTuner, TunerWarning
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -60,25 +59,22 @@ def test_a_checkpoint_goes_on_in_the_plain_base():
     assert torch.equal(task.weights(), twin.weights())
 
 
-def _rank(rank, folder, world, make, kind):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+def _rank(rank, ranks, folder, make, kind):
     task = kind()
     model = nn.parallel.DistributedDataParallel(task.model)
     tuner = CurvatureTuner(make(task))
     for step in range(90):
-        x, y = task.batch(world * step + rank)
+        x, y = task.batch(ranks * step + rank)
         tuner.zero_grad()
         tuner.observe(task.loss, (x, y))
         task.measure(model(x), y).backward()
         tuner.step()
     torch.save([task.weights(), numbers_of(tuner)], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize(("make", "kind"), [(sgd, Task), (adamw, Task), (adamw, Saddle)])
 def test_two_ranks_stay_identical(tmp_path, make, kind):
-    mp.spawn(_rank, args=(str(tmp_path), 2, make, kind), nprocs=2)
+    run_gloo_ranks(_rank, 2, tmp_path, make, kind)
     (a, facts), (b, other) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert torch.equal(a, b)
     assert facts == pytest.approx(other, nan_ok=True)

@@ -1,11 +1,9 @@
 """A tuner of a model that FSDP2 shards: what it decides is what it decides for one process, and it resumes."""
 
-import os
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from gloo_ranks import run_gloo_ranks
 from krylearn.optim import CurvatureTuner
 from torch import nn
 from tuner_task import Task, adamw, numbers_of, sgd, train
@@ -37,12 +35,10 @@ def steps(task, tuner, rank, world, start, stop):
         tuner.step()
 
 
-def _rank(rank, folder, world, make):
+def _rank(rank, world, folder, make):
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     mesh = dist.init_device_mesh("cpu", (world,))
     task = Task(dtype=torch.float64)
     sharded(task, mesh)
@@ -65,13 +61,11 @@ def _rank(rank, folder, world, make):
     second.load_state_dict(torch.load(f"{folder}/tuner{rank}.pt", weights_only=False))
     steps(again, second, rank, world, STOP, STEPS)
     torch.save([weights(task), numbers_of(tuner), weights(again), numbers_of(second)], f"{folder}/{rank}.pt")
-    dist.barrier()  # nobody leaves while another still talks to it
-    os._exit(0)  # one exit in five of torch 2.13's own threads here is an abort: no business of this test
 
 
 @pytest.mark.parametrize(("world", "make"), [(2, sgd), (4, adamw)])
 def test_decisions_are_those_of_one_process_and_resume(tmp_path, world, make):
-    mp.spawn(_rank, args=(str(tmp_path), world, make), nprocs=world)
+    run_gloo_ranks(_rank, world, tmp_path, make)
     alone = Task(dtype=torch.float64)
     tuner = CurvatureTuner(make(alone))
     train(alone, tuner, 0, STEPS)
