@@ -54,9 +54,11 @@ def build_graphs(graph: pieces.Graph, coarsest: int = COARSEST) -> GraphHierarch
     while graph.n > coarsest:
         coarse_cell, block = pieces.find_blocks(graph.cell, pieces.find_factors(graph))
         piece = pieces.find_pieces(graph, block)
+        # links so uneven that hardly anything merges: drop the threshold, or work per cycle grows without a bound
         if piece.max() + 1 > SHRINKS * graph.n:
             piece = pieces.find_pieces(graph, block, merge=0.0)
         prolongation, coarse = pieces.coarsen(graph, piece, coarse_cell)
+        # neither unknowns nor cells become fewer: end here, the bottom is inverted whatever its size
         if coarse.n > 0.95 * graph.n and (coarse_cell.max(0) == graph.cell.max(0)).all():
             break
         levels.append(GraphLevel(graph, prolongation, visits(n / graph.n, varying=True)))
@@ -117,6 +119,7 @@ class SparseCycle:
         x = OMEGA[0] * d * b
         x = x + OMEGA[1] * d * (b - A @ x)
         r = b - A @ x
+        # the same level again in place of a descent (`hierarchy.visits`); the order is its own mirror image
         if visit + 1 < self.visits[l]:
             x = x + self.descend(r, l, visit + 1)
         else:

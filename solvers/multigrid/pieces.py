@@ -98,11 +98,13 @@ def graph_of(A: Any, scale: float = 1.0) -> tuple[Graph, Array]:
     (4, [2.0, -1.0, -1.0, 0.0], [0, 1, 2, 3])
     """
     size = tuple(A.unknown.shape)
+    # cells without an equation (solid, fixed, uncoupled) are no unknowns: a graph has no holes
     mask = A.diag.numpy(force=True) > 0
     index = np.full(size, -1)
     index[mask] = np.arange(mask.sum())
     parts = []
     for d in range(3):
+        # links[d] leads from a cell to the next along d; a periodic axis of one or two cells may lead back to itself
         w, other = A.links[d].double().numpy(force=True), np.roll(index, -1, d)
         some = (w > 0) & (index >= 0) & (other >= 0) & (index != other)
         i, j, values = index[some], other[some], w[some] * scale
@@ -149,6 +151,7 @@ def find_blocks(cell: Array, factors: tuple[int, int, int]) -> tuple[Array, Arra
     coarse = cell // np.array(factors)
     block = renumber(np.ravel_multi_index(tuple(coarse.T), tuple(coarse.max(0) + 1)))
     sizes = np.bincount(block)
+    # several pieces of one block share its cell, so blocks fill up from level to level: cut them into groups
     if sizes.max() > LARGEST:
         order = np.argsort(block, kind="stable")
         position = np.empty_like(block)
@@ -174,7 +177,9 @@ def merge_inside(graph: Graph, block: Array, merge: float) -> Array:
     within, beyond = np.zeros(n), np.zeros(n)
     np.maximum.at(within, graph.row[inside], graph.w[inside])
     np.maximum.at(beyond, graph.row[~inside], graph.w[~inside])
+    # step 2; a level that must shrink (merge = 0) cannot afford to wait for other blocks
     foreign = beyond > (FOREIGN * within if merge else np.inf)
+    # unknowns sorted by block: `position` is an unknown's place in its block, `first` where the block begins
     order, sizes = np.argsort(block, kind="stable"), np.bincount(block)
     first = np.cumsum(sizes) - sizes
     position = np.empty(n, np.int64)
@@ -187,6 +192,7 @@ def merge_inside(graph: Graph, block: Array, merge: float) -> Array:
         k = int(sizes[chosen].max())
         number = np.full(sizes.size, -1)
         number[chosen] = np.arange(chosen.size)
+        # one dense k by k matrix of links per block; places beyond a block's end keep the diagonal 1 and no links
         W, sums, kept = np.zeros((chosen.size, k, k)), np.ones((chosen.size, k)), np.ones((chosen.size, k), bool)
         mine = number[block] >= 0
         sums[number[block[mine]], position[mine]] = graph.diag[mine]
@@ -194,6 +200,7 @@ def merge_inside(graph: Graph, block: Array, merge: float) -> Array:
         links = inside & mine[graph.row]
         i, j = graph.row[links], graph.col[links]
         np.add.at(W, (number[block[i]], position[i], position[j]), graph.w[links])
+        # from a place in the block back to an unknown
         representative = merge_greedily(W, sums, kept, merge)
         members = first[block[mine]] + representative[number[block[mine]], position[mine]]
         root[mine] = order[members]
@@ -223,6 +230,7 @@ def merge_greedily(W: Array, diag: Array, foreign: Array, merge: float = MERGE) 
         greatest = strength[np.arange(active.size), pair]
         go = (greatest > 0) & (greatest >= merge)
         active, light, heavy = active[go], pair[go] // k, pair[go] % k
+        # the heavy cluster inherits the links of the light one, and nobody sees the light one again
         W[active, heavy] += W[active, light]
         W[active, :, heavy] = W[active, heavy]
         W[active, light] = 0
@@ -240,6 +248,7 @@ def find_joins(graph: Graph, piece: Array) -> Array:
     p, q = piece[graph.row], piece[graph.col]
     leaves = p != q
     W = sp.coo_array((graph.w[leaves], (p[leaves], q[leaves])), shape=(m, m)).tocsr().tocoo()
+    # sum links per pair of pieces, then take every piece's strongest partner
     order = np.lexsort((W.col, -W.data, W.row))  # the strongest first; of equal ones, the first
     row, first = np.unique(W.row[order], return_index=True)
     best[row], value[row] = W.col[order][first], W.data[order][first]
@@ -290,10 +299,14 @@ def coarsen(graph: Graph, piece: Array, coarse_cell: Array) -> tuple[sp.csr_arra
     for d in range(3):
         leaves = ~own & (axis == d)
         out[d] = np.bincount(i[leaves], w[leaves], n)
+        # on the other side of the links that leave: resistance to the centres there, averaged over them
         r_out = np.bincount(i[leaves], w[leaves] * r[d][j[leaves]], n) * inverse(out[d])
         conductance = np.where(out[d] > 0, inverse(r[d] + inverse(out[d]) + r_out), 0)
+        # a = r / (r + 1/w_out + r_out), as the voltage at the cell in a chain of three resistors
         weights[d] = shorten(conductance * r[d], conductance, graph, own & (axis != d))
+        # where step 5 made the weight smaller, the resistance follows: both describe one circuit
         r[d] = np.where(conductance > 0, np.minimum(r[d], weights[d] * inverse(conductance)), r[d])
+    # step 6: what a constant on the piece costs, against what its cells weigh
     held, total = np.bincount(piece, graph.shift + graph.ground.sum(1), m), np.bincount(piece, diag, m)
     linked = np.bincount(piece[i[~own]], minlength=m) > 0
     keep = (held < HELD * total) & (linked | (held > 0))  # one without links and ground is a null vector
@@ -302,6 +315,7 @@ def coarsen(graph: Graph, piece: Array, coarse_cell: Array) -> tuple[sp.csr_arra
         leaves = ~own & (axis == d)
         share = (weights[d] * inverse(out[d]))[i[leaves]] * w[leaves]
         mean = sp.csr_array((share, (i[leaves], j[leaves])), shape=(n, n))
+        # L_d acts after those of the axes before it, so corners are reached too
         P = sp.diags_array(1 - weights[d]) @ P + mean @ P
     return sp.csr_array(P), coarse_graph(graph, piece, coarse_cell, r, keep, held)
 
@@ -322,6 +336,7 @@ def resistances(graph: Graph, own: Array) -> Array:
     own : which links lie inside a piece
     """
     i, j = graph.row, graph.col
+    # two cells may be linked along several axes at once: the current takes all of them
     pair = renumber(i * graph.n + j)
     parallel = np.bincount(pair, graph.w)[pair]
     shared = parallel * (graph.diag[i] + graph.diag[j]) / graph.diag[j]
@@ -337,6 +352,7 @@ def coarse_graph(graph: Graph, piece: Array, coarse_cell: Array, r: Array, keep:
     """Sum what leaves the pieces, per pair of pieces and axis; ground what leads to pieces without a coarse unknown."""
     m, own = keep.size, piece[graph.row] == piece[graph.col]
     i, j, w, axis = graph.row[~own], graph.col[~own], graph.w[~own], graph.axis[~own]
+    # one coarse link per ordered pair of pieces and axis: the paths through its fine links are parallel
     key, where = np.unique((piece[i] * m + piece[j]) * 3 + axis, return_inverse=True)
     path = np.bincount(where.ravel(), 1 / (r[axis, i] + 1 / w + r[axis, j]), key.size)
     k, l, axis = key // 3 // m, key // 3 % m, key % 3
@@ -344,6 +360,7 @@ def coarse_graph(graph: Graph, piece: Array, coarse_cell: Array, r: Array, keep:
     for d in range(3):
         g = graph.ground[:, d]
         ground[:, d] = np.bincount(piece, inverse(inverse(g) + np.where(g > 0, r[d], 0)), m)
+    # a neighbour that is held to zero acts as ground, through the path and its own hold in series
     lost, stay = keep[k] & ~keep[l], keep[k] & keep[l]
     np.add.at(ground, (k[lost], axis[lost]), 1 / (1 / path[lost] + 1 / held[l[lost]]))
     place = np.zeros((m, 3), np.int64)
