@@ -116,6 +116,7 @@ class FrozenNetwork:
         self.batchnorm, self.dropout, self.dropout_seed = batchnorm, dropout, int(dropout_seed)
         self.tensors = _select(self.model, parameters)
         self.values: Parameters = {name: gather_shards(p.detach()).clone() for name, p in self.tensors.items()}
+        # what is not differentiated is frozen too: other parameters and all buffers
         self._others = {
             name: gather_shards(t.detach()).clone()
             for name, t in (*self.model.named_parameters(), *self.model.named_buffers())
@@ -170,6 +171,7 @@ class FrozenNetwork:
         summed = sum(chunk.weight * part for chunk, part in zip(self.chunks, parts, strict=True))
         size = max(abs(wanted), *(chunk.weight * abs(part) for chunk, part in zip(self.chunks, parts, strict=True)))
         if not abs(summed - wanted) <= 1e-6 * size + 100 * torch.finfo(self.dtype).eps * size:
+            # did the parts simply add up? Then the loss is a sum, which the caller has called a mean
             plain = abs(sum(parts) - wanted) <= 1e-3 * abs(wanted)
             remedy = (
                 "pass reduction='sum': the loss sums over samples" if plain and self.reduction == "mean" else
@@ -189,6 +191,7 @@ class FrozenNetwork:
             kwargs = dict(inputs)
         else:
             args = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+        # functional_call reads every tensor from here, so the live model is neither read nor written
         state = {**self._others, **parameters}
         if self.dropout == "off":
             return torch.func.functional_call(self.model, state, args, kwargs)
@@ -232,6 +235,7 @@ class FrozenNetwork:
             try:
                 for m in modules:
                     m.training = self.batchnorm != "running" if isinstance(m, _NormBase) else self.dropout == "fixed"
+                    # a compiled module would trace again for every new kind of derivative
                     m._compiled_call_impl = None
                     if isinstance(m, _NormBase) and m.training:
                         m.track_running_stats = False  # batch statistics, and nothing is written

@@ -84,6 +84,7 @@ def _join(net: FrozenNetwork, parts: Any, k: int) -> Tensor:
 
 def _pull(outputs: list[Tensor], inputs: list[Tensor], weights: list[Tensor], k: int) -> Any:
     """Return weightsᵀ ∂outputs/∂inputs, graph kept; weights lead with k, joined by vmap if k > 1."""
+    # an output without a graph is constant: its derivative is zero, and torch would refuse it
     alive = [(o, w) for o, w in zip(outputs, weights, strict=True) if o.requires_grad]
     if not alive:
         return [None] * len(inputs)
@@ -118,6 +119,7 @@ class _DoubleBackward:
         _refuse_dead_ends(self._outputs)
 
     def __call__(self, V: Tensor) -> Tensor:
+        # gᵀv once more through the graph of g: by symmetry that is H v
         weights = [v for v, used in zip(self._net.unflatten(V).values(), self._used, strict=True) if used]
         return _join(self._net, _pull(self._outputs, self._leaves, weights, len(V)), len(V))
 

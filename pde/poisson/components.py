@@ -30,6 +30,7 @@ def label_rows(unknown, x, y, z, nx, ny, wraps, starts, stops, firsts, parent):
                 k += 1
                 continue
             starts[count], parent[count] = k, count
+            # extend the run while the next cell is linked to this one
             while k < nz - 1 and z[row, k] > 0 and unknown[row, k + 1]:
                 k += 1
             k += 1
@@ -38,6 +39,8 @@ def label_rows(unknown, x, y, z, nx, ny, wraps, starts, stops, firsts, parent):
         firsts[row + 1] = count
         for d in range(5):  # rows below along both axes, wraps of all three
             i, j = row // ny, row % ny
+            # `other` is the row to compare with; `links` the row that stores the links between the two: the lower one,
+            # but with a wrap the last
             other, links = row, row
             if d == 0 and i > 0:
                 other = links = row - ny
@@ -51,7 +54,9 @@ def label_rows(unknown, x, y, z, nx, ny, wraps, starts, stops, firsts, parent):
                 continue
             a, b = firsts[row], firsts[other]
             if d == 4:
+                # a periodic last axis joins the row's last run to its first; there is nothing to search
                 a, b = count - 1, firsts[row]
+            # merge of two sorted lists: both rows' runs in order, each overlap once
             while a < firsts[row + 1] and b < firsts[other + 1]:
                 linked = d == 4
                 for k in range(max(starts[a], starts[b]), min(stops[a], stops[b])):
@@ -60,6 +65,7 @@ def label_rows(unknown, x, y, z, nx, ny, wraps, starts, stops, firsts, parent):
                     if linked:
                         break
                 if linked:
+                    # union by the smaller number, paths halved on the way: a root is the first run of its component
                     s, t = a, b
                     while parent[s] != s:
                         parent[s] = parent[parent[s]]
@@ -70,6 +76,7 @@ def label_rows(unknown, x, y, z, nx, ny, wraps, starts, stops, firsts, parent):
                     parent[max(s, t)] = min(s, t)
                 if d == 4:
                     break
+                # the run that ends first has no further overlap
                 if stops[a] < stops[b]:
                     a += 1
                 else:

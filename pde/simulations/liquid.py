@@ -54,6 +54,7 @@ def scatter(values: Tensor, points: Tensor, shape: tuple[int, ...]) -> Tensor:
     fraction = points - low
     total, weights = (values.new_zeros(int(np.prod(shape))) for _ in range(2))
     for corner in product((0, 1), repeat=3):
+        # flat index of this corner, and its trilinear weight
         index = torch.zeros_like(values, dtype=torch.long)
         weight = torch.ones_like(values)
         for axis, c in enumerate(corner):
@@ -173,6 +174,8 @@ class DamBreak(mac.Simulation[LiquidFrame]):
         limit = new.new_tensor(self.inner)[:, None]
         new = torch.minimum(new.clamp_min(1e-5), limit - 1e-5)
         for axis in range(3):
+            # the same step without its component along this axis: if that stays outside, this component was the guilty
+            # one
             step = new.clone()
             step[axis] = self.particles[axis]
             new = torch.where(self._in_solid(new) & ~self._in_solid(step), step, new)
@@ -186,6 +189,7 @@ class DamBreak(mac.Simulation[LiquidFrame]):
         enclosed = torch.ones_like(self.solid)
         for axis, n in enumerate(self.inner):
             left, right = mac.values_beside_faces(cells, axis, outside=int(Cell.SOLID))
+            # no neighbour along this axis is air
             enclosed &= (mac.slice_along(left, axis, 0, n) != Cell.OPEN) & (
                 mac.slice_along(right, axis, 1, n) != Cell.OPEN
             )
@@ -198,6 +202,7 @@ class DamBreak(mac.Simulation[LiquidFrame]):
             self._move_particles()
         self.time += self.dt
         self.cells = self._mark_cells()
+        # velocities before gravity and pressure are kept: FLIP hands back the change, not the value
         self.before, self.u = [], []
         for axis in range(3):
             shape = tuple(n + (d == axis) for d, n in enumerate(self.inner))

@@ -70,6 +70,8 @@ class Circuit:
 def circuit(op: Stencil, d: int) -> Circuit:
     """Read the circuit of a coarsened axis d off a stencil."""
     w, periodic, n = op.links[d], op.periodic[d], op.size[d]
+    # blocks are cells (0, 1), (2, 3), ...: an even cell's partner is above it, an odd one's below; links are stored at
+    # the lower of their two cells
     k = position(w, d)
     even, last = k % 2 == 0, k == n - 1
     has_partner = ~(even & last)
@@ -81,6 +83,7 @@ def circuit(op: Stencil, d: int) -> Circuit:
     r = torch.where(inner > 0, 0.5 / torch.where(inner > 0, inner, 1), 0)  # the inner where: no NaN in gradients
     half = 0.5 * has_partner.to(w.dtype).expand_as(w)
     joined = (~even | (last & periodic)) & (w > 0)  # upper links that lead to the next block
+    # a cell that its partner's links do not reach stands for no block: no path leads through it
     free = ~(blocked | neighbour(blocked.to(w.dtype), d, 1, periodic).bool())
     resistance = r + 1 / torch.where(joined, w, 1) + neighbour(r, d, 1, periodic)
     path = torch.where(joined & free, 1 / resistance, 0)

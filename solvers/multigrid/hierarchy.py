@@ -163,6 +163,7 @@ def build(op: Stencil, rule: Rule, coarsest: int = COARSEST) -> Hierarchy:
         return choose_factors(op)
 
     for _, factors, times in coarsen(op.size, choose, varying=varies(op.links), coarsest=coarsest):
+        # a level visited again comes first as copies whose transfer is the identity: the cycle needs no case for it
         s, transfer, coarse = rule(op, factors)
         level = Level(op, s, transfer)
         levels += [level.repeat()] * (times - 1) + [level]
