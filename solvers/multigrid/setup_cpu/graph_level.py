@@ -126,23 +126,26 @@ def finest_level(finest: Finest) -> Level:
 def find_resistances(start, stop, pieces, piece, links, axis, diag, sweeps, r):
     """Write the resistance of every member of pieces start..stop to the centre of its piece, per axis: steps 4, 5."""
     (first, member, position), (begin, index, w) = pieces, links
-    old, new = np.empty((64, 3)), np.empty((64, 3))
+    old, new, parallel = np.empty((64, 3)), np.empty((64, 3)), np.zeros(64)
     for p in range(start, stop):
         low, k = first[p], first[p + 1] - first[p]
-        if k > old.shape[0]:
-            old, new = np.empty((2 * k, 3)), np.empty((2 * k, 3))
+        if k > parallel.size:
+            old, new, parallel = np.empty((2 * k, 3)), np.empty((2 * k, 3)), np.zeros(2 * k)
         for q in range(k):
             i = member[low + q]
             for d in range(3):
                 new[q, d] = 0.0
-            for t in range(begin[i], begin[i + 1]):
-                j = index[t]
-                if piece[j] == p:
-                    parallel = 0.0
-                    for u in range(begin[i], begin[i + 1]):
-                        if index[u] == j:
-                            parallel += w[u]
-                    new[q, axis[t]] += parallel * (diag[i] + diag[j]) / diag[j]
+            if k > 1:
+                for t in range(begin[i], begin[i + 1]):
+                    if piece[index[t]] == p:
+                        parallel[position[index[t]]] += w[t]
+                for t in range(begin[i], begin[i + 1]):
+                    j = index[t]
+                    if piece[j] == p:
+                        new[q, axis[t]] += parallel[position[j]] * (diag[i] + diag[j]) / diag[j]
+                for t in range(begin[i], begin[i + 1]):
+                    if piece[index[t]] == p:
+                        parallel[position[index[t]]] = 0.0
             for d in range(3):
                 new[q, d] = 1 / new[q, d] if new[q, d] > 0 else 0.0
         for _ in range(sweeps if k > 1 else 0):
@@ -271,46 +274,47 @@ def sum_paths(start, stop, kept, pieces, piece, level, centre, place, new, held,
 
 
 @strip_kernel
-def compose_rows(start, stop, piece, links, axis, a, share, new):
-    """Return rows start..stop of P = L_z L_y L_x E, those of pieces without a coarse unknown left out."""
-    begin, index, w = links
+def copy_rows(start, stop, piece, new):
+    """Return rows start..stop of E, which copies the value of a piece; none for pieces without a coarse unknown."""
     counts, used = np.zeros(stop - start, np.int32), 0
-    to, values, slot = np.empty(8192, np.int32), np.empty(8192), np.full(new.size + 1, -1, np.int32)
+    to = np.empty(stop - start, np.int32)
     for i in range(start, stop):
-        before = used
-        for t2 in range(begin[i] - 1, begin[i + 1]):
-            j2, c2 = i, 1 - a[i, 2]
-            if t2 >= begin[i]:
-                if a[i, 2] == 0:
-                    break
-                j2, c2 = index[t2], share[i, 2] * w[t2]
-                if axis[t2] != 2 or piece[j2] == piece[i]:
+        if piece[i] >= 0 and new[piece[i]] >= 0:
+            to[used] = new[piece[i]]
+            used += 1
+            counts[i - start] = 1
+    return counts, to[:used].copy(), np.ones(used)
+
+
+@strip_kernel
+def mix_rows(start, stop, d, piece, links, axis, a, share, rows, columns):
+    """Return rows start..stop of L_d times a matrix that is given as compressed rows of so many columns."""
+    (begin, index, w), (first, column, value) = links, rows
+    counts, used = np.zeros(stop - start, np.int32), 0
+    to, values, slot = np.empty(8192, np.int32), np.empty(8192), np.full(columns, -1, np.int32)
+    for i in range(start, stop):
+        before, most = used, used + first[i + 1] - first[i]
+        if a[i, d] != 0:
+            for t in range(begin[i], begin[i + 1]):
+                most += first[index[t] + 1] - first[index[t]]
+        while most > to.size:
+            to, values = np.append(to, np.empty_like(to)), np.append(values, np.empty_like(values))
+        for e in range(first[i], first[i + 1]):
+            slot[column[e]], to[used], values[used] = used, column[e], (1 - a[i, d]) * value[e]
+            used += 1
+        if a[i, d] != 0:
+            for t in range(begin[i], begin[i + 1]):
+                j = index[t]
+                if axis[t] != d or piece[j] == piece[i]:
                     continue
-            for t1 in range(begin[j2] - 1, begin[j2 + 1]):
-                j1, c1 = j2, c2 * (1 - a[j2, 1])
-                if t1 >= begin[j2]:
-                    if a[j2, 1] == 0:
-                        break
-                    j1, c1 = index[t1], c2 * share[j2, 1] * w[t1]
-                    if axis[t1] != 1 or piece[j1] == piece[j2]:
-                        continue
-                for t0 in range(begin[j1] - 1, begin[j1 + 1]):
-                    j0, c0 = j1, c1 * (1 - a[j1, 0])
-                    if t0 >= begin[j1]:
-                        if a[j1, 0] == 0:
-                            break
-                        j0, c0 = index[t0], c1 * share[j1, 0] * w[t0]
-                        if axis[t0] != 0 or piece[j0] == piece[j1]:
-                            continue
-                    q = new[piece[j0]]
-                    if q < 0:
-                        continue
-                    if slot[q] < 0:
-                        if used == to.size:
-                            to, values = np.append(to, np.empty_like(to)), np.append(values, np.empty_like(values))
-                        slot[q], to[used], values[used] = used, q, 0.0
+                part = share[i, d] * w[t]
+                for e in range(first[j], first[j + 1]):
+                    at = slot[column[e]]
+                    if at < 0:
+                        slot[column[e]], to[used], values[used] = used, column[e], part * value[e]
                         used += 1
-                    values[slot[q]] += c0
+                    else:
+                        values[at] += part * value[e]
         for e in range(before, used):
             slot[to[e]] = -1
         counts[i - start] = used - before
@@ -439,12 +443,20 @@ def coarsen_by_pieces(level: Level, shrinks: float) -> Any:
     return None if step.below.n > 0.95 * unknowns and size == level.size else step
 
 
+def compose_rows(level: Level, step: Step) -> tuple[Array, ...]:
+    """Return P = L_z L_y L_x E as compressed rows, one product after the other: each row is formed once."""
+    rows = joined_rows(collect_strips(copy_rows, level.n, step.piece, step.new))
+    args = step.piece, level.links, level.axis, step.a, step.share
+    for d in range(3):
+        if step.a[:, d].any():
+            rows = joined_rows(collect_strips(mix_rows, level.n, d, *args, rows, step.below.n))
+    return rows
+
+
 def graph_stage(level: Level, step: Step, visits: int, kind: Any) -> GraphStage:
     """Return what the kernels need of a graph level, in the precision of the cycle."""
     begin, index, w = joined_rows(collect_strips(merge_parallel, level.n, level.links))
-    args = step.piece, level.links, level.axis, step.a, step.share, step.new
-    rows = joined_rows(collect_strips(compose_rows, level.n, *args))
-    matrix = begin, index, w.astype(kind)
+    rows, matrix = compose_rows(level, step), (begin, index, w.astype(kind))
     return GraphStage(matrix, level.diag.astype(kind), (*rows[:2], rows[2].astype(kind)), step.below.n, visits)
 
 

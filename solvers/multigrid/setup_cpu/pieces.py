@@ -13,7 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from ...kernels.cpu.compile import kernel, over_strips, pool, strip_kernel
+from ...kernels.cpu.compile import kernel, ordered_row_kernel as row_kernel, over_strips, pool, strip_kernel
 from ..pieces import FOREIGN, LARGEST, ROUNDS, choose_targets
 
 Array = np.ndarray[Any, Any]
@@ -90,23 +90,75 @@ def number_labels(labels, bins, numbers):
     return count
 
 
+@row_kernel
+def find_best(p, k, between, sums, foreign, best, partner):
+    """Write how strongly cluster p is tied to the one that it would rather be part of, 0 if there is none."""
+    best[p], partner[p] = 0.0, -1
+    if foreign[p]:
+        return
+    for o in range(k):
+        # the lighter of two gives itself to the heavier; of equal ones, the later
+        if between[p, o] > 0 and (sums[p] < sums[o] or (sums[p] == sums[o] and p > o)):
+            strength = between[p, o] / sums[p]
+            if strength > best[p]:
+                best[p], partner[p] = strength, o
+
+
+@row_kernel
+def merge_greedily(k, between, sums, foreign, merge, cluster, best, partner):
+    """Merge clusters of k members, the strongest pair first; between and sums change. See `multigrid.pieces`.
+
+    best, partner : room; what every cluster would do next, so that only rows that a merger changes are searched again
+    """
+    for q in range(k):
+        cluster[q] = q
+        find_best(q, k, between, sums, foreign, best, partner)
+    while True:
+        light, strongest = -1, 0.0
+        for p in range(k):
+            if best[p] > strongest:
+                strongest, light = best[p], p
+        if light < 0 or strongest < merge:
+            return
+        heavy = partner[light]
+        for o in range(k):
+            if o != heavy and o != light:
+                between[heavy, o] += between[light, o]
+                between[o, heavy] = between[heavy, o]
+            between[light, o] = 0.0
+            between[o, light] = 0.0
+            if cluster[o] == light:
+                cluster[o] = heavy
+        sums[heavy] += sums[light]
+        best[light], foreign[light] = 0.0, True  # it is no cluster any more
+        for p in range(k):
+            if p == heavy or (partner[p] == light or partner[p] == heavy) and not foreign[p]:
+                find_best(p, k, between, sums, foreign, best, partner)
+            elif between[p, heavy] > 0 and not foreign[p] and sums[p] <= sums[heavy]:
+                strength = between[p, heavy] / sums[p]
+                if strength > best[p] or (strength == best[p] and heavy < partner[p]):
+                    if sums[p] < sums[heavy] or p > heavy:
+                        best[p], partner[p] = strength, heavy
+
+
 @strip_kernel
 def merge_blocks(start, stop, blocks, block, links, diag, merge, foreign_factor, largest, root):
     """Write a representative of the cluster of every member of the blocks start..stop: steps 1 and 2."""
     (first, member, position), (begin, index, w) = blocks, links
-    between, sums = np.empty((largest, largest)), np.empty(largest)
-    cluster, foreign = np.empty(largest, np.int32), np.empty(largest, np.bool_)
+    between, sums, best = np.zeros((largest, largest)), np.empty(largest), np.empty(largest)
+    cluster, partner, foreign = np.empty(largest, np.int32), np.empty(largest, np.int32), np.empty(largest, np.bool_)
     for b in range(start, stop):
         low, k = first[b], first[b + 1] - first[b]
         if k == 1:
             root[member[low]] = member[low]
             continue
+        for q in range(k):
+            for other in range(k):
+                between[q, other] = 0.0
         least, most, inside, any_foreign = np.inf, 0.0, 0, False
         for q in range(k):
             i = member[low + q]
-            for other in range(k):
-                between[q, other] = 0.0
-            cluster[q], sums[q], within, beyond = q, diag[i], 0.0, 0.0
+            sums[q], within, beyond = diag[i], 0.0, 0.0
             most = max(most, diag[i])
             for t in range(begin[i], begin[i + 1]):
                 j, v = index[t], w[t]
@@ -123,28 +175,7 @@ def merge_blocks(start, stop, blocks, block, links, diag, merge, foreign_factor,
             for q in range(k):
                 root[member[low + q]] = member[low]
             continue
-        while True:
-            best, light, heavy = 0.0, -1, -1
-            for p in range(k):
-                if foreign[p]:
-                    continue
-                for o in range(k):
-                    # the lighter of two gives itself to the heavier; of equal ones, the later
-                    if between[p, o] > 0 and (sums[p] < sums[o] or (sums[p] == sums[o] and p > o)):
-                        strength = between[p, o] / sums[p]
-                        if strength > best:
-                            best, light, heavy = strength, p, o
-            if light < 0 or best < merge:
-                break
-            for o in range(k):
-                if o != heavy and o != light:
-                    between[heavy, o] += between[light, o]
-                    between[o, heavy] = between[heavy, o]
-                between[light, o] = 0.0
-                between[o, light] = 0.0
-                if cluster[o] == light:
-                    cluster[o] = heavy
-            sums[heavy] += sums[light]
+        merge_greedily(k, between, sums, foreign, merge, cluster, best, partner)
         for q in range(k):
             root[member[low + q]] = member[low + cluster[q]]
 

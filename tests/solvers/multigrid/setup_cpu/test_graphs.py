@@ -60,11 +60,7 @@ def test_compiled_coarse_operator_is_the_readable_one_for_any_partition(name):
     assert np.mean(compiled.cell == below.cell) > 0.97  # of equally heavy unknowns rounding decides
     difference = abs(compiled.matrix() - below.matrix())
     assert difference.max() <= 1e-12 * below.diag.max()
-    begin, index, values = graph_level.joined_rows(
-        graph_level.collect_strips(
-            graph_level.compose_rows, level.n, piece, level.links, level.axis, step.a, step.share, step.new
-        )
-    )
+    begin, index, values = graph_level.compose_rows(level, step)
     composed = sp.csr_array((values, index, begin), shape=(level.n, step.below.n))
     # rows of cells without an unknown have no meaning
     assert abs(composed[cells] - prolongation).max() <= 1e-12
