@@ -55,7 +55,8 @@ def without_sharding(model: nn.Module) -> Iterator[None]:
     """Take the hooks off by which FSDP2 puts its own parameters into modules: a pass brings them along as values."""
     taken = []
     for module in model.modules():
-        state = module._get_fsdp_state() if hasattr(module, "_get_fsdp_state") else None
+        get_state: Any = getattr(module, "_get_fsdp_state", None)
+        state = None if get_state is None else get_state()
         for name, hooks in (
             ("_pre_forward_hook_handle", module._forward_pre_hooks),
             ("_post_forward_hook_handle", module._forward_hooks),

@@ -5,7 +5,7 @@ The formulas are in the table of `operator.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,16 @@ from .grid import (
 )
 
 Triple = tuple[Tensor, Tensor, Tensor]
+
+
+def as_triple(values: Iterable[Tensor]) -> Triple:
+    """Return one tensor per internal axis as a triple.
+
+    >>> len(as_triple(torch.zeros(3)))
+    3
+    """
+    x, y, z = values
+    return x, y, z
 
 
 class Conductances(NamedTuple):

@@ -18,7 +18,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from .conductances import Conductances
+from .conductances import Conductances, as_triple
 from .fields import Uncoupled
 from .grid import Cell, Kinds, check_grid_shape, internal_axes, internal_shape, parse_cells
 from .stencil_scan import SINGLE, Scanned, common_shift, scan
@@ -59,8 +59,7 @@ def from_matrix(matrix: Any, shape: Any, cells: Any, order: str, eps: float | No
     plain = order == "C" and csr.shape[0] == int(np.prod(grid_shape))
     inside, flat = internal_shape(grid_shape), len(grid_shape) == 2
     found = scan(csr, inside, flat, fluid, None if plain else numbering, rounding)
-    odd = found is None or bool((found.read[~found.unknown] < 0).any()) or not bool((found.read > 0).any())
-    if odd or (fluid is not None and bool((found.read.ravel()[fluid & ~found.unknown.ravel()] == 0).any())):
+    if found is None or _is_doubtful(found, fluid):
         found = _read_slowly(csr, Stencil(grid_shape, numbering, order, rounding), fluid)
     uncoupled = _uncoupled(found.unknown, fluid, numbering, found.read)
     dtype = torch.float32 if csr.dtype == np.float32 else torch.float64
@@ -70,14 +69,24 @@ def from_matrix(matrix: Any, shape: Any, cells: Any, order: str, eps: float | No
         "boundary": _kinds(found.ground, found.wraps, internal_axes(len(grid_shape))),
         "unknown": torch.from_numpy(found.unknown),
         "source": Conductances(
-            tuple(torch.from_numpy(w).to(dtype) for w in found.links),
-            tuple(torch.from_numpy(g).to(dtype) for g in found.ground),
+            as_triple(torch.from_numpy(w).to(dtype) for w in found.links),
+            as_triple(torch.from_numpy(g).to(dtype) for g in found.ground),
             torch.from_numpy(found.shift).to(dtype),
-            tuple(tuple(torch.from_numpy(w).to(dtype) for w in _sides(found, d)) for d in range(3)),
+            tuple(
+                (torch.from_numpy(low).to(dtype), torch.from_numpy(high).to(dtype))
+                for low, high in (_sides(found, d) for d in range(3))
+            ),
         ),
         "numbering": None if plain else torch.from_numpy(numbering),
         "uncoupled": None if uncoupled is None else Uncoupled(uncoupled[0], uncoupled[1].to(dtype)),
     }
+
+
+def _is_doubtful(found: Scanned, fluid: Array | None) -> bool:
+    """Whether the slow reader has to look: no positive diagonal, a negative one, or an empty row of a FLUID cell."""
+    if bool((found.read[~found.unknown] < 0).any()) or not bool((found.read > 0).any()):
+        return True
+    return fluid is not None and bool((found.read.ravel()[fluid & ~found.unknown.ravel()] == 0).any())
 
 
 def _read_slowly(csr: Any, grid: Stencil, fluid: Array | None) -> Scanned:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .conductances import Conductances, harmonic_mean, internal_kinds, neighbour, previous
+from .conductances import Conductances, as_triple, harmonic_mean, internal_kinds, neighbour, previous
 from .grid import (
     KINDS,
     Cell,
@@ -92,7 +92,8 @@ def robin_coefficients(boundary: Any, ndim: int) -> tuple[Any, dict[tuple[int, i
     """
     names = "xyz"[:ndim]
     given = boundary if isinstance(boundary, Mapping) else dict.fromkeys(names, boundary)
-    plain, found = {}, {}
+    plain: dict[str, Any] = {}
+    found: dict[tuple[int, int], Any] = {}
     for key in sorted(given, key=len):  # a side wins over its axis
         kind = given[key]
         ends = [(names.find(key[:1]), end) for end in (0, 1) if key[1:] in ("", "-+"[end])]
@@ -221,9 +222,10 @@ def fix_cells(fields: dict[str, Any], fixed: Any) -> dict[str, Any]:
         g = g + torch.where(to_next, w, 0) + torch.where(to_previous, before, 0)
         ground.append(torch.where(given, 0, g))
         n = g.shape[d]
-        ends = zip((0, n - 1), source.sides[d], strict=True)
-        sides.append(tuple(torch.where(given.narrow(d, at, 1), 0, w) for at, w in ends))
-    changed = Conductances(tuple(links), tuple(ground), torch.where(given, 0, source.shift), tuple(sides), tuple(kept))
+        low, high = source.sides[d]
+        sides.append((torch.where(given.narrow(d, 0, 1), 0, low), torch.where(given.narrow(d, n - 1, 1), 0, high)))
+    shift = torch.where(given, 0, source.shift)
+    changed = Conductances(as_triple(links), as_triple(ground), shift, tuple(sides), tuple(kept))
     return fields | {"unknown": unknown, "source": changed}
 
 
@@ -248,12 +250,13 @@ def cut_faces(fields: dict[str, Any], cells: Any) -> dict[str, Any]:
         before = previous(w, d, True)
         links.append(torch.where(fluid & neighbour(fluid, d, wraps), w, 0))
         kept.append(torch.where((fluid & neighbour(is_open, d, wraps)) | (is_open & neighbour(fluid, d, wraps)), w, 0))
-        opened = torch.where(neighbour(is_open, d, wraps), w, 0) + torch.where(previous(is_open, d, wraps), before, 0)
-        ground.append(torch.where(fluid, g + opened, 0))
-        ends = zip((0, g.shape[d] - 1), source.sides[d], strict=True)
-        sides.append(tuple(torch.where(fluid.narrow(d, at, 1), w, 0) for at, w in ends))
+        to_open = torch.where(neighbour(is_open, d, wraps), w, 0) + torch.where(previous(is_open, d, wraps), before, 0)
+        ground.append(torch.where(fluid, g + to_open, 0))
+        low, high = source.sides[d]
+        last = g.shape[d] - 1
+        sides.append((torch.where(fluid.narrow(d, 0, 1), low, 0), torch.where(fluid.narrow(d, last, 1), high, 0)))
     shift = torch.where(fluid, source.shift, 0)
-    changed = Conductances(tuple(links), tuple(ground), shift, tuple(sides), tuple(kept))
+    changed = Conductances(as_triple(links), as_triple(ground), shift, tuple(sides), tuple(kept))
     opened = {"open": is_open} if bool(is_open.any()) else {}
     return fields | {"unknown": fluid & fields["unknown"], "source": changed} | opened
 

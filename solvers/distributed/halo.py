@@ -22,7 +22,8 @@ class Halo:
     def __init__(self, part: Partition, box: Box, dof: int = 1) -> None:
         PETSc = load_petsc()
         self.shape, self.dof = box.shape, dof
-        self.part, self.vector = part, None
+        self.part = part
+        self.vector: Any = None
         wanted = part.numbers(box).ravel().astype(PETSc.IntType)
         index = PETSc.IS().createBlock(dof, wanted, comm=PETSc.COMM_SELF)
         self.local = PETSc.Vec().createSeq(wanted.size * dof, comm=PETSc.COMM_SELF)

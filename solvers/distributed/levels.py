@@ -144,9 +144,9 @@ def evaluate(
     for c, target in enumerate((*grid.w, *grid.ground, grid.shift)):
         target[:] = channels(c).ravel()
     grid.sum_diagonal(cover_grid(grid.size))
-    level = SetupLevel(grid, factors, None, finest, object)
-    (fused,) = level.refresh(grid, ((damping, weight), (link, ground)), None, None, None, False, 1)
-    below = level.next_grid
+    kept = SetupLevel(grid, factors, None, finest, object)
+    (fused,) = kept.refresh(grid, ((damping, weight), (link, ground)), None, None, None, False, 1)
+    below = kept.next_grid
     return fused, [v.reshape(below.size) for v in (*below.w, *below.ground, below.shift)]
 
 

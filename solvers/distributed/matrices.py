@@ -80,12 +80,12 @@ def level_prolongation(level: DistributedLevel) -> Any:
     coarse = tuple(a.cells[::factor] // factor for a, factor in zip(box.axes, level.factors, strict=True))
     number = below.numbers(Box(tuple(_plain(cells) for cells in coarse)))  # type: ignore[arg-type]
     known = f.sd > 0
-    paths = [(np.ones(own[0].shape), own)]
+    paths: list[tuple[Array, Sequence[Array]]] = [(np.ones(own[0].shape), own)]
     for d in (2, 1, 0):
         if level.factors[d] == 1:
             continue
         weights, n = f.a[d], box.shape[d]
-        longer = []
+        longer: list[tuple[Array, Sequence[Array]]] = []
         for value, cell in paths:
             share, other, k = weights[tuple(cell)] / 255.0, list(cell), cell[d]
             other[d] = np.where(k % 2 == 0, k - 1, k + 1)

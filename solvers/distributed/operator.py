@@ -211,4 +211,5 @@ def _with_boundary(part: Partition, boundary: Any, default: str) -> tuple[Partit
     wraps = [low == "periodic" for low, _ in kinds]
     if len(wraps) == 2:
         wraps.insert(1, False)
-    return replace(part, periodic=tuple(wraps)), kinds
+    x, y, z = wraps
+    return replace(part, periodic=(x, y, z)), kinds

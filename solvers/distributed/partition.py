@@ -92,7 +92,7 @@ class Partition:
     grid_shape: tuple[int, ...]
     comm: Any = None
     ranks: Sequence[int] | None = None
-    cuts: Sequence[Sequence[int]] | None = None
+    cuts: Sequence[Sequence[int] | Array] | None = None
     periodic: tuple[bool, bool, bool] = (False, False, False)
     planes: tuple[Array, Array, Array] = field(init=False)
 
@@ -109,7 +109,7 @@ class Partition:
         x, *y, z = (np.asarray(c, dtype=np.int64) for c in cuts)
         object.__setattr__(self, "planes", (x, y[0] if y else np.array([0, 1]), z))
 
-    def _checked_cuts(self) -> Sequence[Sequence[int]]:
+    def _checked_cuts(self) -> Sequence[Sequence[int] | Array]:
         cuts = self.cuts
         assert cuts is not None
         ends = [(c[0], c[-1]) for c in cuts]

@@ -70,7 +70,8 @@ class DistributedMultigrid:
             if route not in ROUTES:
                 raise ValueError(f"got route={route!r}; expected one of {', '.join(map(repr, ROUTES))}")
             self._rule = rule_of(weights, len(A.grid_shape))
-        self.route, self.gather, self.cycle = route, gather, None
+        self.route, self.gather = route, gather
+        self.cycle: GhostedCycle | AssembledCycle | None = None
         free_at_exit(self)
         self.update(A)
 
@@ -88,6 +89,8 @@ class DistributedMultigrid:
 
     def __matmul__(self, r: Any) -> Any:
         """Return M r in the shape and type of r. Collective."""
+        if self.cycle is None:
+            raise ValueError("got a preconditioner that destroy() has freed; call update(A) first")
         v = self.A.to_vector(r, "r")
         z = v.duplicate()
         self.cycle.apply(v, z)

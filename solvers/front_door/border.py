@@ -62,7 +62,7 @@ class Bordered:
         self.inner = Prepared(inside if eps < 1e-10 else inside.astype(np.float32), shape, cells, weights=weights)
         self.operator = self.inner.operator
         self.constant, self.left = self._null_vectors()
-        self.by_column: Array | None = None
+        self.by_column = np.zeros(0)  # C^-1 times the column; without a meaning where C is singular
         if self.constant is None:
             self.by_column, info = self.inner.solve(self.column, 1e-13)
             if info and info.reason is not Reason.STAGNATED:

@@ -15,7 +15,7 @@ Whatever S has lost by rounding, the caller's residual b - C x is what a solve i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -267,8 +267,8 @@ def scale_symmetrically(mended: Mended) -> Mended | None:
     data = S.data * np.repeat(v, np.diff(S.indptr)) * v[S.indices]
     matrix = scipy.sparse.csr_array((data, S.indices, S.indptr), shape=S.shape)
     notes = [*mended.notes, "scaled symmetrically, so that diagonals are about the sums of their couplings"]
-    facts = {"left": mended.left * v, "right": mended.right * v, "exact": False, "notes": notes}
-    return Mended(matrix=matrix, alone=mended.alone, diagonal=mended.diagonal, eps=mended.eps, **facts)
+    left, right = mended.left * v, mended.right * v
+    return replace(mended, matrix=matrix, left=left, right=right, exact=False, notes=notes)
 
 
 def _drop_strays(S: scipy.sparse.csr_array, mended: Mended) -> None:

@@ -73,8 +73,8 @@ class Prepared:
             return mended, self._reduced(mended)
         if bool((found.shift < 0).any()):
             scaled = scale_symmetrically(mended)
-            again = scaled and self._on_grid(scaled)
-            if again:
+            again = None if scaled is None else self._on_grid(scaled)
+            if scaled is not None and again is not None:
                 return scaled, again
         return mended, found
 

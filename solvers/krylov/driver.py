@@ -328,8 +328,9 @@ def _go_back(
         system.x.copy_(guess) if guess is not None else system.x.zero_()
         verdict = _run_attempts(repeated, attempts, best_at, None, check_every)
         x, true = system.x, repeated.true
-        if repeated.best_checked[1] is not None and not true <= repeated.best_checked[0]:
-            true, x = repeated.best_checked
+        best_true, best_x = repeated.best_checked
+        if best_x is not None and not true <= best_true:
+            true, x = best_true, best_x
         if math.isfinite(true) and not true >= run.true:
             run.true, kept = true, x.clone()
             outcome = verdict if verdict is Reason.CONVERGED else reason

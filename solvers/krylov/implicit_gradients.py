@@ -32,7 +32,7 @@ import torch
 from krylearn.pde import Poisson
 from krylearn.pde.poisson import vectors
 from krylearn.pde.poisson.conductances import Conductances
-from krylearn.pde.poisson.fields import Slot
+from krylearn.pde.poisson.fields import Slot, Uncoupled
 from krylearn.pde.transforms import is_box, solve_box
 from torch import Tensor
 
@@ -94,7 +94,7 @@ def solve(
         x = _solve_systems(A, v, solver)
     elif isinstance(A, Poisson):
         grid, alone = vectors.to_parts(A, v)
-        x = vectors.from_parts(A, _apply(A, grid, solver), alone if alone is None else _solve_alone(A, alone), v)
+        x = vectors.from_parts(A, _apply(A, grid, solver), _solve_alone(A.uncoupled, alone), v)
     elif isinstance(A, Tensor) and A.requires_grad:
         raise TypeError("got a torch matrix that requires gradients; expected one that does not, or a Poisson operator")
     else:
@@ -106,11 +106,13 @@ def _apply(A: Poisson, grid: Tensor, solver: _Solver) -> Tensor:
     return _Solve.apply(grid, solver, *(OperatorTensors.of(A) if _has_history(A) else ()))
 
 
-def _solve_alone(A: Poisson, b: Tensor) -> Tensor:
-    """Return b / d at uncoupled rows; an empty row with b != 0 has no solution."""
-    if bool(((A.uncoupled.diag == 0) & (b != 0)).any()):
+def _solve_alone(rows: Uncoupled | None, b: Tensor | None) -> Tensor | None:
+    """Return b / d at uncoupled rows, None without such rows; an empty row with b != 0 has no solution."""
+    if rows is None or b is None:
+        return None
+    if bool(((rows.diag == 0) & (b != 0)).any()):
         raise ConvergenceError(SolveInfo(1, reason=Reason.INCOMPATIBLE_RHS, notes=("an empty row of A has b != 0",)))
-    return _rounded(A.uncoupled.solution(b.double()), b.dtype)
+    return _rounded(rows.solution(b.double()), b.dtype)
 
 
 def _solve_systems(operators: Sequence[Poisson], v: Tensor, solver: _Solver) -> Tensor:
@@ -123,7 +125,7 @@ def _solve_systems(operators: Sequence[Poisson], v: Tensor, solver: _Solver) -> 
     flat = v.reshape(-1)
     grid, alone = vectors.to_parts(A, flat)
     x = _apply(A, grid, replace(solver, A=A, blocks=len(operators)))
-    return vectors.from_parts(A, x, alone if alone is None else _solve_alone(A, alone), flat).reshape(v.shape)
+    return vectors.from_parts(A, x, _solve_alone(A.uncoupled, alone), flat).reshape(v.shape)
 
 
 def _has_history(A: Poisson) -> bool:

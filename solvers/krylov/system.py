@@ -267,7 +267,8 @@ def poisson_system(A: Poisson, b: Any, *, nullspace: Any = "auto", guess: float 
         shape = shape[:1]  # SciPy's x is (n,) for a b of one column
     library = library_of(b)
     inside, exponent = moderate(A)
-    uncoupled = None if alone is None else (alone.to(dtype), A.uncoupled.solution(alone.to(dtype)))
+    rows = None if alone is None else A.uncoupled  # b has such entries exactly where A has such rows
+    uncoupled = None if alone is None or rows is None else (alone.to(dtype), rows.solution(alone.to(dtype)))
 
     def export(x: torch.Tensor) -> Any:
         like = x.new_empty(()).expand(shape)
@@ -277,7 +278,7 @@ def poisson_system(A: Poisson, b: Any, *, nullspace: Any = "auto", guess: float 
         A=CountedMap(product_for(inside, grid.device), inside), b=grid.to(dtype, copy=True), double=torch.float64,
         unknowns=A.unknowns, export=export, project=project, nullspace=A.nullspace.dimension if project else 0,
         exponent=exponent, guess=guess * math.ldexp(1.0, exponent), uncoupled=uncoupled,
-        uncoupled_diag=None if alone is None else A.uncoupled.diag, operator=A,
+        uncoupled_diag=None if rows is None else rows.diag, operator=A,
     )  # fmt: skip
 
 
@@ -294,8 +295,7 @@ def largest(v: torch.Tensor) -> float:
 def _largest_entry(A: Any) -> float:
     """Return the largest magnitude of a matrix, 0 of what does not show its entries."""
     if isinstance(A, torch.Tensor):
-        values = A.values() if A.layout is torch.sparse_csr else A.coalesce().values() if A.is_sparse else A
-        return largest(values)
+        return largest(A.values() if A.layout is torch.sparse_csr else A.coalesce().values() if A.is_sparse else A)
     values = A if isinstance(A, np.ndarray) else getattr(A, "data", None)
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fciu" or not values.size:
         return 0.0

@@ -103,7 +103,7 @@ def varies(links: Sequence[Tensor]) -> bool:
     return False
 
 
-def visits(reduction: int, varying: bool) -> int:
+def visits(reduction: float, varying: bool) -> int:
     """Return how often a level is smoothed that has `reduction` times fewer cells than the finest.
 
     The more, the smaller. That costs 2 % of an iteration, or 9 % where the medium varies, and saves up to a fifth of

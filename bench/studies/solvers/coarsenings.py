@@ -64,7 +64,7 @@ def measure(name: str, shape: tuple[int, ...], seed: int, method: str) -> list[R
         b = np.asarray(b).reshape(-1)[np.asarray(A.unknown).reshape(-1)]
         make = pyamg.ruge_stuben_solver if method == "pyamg-rs" else pyamg.smoothed_aggregation_solver
         watched = ScipyLoop(matrix, make(matrix).aspreconditioner(), LIMIT).watch(b, TOLERANCES[-1], math.inf)
-        residuals, relres = watched.residuals, true_relative_residual(matrix, watched.x, b)
+        residuals, relres = tuple(watched.residuals), true_relative_residual(matrix, watched.x, b)
         config = "as shipped, rhs white"
     else:
         M = NeuralMultigrid(A, WEIGHTS[method])

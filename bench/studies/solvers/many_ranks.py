@@ -43,7 +43,7 @@ def step_cost(local: int, ranks: int, machine: Machine, gather: int = 20_000) ->
     True
     """
     neighbours = 0 if ranks == 1 else 26
-    total, n = local**3 * ranks, float(local)
+    total, n = float(local**3 * ranks), float(local)
     cells = messages = volume = 0.0
     level = 0
     while total > gather:

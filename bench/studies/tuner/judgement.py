@@ -86,6 +86,11 @@ def train_judged(
     return step
 
 
+def _with_defaults(kind: Any) -> Make:
+    """Return a maker of an optimizer of this class with nothing set."""
+    return lambda task, work: kind(task.model.parameters())
+
+
 def plain(make: Make, annealed: bool | None = None) -> Callable[[JudgedWorkload, int], Outcome]:
     """Return a run of an optimizer under the workload's schedule, or under none.
 
@@ -178,8 +183,7 @@ def list_rivals() -> Iterator[Judged]:
         import schedulefree
 
         for name in ("AdamWScheduleFree", "SGDScheduleFree"):
-            kind = getattr(schedulefree, name)
-            yield Judged(name, "default", plain(lambda task, work, kind=kind: kind(task.model.parameters()), False))
+            yield Judged(name, "default", plain(_with_defaults(getattr(schedulefree, name)), False))
 
 
 def run_judgement(runs: Database, names: list[str], deadline: float) -> bool:

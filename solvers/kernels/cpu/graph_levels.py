@@ -470,9 +470,9 @@ class GraphCycle:
         kind = self.top.kind
         first, second = kind(OMEGA[0]), kind(OMEGA[1])
         if l == len(self.large):
-            v, right = self.small, work.right[: self.small.size]
+            end, right = self.small, work.right[: self.small.size]
             vectors = right, work.iterates, work.residual, work.result, first, second
-            cycle_small_levels(v.plan, v.links, v.diag, v.prolongation, v.restriction, v.inverse, *vectors)
+            cycle_small_levels(end.plan, end.links, end.diag, end.prolongation, end.restriction, end.inverse, *vectors)
             return work.result
         v = self.large[l]
         b, x, y, r = work.graphs[l][visit]

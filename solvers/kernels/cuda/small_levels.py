@@ -123,7 +123,7 @@ class SmallLevels:
         self.input, self.result = levels[0].b, levels[0].r
         tiles = [tile_of(size) for size in self.sizes]
         kinds = [
-            Kind(*v.factors, *v.periodic, *donors_of(v.factors, v.periodic, v.size).values(), v.op.form, *tile)
+            Kind._make([*v.factors, *v.periodic, *donors_of(v.factors, v.periodic, v.size).values(), v.op.form, *tile])
             for v, tile in zip(levels, tiles, strict=False)
         ]
         self.constants: dict[str, Any] = {

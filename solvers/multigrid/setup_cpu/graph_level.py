@@ -102,11 +102,11 @@ def finest_conductances(A: Any, factor: float) -> Finest:
     def scaled(v: Any) -> Array:
         return np.ascontiguousarray(np.broadcast_to(v.numpy(), size), np.float64) * factor
 
-    links, ground, shift = tuple(map(scaled, source.links)), tuple(map(scaled, source.ground)), scaled(source.shift)
+    (wx, wy, wz), ground, shift = map(scaled, source.links), tuple(map(scaled, source.ground)), scaled(source.shift)
     diag = shift + sum(ground)
-    for d, w in enumerate(links):
+    for d, w in enumerate((wx, wy, wz)):
         diag += w + np.roll(w, 1, d)
-    return Finest(links, ground, shift, diag)
+    return Finest((wx, wy, wz), ground, shift, diag)
 
 
 def finest_level(finest: Finest) -> Level:
@@ -393,11 +393,11 @@ def coarse_blocks(level: Level) -> tuple[tuple[int, int, int], Array]:
     sums, counts = np.zeros(3), np.zeros(3, np.int64)
     sum_axes(level.axis, level.w, sums, counts)
     factors = balanced_factors([float(m) for m in sums / np.maximum(counts, 1)], level.size)
-    size = tuple(-(-n // f) for n, f in zip(level.size, factors, strict=True))
+    nx, ny, nz = (-(-n // f) for n, f in zip(level.size, factors, strict=True))
     i, rest = np.divmod(level.place, level.size[1] * level.size[2])
     j, k = np.divmod(rest, level.size[2])
-    flat = ((i // factors[0]) * size[1] + j // factors[1]) * size[2] + k // factors[2]
-    return size, np.where(level.place >= 0, flat, -1).astype(np.int32)
+    flat = ((i // factors[0]) * ny + j // factors[1]) * nz + k // factors[2]
+    return (nx, ny, nz), np.where(level.place >= 0, flat, -1).astype(np.int32)
 
 
 @dataclass
@@ -422,13 +422,13 @@ def coarsen(level: Level, size: tuple[int, int, int], place: Array, piece: Array
     keep = (held < HELD * total) & (linked | (held > 0))
     kept = np.flatnonzero(keep)
     new, m = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32), kept.size
-    rest = np.empty(m, np.int32), np.empty((m, 3)), np.empty(m), np.empty(m)
+    rows, ground, shift, diag = np.empty(m, np.int32), np.empty((m, 3)), np.empty(m), np.empty(m)
     if m:
-        args = kept, pieces[:2], piece, parts, centre, place, new, held, rest
-        links = joined_rows(collect_strips(sum_paths, m, *args))
+        args = kept, pieces[:2], piece, parts, centre, place, new, held, (rows, ground, shift, diag)
+        begin, index, w, axis = joined_rows(collect_strips(sum_paths, m, *args))
     else:
-        links = np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int8)
-    return Step(piece, new, a, share, Level(size, rest[0], *links, *rest[1:]))
+        begin, index, w, axis = np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int8)
+    return Step(piece, new, a, share, Level(size, rows, begin, index, w, axis, ground, shift, diag))
 
 
 def coarsen_by_pieces(level: Level, shrinks: float) -> Any:
