@@ -20,6 +20,7 @@ FILES = {package: sorted((ROOT / package).rglob("*.py")) for package in PACKAGES
 MADE_OF = {
     "solvers/kernels": {"numba", "triton"},
     "solvers/multigrid/setup_cpu": {"numba"},
+    "solvers/multigrid/setup_pieces": {"numba"},
     "solvers/multigrid/setup_cuda": {"triton"},
     "solvers/training": {"lightning"},
 }

@@ -188,7 +188,7 @@ class NeuralMultigrid:
 
     def _wants_pieces(self) -> bool:
         """Look whether pieces suit this operator better than grid levels."""
-        from .setup_cpu.survey import survey_operator
+        from .setup_pieces.survey import survey_operator
         from .warmup import compile_survey, kind_of
 
         start = time.perf_counter()
@@ -238,7 +238,7 @@ class NeuralMultigrid:
 
     def _pieces_cycle(self) -> GraphCycle:
         """Set up levels of pieces by compiled kernels."""
-        from .setup_cpu.graphs import pieces_cycle
+        from .setup_pieces.build import pieces_cycle
 
         kind = np.float64 if self.cycle_dtype == torch.float64 else np.float32
         return pieces_cycle(self._inside, self._exponent, self.mantissa, self._codes, kind, COARSEST)

@@ -73,8 +73,8 @@ def compile_pieces(kind: str, double: bool) -> float:
     """
     from ..kernels.cpu.cell_bytes import find_cell_bytes
     from ..kernels.cpu.conjugate_gradients import FusedProduct, fused_cg_steps
-    from .setup_cpu.graphs import pieces_cycle
-    from .setup_cpu.pieces import follow_labels
+    from .setup_pieces.build import pieces_cycle
+    from .setup_pieces.partition import follow_labels
 
     start = time.perf_counter()
     with announced():
@@ -95,7 +95,7 @@ def compile_pieces(kind: str, double: bool) -> float:
 def compile_survey(kind: str) -> None:
     """Look at a tiny system of a kind."""
     from ..kernels.cpu.cell_bytes import find_cell_bytes
-    from .setup_cpu.survey import survey_operator
+    from .setup_pieces.survey import survey_operator
 
     A = tiny(kind)
     survey_operator(A, find_cell_bytes(A))

@@ -132,7 +132,7 @@ def merge_greedily(k, between, sums, foreign, merge, cluster, best, partner):
         sums[heavy] += sums[light]
         best[light], foreign[light] = 0.0, True  # it is no cluster any more
         for p in range(k):
-            if p == heavy or (partner[p] == light or partner[p] == heavy) and not foreign[p]:
+            if p == heavy or ((partner[p] == light or partner[p] == heavy) and not foreign[p]):
                 find_best(p, k, between, sums, foreign, best, partner)
             elif between[p, heavy] > 0 and not foreign[p] and sums[p] <= sums[heavy]:
                 strength = between[p, heavy] / sums[p]

@@ -6,7 +6,7 @@ import torch
 from krylearn.pde import FAMILIES, Poisson, right_hand_side, scene
 from krylearn.pde.scenes.field_cases import FIELD_CASES, field_case
 from krylearn.solvers import NeuralMultigrid, cg
-from krylearn.solvers.multigrid.setup_cpu.survey import survey_operator
+from krylearn.solvers.multigrid.setup_pieces.survey import survey_operator
 
 EASY = (
     "open_box", "obstacles", "free_surface", "neumann", "periodic", "lognormal", "anisotropic", "thin_walls",

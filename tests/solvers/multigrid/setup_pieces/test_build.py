@@ -12,9 +12,9 @@ from krylearn.pde import FAMILIES, Poisson, right_hand_side, scene
 from krylearn.pde.scenes.field_cases import FIELD_CASES, field_case
 from krylearn.solvers import NeuralMultigrid, cg, solve
 from krylearn.solvers.multigrid import pieces
-from krylearn.solvers.multigrid.setup_cpu import graph_level
-from krylearn.solvers.multigrid.setup_cpu.graphs import graph_of_level
-from krylearn.solvers.multigrid.setup_cpu.pieces import find_pieces
+from krylearn.solvers.multigrid.setup_pieces import graph_level
+from krylearn.solvers.multigrid.setup_pieces.build import graph_of_level
+from krylearn.solvers.multigrid.setup_pieces.partition import find_pieces
 
 SHAPES = {2: (19, 22), 3: (11, 8, 9)}
 EXACT = {torch.float64: 1e-7, torch.float32: 1e-4}  # image_1000 has a contrast of 1e10

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...kernels.cpu.compile import kernel, row_kernel
-from .grid import Array
+from .partition import Array
 
 ROWS, CELLS = 400, 50_000  # rows along the last axis, and cells in boxes, that are looked at
 LEAN = 3.0  # links along one axis against another, both relative to their means, from which on a cell leans to an axis

@@ -18,7 +18,7 @@ from ...kernels.cpu.compile import kernel, over_strips, strip_kernel
 from ...kernels.cpu.graph_levels import GraphStage, GridTransfer
 from ..coarsening import balanced_factors
 from ..pieces import HELD, MERGE, SWEEPS
-from .pieces import Array, collect_strips, find_pieces, joined_rows, members_of
+from .partition import Array, collect_strips, find_pieces, joined_rows, members_of
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Set-up of pieces on the CPU: whether they pay, which unknowns belong together, and the levels that follow."""
