@@ -61,8 +61,38 @@ def from_matrix(matrix: Any, shape: Any, cells: Any, order: str, eps: float | No
     found = scan(csr, inside, flat, fluid, None if plain else numbering, rounding)
     if found is None or _is_doubtful(found, fluid):
         found = _read_slowly(csr, Stencil(grid_shape, numbering, order, rounding), fluid)
-    uncoupled = _uncoupled(found.unknown, fluid, numbering, found.read)
-    dtype = torch.float32 if csr.dtype == np.float32 else torch.float64
+    return _fields(found, grid_shape, fluid, numbering, plain, csr.dtype)
+
+
+def recognise_at_once(
+    csr: scipy.sparse.csr_array, grid_shape: tuple[int, ...], eps: float, sign: float
+) -> tuple[dict[str, Any], Scanned] | None:
+    """Return the fields of sign times a matrix whose rows are cells in order, and what was read; None if it is not so.
+
+    csr : in double precision;  sign : of its diagonal
+
+    Examples
+    --------
+    >>> line = scipy.sparse.diags_array([np.ones(5), -2.0 * np.ones(6), np.ones(5)], offsets=[-1, 0, 1])
+    >>> negative = scipy.sparse.csr_array(scipy.sparse.kronsum(line, line))
+    >>> fields, _ = recognise_at_once(negative, (6, 6), 2.2e-16, -1.0)
+    >>> fields["boundary"]
+    (('dirichlet', 'dirichlet'), ('dirichlet', 'dirichlet'))
+    >>> recognise_at_once(negative, (6, 6), 2.2e-16, 1.0) is None
+    True
+    """
+    found = scan(csr, internal_shape(grid_shape), len(grid_shape) == 2, None, None, eps, sign)
+    if found is None or _is_doubtful(found, None):
+        return None
+    return _fields(found, grid_shape, None, np.arange(found.read.size), True, csr.dtype), found
+
+
+def _fields(
+    found: Scanned, grid_shape: tuple[int, ...], fluid: Array | None, numbering: Array, plain: bool, number: np.dtype
+) -> dict[str, Any]:
+    """Return the fields of a `Poisson`; numbering : cell of each row, `plain` if they are in order."""
+    uncoupled = None if found.unknown.all() else _uncoupled(found.unknown, fluid, numbering, found.read)
+    dtype = torch.float32 if number == np.float32 else torch.float64
     return {
         "grid_shape": grid_shape,
         "spacing": (1.0,) * len(grid_shape),
@@ -84,7 +114,8 @@ def from_matrix(matrix: Any, shape: Any, cells: Any, order: str, eps: float | No
 
 def _is_doubtful(found: Scanned, fluid: Array | None) -> bool:
     """Whether the slow reader has to look: no positive diagonal, a negative one, or an empty row of a FLUID cell."""
-    if bool((found.read[~found.unknown] < 0).any()) or not bool((found.read > 0).any()):
+    empty = not bool(found.unknown.all())
+    if (empty and bool((found.read[~found.unknown] < 0).any())) or not bool((found.read > 0).any()):
         return True
     return fluid is not None and bool((found.read.ravel()[fluid & ~found.unknown.ravel()] == 0).any())
 
@@ -105,9 +136,9 @@ def _read_slowly(csr: Any, grid: Stencil, fluid: Array | None) -> Scanned:
     on_grid[grid.numbering] = diag
     on_grid = on_grid.reshape(grid.shape)
     unknown = _unknown(grid, fluid, on_grid, links, row_of)
-    surplus, sums = _surplus(grid, on_grid, links, unknown, row_of)
+    surplus = _surplus(grid, on_grid, links, unknown, row_of)
     shift, ground = _split(surplus, unknown, periodic, internal_axes(len(grid.grid_shape)))
-    return Scanned(links, ground, shift, sums, unknown, periodic, on_grid)
+    return Scanned(links, ground, shift, unknown, periodic, on_grid)
 
 
 def _checked(matrix: Any) -> scipy.sparse.csr_array:
@@ -264,8 +295,8 @@ def _uncoupled(
     return torch.from_numpy(cells), torch.from_numpy(diag.ravel()[cells])
 
 
-def _surplus(grid: Stencil, diag: Array, links: list[Array], unknown: Array, row_of: Array) -> tuple[Array, Array]:
-    """Return diagonal minus couplings, rounding removed, and the diagonal without that rounding.
+def _surplus(grid: Stencil, diag: Array, links: list[Array], unknown: Array, row_of: Array) -> Array:
+    """Return diagonal minus couplings, rounding removed.
 
     A surplus may be negative (a shift < 0): whether A is definite all the same, a solve finds out. But where all
     negative ones may be the rounding of single precision, the matrix is no such thing.
@@ -280,7 +311,7 @@ def _surplus(grid: Stencil, diag: Array, links: list[Array], unknown: Array, row
             f"got diagonal {diag.flat[k]:.17g} in {grid.place(row_of[k])}, less than the sum {sums.flat[k]:.17g} "
             "of its couplings; expected at least that sum: pass matrix.astype(numpy.float32) if it has single precision"
         )
-    return surplus, np.where(unknown, sums + surplus, 0.0)
+    return surplus
 
 
 def _split(surplus: Array, unknown: Array, periodic: list[bool], axes: tuple[int, ...]) -> tuple[Array, list[Array]]:

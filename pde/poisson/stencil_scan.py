@@ -1,8 +1,9 @@
-"""`recognise` for matrices of any size in three passes over memory, compiled by numba.
+"""`recognise` for matrices of any size, compiled by numba.
 
-The first pass adds up the couplings of each row by direction, so duplicates and their order do not matter. The second
-compares both triangles, and finds what each diagonal has in excess; the third splits that excess between sides and
-shift as `recognise` says. Each cell writes only to itself, so strips of cells may be worked on at the same time.
+Where rows are cells in order, one pass over the matrix adds up the couplings of each row by direction, so duplicates
+and their order do not matter, compares both triangles, and finds what each diagonal has in excess. Rows in another
+order need two. What follows reads the cells alone: which sides have no neighbour, and how the excess is split between
+sides and shift as `recognise` says. Strips of planes are worked on at the same time.
 
 Whatever is unusual (another stencil, an asymmetric pair, a negative diagonal) ends the scan with None: `recognise` then
 reads the matrix again, slowly, and names the place.
@@ -27,78 +28,181 @@ ALONE = 50_000  # rows up to which one thread is faster than starting others
 class Scanned(NamedTuple):
     """What a matrix says, on the internal grid.
 
-    diag : of the unknowns, freed of rounding;  unknown : cells that are coupled to another one
+    unknown : cells that are coupled to another one
     wraps : which axes are periodic;  read : the diagonal as it stands in the matrix
     """
 
     links: list[Array]
     ground: list[Array]
     shift: Array
-    diag: Array
     unknown: Array
     wraps: list[bool]
     read: Array
 
 
-def read_rows(start, stop, indptr, indices, data, numbering, plain, nx, ny, nz, after, before, diag, coupled, facts):
+def read_planes(start, stop, indptr, indices, data, sign, nx, ny, nz, eps, links, diag, coupled, surplus, strip):
+    """Read the rows of planes of cells, in which row = cell: couplings, diagonal, and what it has in excess.
+
+    Each row's couplings to cells before it meet there what those cells' rows said, so nothing is written down twice.
+
+    sign : -1 for a matrix whose diagonal is negative
+    links : mean of both triangles;  coupled : whether a cell has any;  surplus : diagonal minus all couplings
+    strip : for this strip: which axes wrap, whether anything is unusual, then the couplings of its first plane to the
+        plane before, then room for a row
+    """
+    sx, sy = ny * nz, nz
+    limit, edge, waiting = 64 * eps, 4, 4 + ny * nz
+    for i in range(start, stop):
+        for j in range(ny):
+            inner = 0 < i < nx - 1 and (0 < j < ny - 1 or ny == 1)
+            begin, width = i * sx + j * sy, 5 if ny == 1 else 7
+            first_of_row = 0.0
+            for k in range(nz):
+                c = begin + k
+                first, last = indptr[c], indptr[c + 1]
+                a0, a1, a2, b0, b1, b2, d = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+                ordered = inner and 0 < k < nz - 1 and last - first == width
+                if ordered and width == 7:
+                    ordered = (
+                        indices[first] == c - sx
+                        and indices[first + 1] == c - sy
+                        and indices[first + 2] == c - 1
+                        and indices[first + 3] == c
+                        and indices[first + 4] == c + 1
+                        and indices[first + 5] == c + sy
+                        and indices[first + 6] == c + sx
+                    )
+                elif ordered:
+                    ordered = (
+                        indices[first] == c - sx
+                        and indices[first + 1] == c - 1
+                        and indices[first + 2] == c
+                        and indices[first + 3] == c + 1
+                        and indices[first + 4] == c + sx
+                    )
+                if ordered and width == 7:  # an inner row in ascending order: nothing to find out
+                    b0, b1, b2 = -sign * data[first], -sign * data[first + 1], -sign * data[first + 2]
+                    a2, a1, a0 = -sign * data[first + 4], -sign * data[first + 5], -sign * data[first + 6]
+                    d = sign * data[first + 3]
+                elif ordered:
+                    b0, b2, d = -sign * data[first], -sign * data[first + 1], sign * data[first + 2]
+                    a2, a0 = -sign * data[first + 3], -sign * data[first + 4]
+                else:
+                    for e in range(first, last):
+                        v, offset = sign * data[e], indices[e] - c
+                        if v == 0:
+                            continue
+                        if offset == 0:
+                            d += v
+                        elif offset == 1 and k < nz - 1:
+                            a2 -= v
+                        elif offset == -1 and k > 0:
+                            b2 -= v
+                        elif offset == sy and j < ny - 1:
+                            a1 -= v
+                        elif offset == -sy and j > 0:
+                            b1 -= v
+                        elif offset == sx and i < nx - 1:
+                            a0 -= v
+                        elif offset == -sx and i > 0:
+                            b0 -= v
+                        elif nz > 2 and offset == nz - 1 and k == 0:
+                            b2 -= v
+                            strip[2] = 1
+                        elif nz > 2 and offset == 1 - nz and k == nz - 1:
+                            a2 -= v
+                            strip[2] = 1
+                        elif ny > 2 and offset == (ny - 1) * sy and j == 0:
+                            b1 -= v
+                            strip[1] = 1
+                        elif ny > 2 and offset == (1 - ny) * sy and j == ny - 1:
+                            a1 -= v
+                            strip[1] = 1
+                        elif nx > 2 and offset == (nx - 1) * sx and i == 0:
+                            b0 -= v
+                            strip[0] = 1
+                        elif nx > 2 and offset == (1 - nx) * sx and i == nx - 1:
+                            a0 -= v
+                            strip[0] = 1
+                        else:
+                            strip[3] = 1
+                            return
+                good = d >= 0 and d < np.inf
+                total = max(a0, 0.0) + max(b0, 0.0) + (max(a1, 0.0) + max(b1, 0.0)) + (max(a2, 0.0) + max(b2, 0.0))
+                good &= total > 0 or (max(a0, a1, a2, b0, b1, b2) == 0 and min(a0, a1, a2, b0, b1, b2) == 0)
+                diag[c], coupled[c] = d, total > 0
+                excess = d - total
+                surplus[c] = excess if total > 0 and abs(excess) > limit * d else 0.0
+                links[0, c], links[1, c], links[2, c] = a0, a1, a2
+                # what the cells before said of the same faces: wraps wait for the last cell of their row or plane
+                if k > 0:
+                    w, other = links[2, c - 1], diag[c - 1]
+                    mean = (w + b2) / 2
+                    good &= abs(w - b2) <= limit * min(d, other) and mean >= -limit * other
+                    links[2, c - 1] = max(mean, 0.0)
+                else:
+                    first_of_row = b2
+                if k == nz - 1:
+                    mean = (a2 + first_of_row) / 2
+                    good &= abs(a2 - first_of_row) <= limit * min(d, diag[begin]) and mean >= -limit * d
+                    links[2, c] = max(mean, 0.0)
+                if j > 0:
+                    w, other = links[1, c - sy], diag[c - sy]
+                    mean = (w + b1) / 2
+                    good &= abs(w - b1) <= limit * min(d, other) and mean >= -limit * other
+                    links[1, c - sy] = max(mean, 0.0)
+                else:
+                    strip[waiting + k] = b1
+                if j == ny - 1:
+                    w, other = strip[waiting + k], diag[c - j * sy]
+                    mean = (a1 + w) / 2
+                    good &= abs(a1 - w) <= limit * min(d, other) and mean >= -limit * d
+                    links[1, c] = max(mean, 0.0)
+                if i > start:
+                    w, other = links[0, c - sx], diag[c - sx]
+                    mean = (w + b0) / 2
+                    good &= abs(w - b0) <= limit * min(d, other) and mean >= -limit * other
+                    links[0, c - sx] = max(mean, 0.0)
+                else:
+                    strip[edge + j * nz + k] = b0
+                if not good:
+                    strip[3] = 1
+                    return
+
+
+def join_strips(links, diag, before, after, strip, eps, size):
+    """Compare what two planes of neighbouring strips say of the faces between them; tell whether they agree.
+
+    before, after : first cells of the planes;  size : cells of a plane
+    """
+    limit, good = 64 * eps, True
+    for c in range(size):
+        w, v, d = links[before + c], strip[4 + c], diag[before + c]
+        good &= abs(w - v) <= limit * min(d, diag[after + c]) and (w + v) / 2 >= -limit * d
+        links[before + c] = max((w + v) / 2, 0.0)
+    return good
+
+
+def read_rows(start, stop, indptr, indices, data, numbering, nx, ny, nz, after, before, diag, coupled, facts):
     """Write the couplings of each cell to its neighbours on both sides along every axis, and its diagonal.
 
     A coupling across the ends of an axis is stored as that of the last cell to the next one, of the first to the one
     before.
 
-    numbering : cell of each row, not read if `plain` (row = cell)
+    numbering : cell of each row
     after, before : (3, cells);  coupled : whether a cell has any coupling
     facts : per axis whether an entry wraps, then whether a row is no such stencil
     """
-    sx, sy, size = ny * nz, nz, nx * ny * nz
+    sx, sy = ny * nz, nz
     for row in range(start, stop):
-        c = row if plain else numbering[row]
-        first, last = indptr[row], indptr[row + 1]
-        if plain and last - first == 7 and sy > 1 and sx > sy and c >= sx and c + sx < size:
-            if (
-                indices[first] == c - sx
-                and indices[first + 1] == c - sy
-                and indices[first + 2] == c - 1
-                and indices[first + 3] == c
-                and indices[first + 4] == c + 1
-                and indices[first + 5] == c + sy
-                and indices[first + 6] == c + sx
-                and 0 < c % nz < nz - 1
-                and sy <= c % sx < sx - sy
-            ):  # an inner row in ascending order: nothing to find out
-                before[0, c], before[1, c], before[2, c] = -data[first], -data[first + 1], -data[first + 2]
-                after[2, c], after[1, c], after[0, c] = -data[first + 4], -data[first + 5], -data[first + 6]
-                diag[c] = data[first + 3]
-                coupled[c] = (
-                    data[first] != 0
-                    or data[first + 1] != 0
-                    or data[first + 2] != 0
-                    or data[first + 4] != 0
-                    or data[first + 5] != 0
-                    or data[first + 6] != 0
-                )
-                continue
-        if plain and last - first == 5 and ny == 1 and nz > 2 and c >= sx and c + sx < size:
-            if (
-                indices[first] == c - sx
-                and indices[first + 1] == c - 1
-                and indices[first + 2] == c
-                and indices[first + 3] == c + 1
-                and indices[first + 4] == c + sx
-                and 0 < c % nz < nz - 1
-            ):
-                before[0, c], before[2, c] = -data[first], -data[first + 1]
-                after[2, c], after[0, c] = -data[first + 3], -data[first + 4]
-                diag[c] = data[first + 2]
-                coupled[c] = data[first] != 0 or data[first + 1] != 0 or data[first + 3] != 0 or data[first + 4] != 0
-                continue
+        c = numbering[row]
         k, rest = c % nz, c // nz
         j, i = rest % ny, rest // ny
-        for e in range(first, last):
+        for e in range(indptr[row], indptr[row + 1]):
             v = data[e]
             if v == 0:
                 continue
-            offset = (indices[e] if plain else numbering[indices[e]]) - c
+            offset = numbering[indices[e]] - c
             if offset == 0:
                 diag[c] += v
                 continue
@@ -138,35 +242,20 @@ def read_rows(start, stop, indptr, indices, data, numbering, plain, nx, ny, nz, 
                 return
 
 
-def find_surplus(
-    start, stop, after, before, diag, unknown, full, nx, ny, nz, eps, wraps, flat, links, surplus, sums, sides, facts
-):
-    """Compare both triangles; write their mean, the diagonal minus all couplings, and the sides without a neighbour.
+def compare_triangles(start, stop, after, before, diag, unknown, nx, ny, nz, eps, links, surplus, facts):
+    """Write the mean of both triangles, and the diagonal minus all couplings of its own row.
 
-    start, stop : planes of cells;  full : whether every cell holds an unknown
-     sums : the diagonal without the rounding that its surplus is freed of
-    sides : per cell one bit for each of the six sides that have no unknown behind them
-    facts : of this strip: least and largest surplus of cells that lack no side, least surplus of all, -, whether
-        anything is not as it should be, how many are negative, how many of these only by rounding in single precision
+    start, stop : planes of cells;  facts : the fourth tells whether anything is not as it should be
     """
-    sx, sy = ny * nz, nz
-    low, high, least, negative, small = np.inf, -np.inf, np.inf, 0, 0
+    sx, sy, limit = ny * nz, nz, 64 * eps
     for i in range(start, stop):
-        to_xb, to_xa = (-sx if i > 0 else (nx - 1) * sx), (sx if i < nx - 1 else (1 - nx) * sx)
+        to_xa = sx if i < nx - 1 else (1 - nx) * sx
         for j in range(ny):
-            to_yb, to_ya = (-sy if j > 0 else (ny - 1) * sy), (sy if j < ny - 1 else (1 - ny) * sy)
-            row = i * sx + j * sy
-            edge = 0
-            if not wraps[0]:
-                edge |= (1 if i == 0 else 0) | (2 if i == nx - 1 else 0)
-            if not wraps[1] and not flat:
-                edge |= (4 if j == 0 else 0) | (8 if j == ny - 1 else 0)
+            to_ya = sy if j < ny - 1 else (1 - ny) * sy
             for k in range(nz):
-                c = row + k
-                xb, xa, yb, ya = c + to_xb, c + to_xa, c + to_yb, c + to_ya
-                zb, za = (c - 1 if k > 0 else c + nz - 1), (c + 1 if k < nz - 1 else c - (nz - 1))
+                c = i * sx + j * sy + k
+                xa, ya, za = c + to_xa, c + to_ya, (c + 1 if k < nz - 1 else c - (nz - 1))
                 d = diag[c]
-                limit = 64 * eps
                 w0, w1, w2 = (
                     (after[0, c] + before[0, xa]) / 2,
                     (after[1, c] + before[1, ya]) / 2,
@@ -183,39 +272,68 @@ def find_surplus(
                     max(after[0, c], 0.0) + max(before[0, c], 0.0) + (max(after[1, c], 0.0) + max(before[1, c], 0.0))
                 )
                 total += max(after[2, c], 0.0) + max(before[2, c], 0.0)
-                good &= total > 0 if full or unknown[c] else total == 0
+                good &= total > 0 if unknown[c] else total == 0
                 if not good:
-                    facts[4] = 1
+                    facts[3] = True
                     return
-                bits, excess = edge, d - total
+                excess = d - total
+                surplus[c] = excess if unknown[c] and abs(excess) > limit * d else 0.0
+
+
+def find_sides(start, stop, surplus, diag, unknown, full, nx, ny, nz, wraps, flat, sides, facts):
+    """Write the sides of each cell that have no unknown behind them, a bit for each of the six.
+
+    start, stop : planes of cells;  full : whether every cell holds an unknown
+    facts : of this strip: least and largest surplus of cells that lack no side, least surplus of all, how many are
+        negative, how many of these only by rounding in single precision
+    """
+    sx, sy = ny * nz, nz
+    low, high, least, negative, small = np.inf, -np.inf, np.inf, 0, 0
+    for i in range(start, stop):
+        to_xb, to_xa = (-sx if i > 0 else (nx - 1) * sx), (sx if i < nx - 1 else (1 - nx) * sx)
+        for j in range(ny):
+            to_yb, to_ya = (-sy if j > 0 else (ny - 1) * sy), (sy if j < ny - 1 else (1 - ny) * sy)
+            edge = 0
+            if not wraps[0]:
+                edge |= (1 if i == 0 else 0) | (2 if i == nx - 1 else 0)
+            if not wraps[1] and not flat:
+                edge |= (4 if j == 0 else 0) | (8 if j == ny - 1 else 0)
+            for k in range(nz):
+                c = i * sx + j * sy + k
+                excess, bits = surplus[c], edge
                 if not (full or unknown[c]):
-                    surplus[c], sides[c], sums[c] = 0.0, 0, 0.0
+                    sides[c] = 0
                     continue
                 if not full:
+                    xb, xa, yb, ya = c + to_xb, c + to_xa, c + to_yb, c + to_ya
+                    zb, za = (c - 1 if k > 0 else c + nz - 1), (c + 1 if k < nz - 1 else c - (nz - 1))
                     bits |= (0 if unknown[xb] else 1) | (0 if unknown[xa] else 2)
                     bits |= (0 if unknown[zb] else 16) | (0 if unknown[za] else 32)
                     if not flat:
                         bits |= (0 if unknown[yb] else 4) | (0 if unknown[ya] else 8)
                 if not wraps[2]:
                     bits |= (16 if k == 0 else 0) | (32 if k == nz - 1 else 0)
-                if abs(excess) <= limit * d:
-                    excess = 0.0
-                surplus[c], sides[c], sums[c] = excess, bits, total + excess
+                sides[c] = bits
                 least = min(least, excess)
                 if excess < 0:
                     negative += 1
-                    small += excess > -SINGLE * d
+                    small += excess > -SINGLE * diag[c]
                 if bits == 0:
                     low, high = min(low, excess), max(high, excess)
-    facts[0], facts[1], facts[2], facts[5], facts[6] = low, high, least, negative, small
+    facts[0], facts[1], facts[2], facts[3], facts[4] = low, high, least, negative, small
 
 
 def split_surplus(start, stop, surplus, sides, common, shift, ground):
-    """Give each side without a neighbour an equal part of what exceeds `common`; cells that lack none keep a shift."""
+    """Give each side without a neighbour an equal part of what exceeds `common`; cells that lack none keep a shift.
+
+    shift, ground : zero on entry; memory that stays so is not touched
+    """
     for c in range(start, stop):
         bits, rest = sides[c], surplus[c] - common
+        if surplus[c] == 0 and common == 0:
+            continue
         if bits == 0 or rest < 0:
-            shift[c], ground[0, c], ground[1, c], ground[2, c] = surplus[c], 0.0, 0.0, 0.0
+            shift[c] = surplus[c]
             continue
         ox, oy, oz = (bits & 1) + (bits >> 1 & 1), (bits >> 2 & 1) + (bits >> 3 & 1), (bits >> 4 & 1) + (bits >> 5 & 1)
         share = rest / (ox + oy + oz)
@@ -236,14 +354,23 @@ def common_shift(low: float, high: float, least: float) -> float:
     return common if common >= 0 or (high - low <= 1e-9 * abs(low) and low <= least * (1 - 1e-9)) else 0.0
 
 
-def in_strips(function: Callable, count: int, alone: bool, *arguments: Any, per_strip: Array | None = None) -> None:
-    """Call a compiled function for all strips of `count` items, by as many threads as numba would use.
+def count_strips(count: int, alone: bool) -> int:
+    """Return into how many strips `count` items are cut.
 
-    per_strip : an array with one row for each strip, handed over as the last argument
+    >>> count_strips(7, alone=True)
+    1
     """
     import numba
 
-    pieces = 1 if alone else min(numba.get_num_threads(), count, 64)
+    return 1 if alone else min(numba.get_num_threads(), count, 64)
+
+
+def in_strips(function: Callable, count: int, alone: bool, *arguments: Any, per_strip: Array | None = None) -> None:
+    """Call a compiled function for all strips of `count` items, by as many threads as numba would use.
+
+    per_strip : an array with one row for each strip, handed over as the last argument; its length is their number
+    """
+    pieces = count_strips(count, alone) if per_strip is None else len(per_strip)
     bounds = [count * s // pieces for s in range(pieces + 1)]
     work = [
         (start, stop, *arguments, *([] if per_strip is None else [per_strip[s]]))
@@ -260,7 +387,13 @@ def in_strips(function: Callable, count: int, alone: bool, *arguments: Any, per_
 
 
 def scan(
-    csr: Any, shape: tuple[int, int, int], flat: bool, fluid: Array | None, numbering: Array | None, eps: float
+    csr: Any,
+    shape: tuple[int, int, int],
+    flat: bool,
+    fluid: Array | None,
+    numbering: Array | None,
+    eps: float,
+    sign: float = 1.0,
 ) -> Scanned | None:
     """Return the conductances of a CSR matrix on the internal grid, or None if something is unusual.
 
@@ -270,45 +403,72 @@ def scan(
     shape : of the internal grid;  flat : whether the grid is 2D
     fluid : flat mask of the cells that may be coupled, or None
     numbering : cell of each row, or None if rows are cells
-    eps : rounding unit of the matrix
+    eps : rounding unit of the matrix;  sign : of its diagonal, -1 for rows that are cells alone
 
     Examples
     --------
     >>> import scipy.sparse
     >>> line = scipy.sparse.diags_array([-np.ones(2), 3.0 * np.ones(3), -np.ones(2)], offsets=[-1, 0, 1]).tocsr()
     >>> found = scan(line, (1, 1, 3), True, None, None, 2.2e-16)
-    >>> found.links[2].tolist(), found.diag.tolist()
+    >>> found.links[2].tolist(), found.read.tolist()
     ([[[1.0, 1.0, 0.0]]], [[[3.0, 3.0, 3.0]]])
     """
-    cells, n = int(np.prod(shape)), csr.shape[0]
+    cells = int(np.prod(shape))
     alone = cells <= ALONE
-    after, before, links = np.zeros((3, cells)), np.zeros((3, cells)), np.empty((3, cells))
-    diag, coupled, facts = np.zeros(cells), np.zeros(cells, dtype=np.bool_), np.zeros(4, dtype=np.bool_)
-    plain = numbering is None
-    cell_of = np.zeros(1, dtype=np.int64) if numbering is None else np.ascontiguousarray(numbering, dtype=np.int64)
     index = (csr.indptr, csr.indices)
     if csr.indptr.dtype != csr.indices.dtype or csr.indptr.dtype not in (np.int32, np.int64):
         index = (csr.indptr.astype(np.int64), csr.indices.astype(np.int64))
-    in_strips(read_rows, n, alone, *index, csr.data, cell_of, plain, *shape, after, before, diag, coupled, facts)
-    if facts[3]:
+    links, surplus, sides = np.empty((3, cells)), np.empty(cells), np.empty(cells, dtype=np.uint8)
+    if numbering is None:
+        diag, coupled = np.empty(cells), np.empty(cells, dtype=np.bool_)
+        wraps = _read_in_order((*index, csr.data), shape, eps, sign, (links, diag, coupled, surplus))
+    else:
+        diag, coupled = np.zeros(cells), np.zeros(cells, dtype=np.bool_)
+        cell_of = np.ascontiguousarray(numbering, dtype=np.int64)
+        wraps = _read_numbered((*index, csr.data, cell_of), shape, eps, (links, diag, coupled, surplus))
+    if wraps is None or (fluid is not None and (coupled & ~fluid).any()):
         return None
-    if fluid is not None and (coupled & ~fluid).any():
-        return None
-    surplus, sums, sides = np.empty(cells), np.empty(cells), np.empty(cells, dtype=np.uint8)
-    strips = np.zeros((64, 7))
-    strips[:, :3] = np.inf, -np.inf, np.inf
-    place = (coupled, bool(coupled.all()), *shape, eps, facts, flat)
-    in_strips(find_surplus, shape[0], alone, after, before, diag, *place, links, surplus, sums, sides, per_strip=strips)
+    strips = np.tile([np.inf, -np.inf, np.inf, 0, 0], (count_strips(shape[0], alone), 1))
+    full = bool(coupled.all())
+    in_strips(find_sides, shape[0], alone, surplus, diag, coupled, full, *shape, wraps, flat, sides, per_strip=strips)
     low, high, least = strips[:, 0].min(), strips[:, 1].max(), strips[:, 2].min()
-    if strips[:, 4].any() or not least < np.inf:
+    if not least < np.inf:
         return None
-    negative = [int(count) for count in strips[:, 5:].sum(axis=0)]
+    negative = [int(count) for count in strips[:, 3:].sum(axis=0)]
     if negative[0] and negative[0] == negative[1] and low != high:
         return None  # rounding of single precision, perhaps
     common = common_shift(low, high, least)
-    shift, ground = np.empty(cells), before  # its memory is free again
+    shift, ground = np.zeros(cells), np.zeros((3, cells))
     in_strips(split_surplus, cells, alone, surplus, sides, common, shift, ground)
-    on_grid = [a.reshape(shape) for a in (*links, *ground, shift, sums, coupled, diag)]
-    return Scanned(
-        on_grid[:3], on_grid[3:6], on_grid[6], on_grid[7], on_grid[8], [bool(w) for w in facts[:3]], on_grid[9]
-    )
+    on_grid = [a.reshape(shape) for a in (*links, *ground, shift, coupled, diag)]
+    return Scanned(on_grid[:3], on_grid[3:6], on_grid[6], on_grid[7], [bool(w) for w in wraps], on_grid[8])
+
+
+def _read_in_order(matrix: Any, shape: tuple[int, int, int], eps: float, sign: float, out: Any) -> Array | None:
+    """Read a matrix whose rows are cells; return which axes wrap, or None."""
+    nx, ny, nz = shape
+    alone, plane = nx * ny * nz <= ALONE, ny * nz
+    strips = np.zeros((count_strips(nx, alone), 4 + plane + nz))
+    in_strips(read_planes, nx, alone, *matrix, sign, *shape, eps, *out, per_strip=strips)
+    if strips[:, 3].any():
+        return None
+    links, diag = out[0][0], out[1]
+    starts = [nx * s // len(strips) for s in range(len(strips))]
+    for start, strip in zip(starts, strips, strict=True):
+        before = (start - 1) % nx * plane
+        if not compile_once(join_strips)(links, diag, before, start * plane, strip, eps, plane):
+            return None
+    return strips[:, :3].any(axis=0)
+
+
+def _read_numbered(matrix: Any, shape: tuple[int, int, int], eps: float, out: Any) -> Array | None:
+    """Do the same for rows in another order or of some cells alone."""
+    links, diag, coupled, surplus = out
+    cells, rows = diag.size, len(matrix[0]) - 1
+    alone, facts = cells <= ALONE, np.zeros(4, dtype=np.bool_)
+    after, before = np.zeros((3, cells)), np.zeros((3, cells))
+    in_strips(read_rows, rows, alone, *matrix, *shape, after, before, diag, coupled, facts)
+    if not facts[3]:
+        given = (after, before, diag, coupled, *shape, eps, links, surplus, facts)
+        in_strips(compare_triangles, shape[0], alone, *given)
+    return None if facts[3] else facts[:3]

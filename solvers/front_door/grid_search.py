@@ -17,10 +17,10 @@ Array = np.ndarray[Any, Any]
 MOST = 24  # distances that a 7-point grid can have, and a few more
 
 
-def find_distances(indptr, indices, data, distances, counts):
-    """Collect the distances from rows to the columns above them with their numbers of entries; return how many."""
+def find_distances(indptr, indices, data, step, distances):
+    """Collect the distances from every `step`-th row to the columns above it; return how many there are."""
     found, largest = 0, len(distances)
-    for row in range(len(indptr) - 1):
+    for row in range(0, len(indptr) - 1, step):
         for e in range(indptr[row], indptr[row + 1]):
             distance = indices[e] - row
             if distance <= 0 or data[e] == 0:
@@ -31,14 +31,16 @@ def find_distances(indptr, indices, data, distances, counts):
             if k == found:
                 if found == largest:
                     return largest + 1
-                distances[found], counts[found] = distance, 0
+                distances[found] = distance
                 found += 1
-            counts[k] += 1
     return found
 
 
-def grids_of(csr: Any) -> Iterator[tuple[int, ...]]:
+def grids_of(csr: Any, step: int = 1) -> Iterator[tuple[int, ...]]:
     """Yield the shapes of grids that the distances allow, the most likely first; nothing if there are too many.
+
+    step : look at every `step`-th row only. A shape that is found so has to be tried, as every other; one that is not
+        may be found by looking at all of them.
 
     Examples
     --------
@@ -48,8 +50,8 @@ def grids_of(csr: Any) -> Iterator[tuple[int, ...]]:
     (4, 4)
     """
     n = csr.shape[0]
-    distances, counts = np.zeros(MOST, dtype=np.int64), np.zeros(MOST, dtype=np.int64)
-    found = compile_once(find_distances)(csr.indptr, csr.indices, csr.data, distances, counts)
+    distances = np.zeros(MOST, dtype=np.int64)
+    found = compile_once(find_distances)(csr.indptr, csr.indices, csr.data, step, distances)
     if found > MOST:
         return
     known = set(distances[:found].tolist())

@@ -36,15 +36,16 @@ class RefusedMatrixError(ValueError):
 class Mended:
     """S with what leads there and back.
 
-    matrix : S, n by n, CSR in double precision; rows that left are diagonal
-    left, right : diagonals of E R and of E, zero in rows that left;  alone : rows that left
+    matrix : S, n by n, CSR in double precision; rows that left are diagonal. None if a grid took its place at once
+    left, right : diagonals of E R and of E, zero in rows that left, or the one number that all of them are
+    alone : rows that left
     diagonal : of the caller's matrix;  eps : rounding unit of S;  exact : whether S = C up to signs and rows that left
     notes : one sentence for each thing that was mended
     """
 
-    matrix: scipy.sparse.csr_array
-    left: Array
-    right: Array
+    matrix: Any
+    left: Array | float
+    right: Array | float
     alone: Array
     diagonal: Array
     eps: float

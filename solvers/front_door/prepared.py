@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse
 from krylearn.pde import Poisson
 from krylearn.pde.poisson import recognise
+from krylearn.pde.poisson.grid import check_grid_shape
 
 from ..krylov.conjugate_gradients import cg
 from ..krylov.outcome import Reason, SolveInfo
@@ -59,6 +60,9 @@ class Prepared:
                 f"got {n} rows for a grid {self.shape} of {math.prod(self.shape)} cells; expected as many: "
                 "correct shape, leave it out, or pass cells if only FLUID cells are numbered"
             )
+        at_once = None if self.cells is not None else self._read_at_once()
+        if at_once is not None:
+            return at_once
         mended = change_signs(self.csr, self.eps)
         if mended.alone.all():
             return mended, None
@@ -78,6 +82,39 @@ class Prepared:
                 return scaled, again
         return mended, found
 
+    def _read_at_once(self) -> tuple[Mended, Poisson] | None:
+        """Read a matrix that needs no mending but a sign, in one pass; None if it is no such, which shows soon."""
+        n, key = self.csr.shape[0], (self.csr.shape[0], self.csr.nnz)
+        first = slice(self.csr.indptr[n // 2], self.csr.indptr[n // 2 + 1])
+        sign = -1.0 if (self.csr.data[first][self.csr.indices[first] == n // 2] < 0).any() else 1.0
+        if self.shape is not None:
+            candidates = [self.shape]
+        else:
+            known = [_SHAPES[key]] if key in _SHAPES else []
+            candidates = [*known, *grids_of(self.csr, step=1 + 2 * (n // 4000))]
+        for shape in candidates:
+            found = recognise.recognise_at_once(self.csr, check_grid_shape(shape), self.eps, sign)
+            if found is None:
+                continue
+            fields, read = found
+            if read.shift.min() < 0:
+                return None  # scaled symmetrically, perhaps
+            self._remember(key, shape)
+            coupled, diagonal = read.unknown.ravel(), read.read.ravel()
+            right: Array | float = 1.0 if coupled.all() else coupled.astype(np.float64)
+            mended = Mended(None, sign * right, right, ~coupled, sign * diagonal, self.eps)
+            if sign < 0:
+                mended.notes.append("the diagonal is negative: solved as -A x = -b")
+            return mended, Poisson(**fields)
+        return None
+
+    def _remember(self, key: tuple[int, int], shape: tuple[int, ...]) -> None:
+        """Keep the grid of a structure, to be tried first the next time."""
+        if self.shape is None:
+            _SHAPES[key] = shape
+            while len(_SHAPES) > 16:
+                _SHAPES.popitem(last=False)
+
     def _on_grid(self, mended: Mended) -> Poisson | None:
         """Return S as an operator on a grid; None if it is none, and then `refusal` says why."""
         n = mended.matrix.shape[0]
@@ -90,10 +127,7 @@ class Prepared:
         for shape, order in candidates:
             found = self._recognise(mended, shape, order)
             if found is not None:
-                if self.shape is None:
-                    _SHAPES[key] = shape
-                    if len(_SHAPES) > 16:
-                        _SHAPES.popitem(last=False)
+                self._remember(key, shape)
                 return found
         return None
 
@@ -158,18 +192,16 @@ class Prepared:
         """Return x, of `dtype`, and what happened; judged by ‖b - A x‖ of the caller's A and of x as returned."""
         if not (rtol >= 0 and atol >= 0):
             raise ValueError(f"got rtol={rtol!r}, atol={atol!r}; expected numbers >= 0")
-        alone, diagonal = self.mended.alone, self.mended.diagonal
-        x = np.zeros_like(b)
-        given = alone & (diagonal != 0)
-        x[given] = b[given] / diagonal[given]
+        x = self._at_once(b)
         norm_b = norm(b)
         tolerance = max(rtol * norm_b, atol)
         facts: dict[str, Any] = {"iterations": 0, "matvecs": 0, "residuals": [], "compile_seconds": 0.0, "nullspace": 0}
         remarks: tuple[str, ...] = ()
         setup, reason, best = 0.0, None, (math.inf, x.astype(dtype))
+        rounded = np.dtype(dtype) != np.float64
         for _ in range(ROUNDS):
             returned = x.astype(dtype)
-            r = b - self.csr @ returned.astype(np.float64)
+            r = b - self.csr @ returned.astype(np.float64) if x.any() else b
             true = norm(r)
             if true < best[0]:
                 best = (true, returned)
@@ -185,9 +217,10 @@ class Prepared:
             if reason not in (None, Reason.CONVERGED, Reason.STAGNATED):
                 break  # MAXITER, INDEFINITE_A, ...: what the solve itself says
             facts["residuals"].append(true)
-            r = b - self.csr @ x
+            if rounded:
+                r = b - self.csr @ x
             step, info = self._step(r, tolerance)
-            x += step
+            x = x + step
             reason = info.reason
             facts["iterations"] += info.iterations
             facts["matvecs"] += info.matvecs + 1
@@ -201,6 +234,14 @@ class Prepared:
             reason = Reason.STAGNATED
         facts |= {"reason": reason, "true_residual": best[0], "setup_seconds": setup, "notes": (*self.notes, *remarks)}
         return best[1], SolveInfo(0 if converged else max(facts["iterations"], 1), **facts)
+
+    def _at_once(self, b: Array) -> Array:
+        """Return what rows without couplings say, x_i = b_i / a_ii, and zero elsewhere."""
+        x, alone = np.zeros_like(b), self.mended.alone
+        if alone.any():
+            given = alone & (self.mended.diagonal != 0)
+            x[given] = b[given] / self.mended.diagonal[given]
+        return x
 
     def _step(self, r: Array, tolerance: float) -> tuple[Array, SolveInfo]:
         """Solve S y = E R r to what brings the caller's residual below the tolerance, or nearly so; return E y."""
