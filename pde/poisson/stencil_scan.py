@@ -458,7 +458,7 @@ def _read_in_order(matrix: Any, shape: tuple[int, int, int], eps: float, sign: f
         before = (start - 1) % nx * plane
         if not compile_once(join_strips)(links, diag, before, start * plane, strip, eps, plane):
             return None
-    return strips[:, :3].any(axis=0)
+    return np.asarray(strips[:, :3].any(axis=0))
 
 
 def _read_numbered(matrix: Any, shape: tuple[int, int, int], eps: float, out: Any) -> Array | None:
