@@ -10,19 +10,12 @@ import numpy as np
 from ...kernels.cpu.cell_bytes import CellBytes
 from ...kernels.cpu.compile import SERIAL
 from ...kernels.cpu.cycle import STEPS
-from ...kernels.cpu.graph_levels import GraphCycle, GridStage
+from ...kernels.cpu.graph_levels import GraphCycle, GraphStage, GridStage
 from ..graph_hierarchy import SHRINKS, bottom_inverse
 from ..hierarchy import visits
 from ..pieces import Array, Graph
-from .graph_level import (
-    Finest,
-    Level,
-    coarsen_by_pieces,
-    finest_conductances,
-    finest_level,
-    graph_stage,
-    grid_transfer,
-)
+from .graph_level import Level, coarsen_by_pieces, graph_stage
+from .grid_level import Finest, finest_conductances, first_level
 
 
 def graph_of_level(level: Level) -> Graph:
@@ -41,11 +34,9 @@ def pieces_cycle(
     serial : graph levels of at most so many unknowns are cycled by one thread in one call
     """
     finest = finest_conductances(A, math.ldexp(1.0, -exponent) / mantissa)
-    level = finest_level(finest)
-    unknowns = int((level.place >= 0).sum())
-    step, stages = coarsen_by_pieces(level, SHRINKS), []
-    top = GridStage(*grid_arrays(finest, codes, kind), grid_transfer(finest, step, kind))
-    level = step.below
+    transfer, level = first_level(finest, SHRINKS, kind)
+    unknowns, stages = np.count_nonzero(finest.diag), list[GraphStage]()
+    top = GridStage(*grid_arrays(finest, codes, kind), transfer)
     while level.n > coarsest:
         step = coarsen_by_pieces(level, SHRINKS)
         if step is None:

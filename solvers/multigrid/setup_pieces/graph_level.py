@@ -1,21 +1,19 @@
-"""Coarse operators of `multigrid.pieces` compiled: from a Poisson operator to the arrays of the fused graph cycle.
+"""Coarse operators of `multigrid.pieces` compiled, for levels that are graphs (`grid_level` has the finest one).
 
-The finest level stays on its grid: cells are its unknowns, those of solid cells without a link. Every further level is
-a graph whose links are rows of a compressed sparse matrix; its unknowns keep the flat index of their cell on that
-level's grid. Everything is computed in fp64, piece by piece or row by row, in parallel and in an order that does not
-depend on the number of threads.
+Links are rows of a compressed sparse matrix; unknowns keep the flat index of their cell on the grid of their level.
+Everything is computed in fp64, piece by piece or row by row, in parallel and in an order that does not depend on the
+number of threads.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ...kernels.cpu.compile import kernel, over_strips, strip_kernel
-from ...kernels.cpu.graph_levels import GraphStage, GridTransfer
+from ...kernels.cpu.graph_levels import GraphStage
 from ..coarsening import balanced_factors
 from ..pieces import HELD, MERGE, SWEEPS
 from .partition import Array, collect_strips, find_pieces, joined_rows, members_of
@@ -47,76 +45,6 @@ class Level:
     def links(self) -> tuple[Array, Array, Array]:
         """The matrix of links without their axes."""
         return self.begin, self.index, self.w
-
-
-# --- the finest level -------------------------------------------------------------------------------------------------
-
-
-@strip_kernel
-def grid_links(start, stop, w0, w1, w2):
-    """Return the links of rows of cells along the last axis: per cell how many, to where, w, axis."""
-    nx, ny, nz = w0.shape
-    counts = np.zeros((stop - start) * nz, np.int32)
-    index, w = np.empty(6 * counts.size, np.int32), np.empty(6 * counts.size)
-    axis, used = np.empty(6 * counts.size, np.int8), 0
-    for row in range(start, stop):
-        i, j = row // ny, row % ny
-        up_x, down_x = (i + 1 if i + 1 < nx else 0), (i - 1 if i > 0 else nx - 1)
-        up_y, down_y = (j + 1 if j + 1 < ny else 0), (j - 1 if j > 0 else ny - 1)
-        for k in range(nz):
-            up_z, down_z = (k + 1 if k + 1 < nz else 0), (k - 1 if k > 0 else nz - 1)
-            before = used
-            for q in range(6):
-                if q == 0:
-                    v, to = w0[down_x, j, k], (down_x * ny + j) * nz + k
-                elif q == 1:
-                    v, to = w0[i, j, k], (up_x * ny + j) * nz + k
-                elif q == 2:
-                    v, to = w1[i, down_y, k], (i * ny + down_y) * nz + k
-                elif q == 3:
-                    v, to = w1[i, j, k], (i * ny + up_y) * nz + k
-                elif q == 4:
-                    v, to = w2[i, j, down_z], (i * ny + j) * nz + down_z
-                else:
-                    v, to = w2[i, j, k], (i * ny + j) * nz + up_z
-                if v > 0 and to != row * nz + k:
-                    index[used], w[used], axis[used] = to, v, q // 2
-                    used += 1
-            counts[(row - start) * nz + k] = used - before
-    return counts, index[:used].copy(), w[:used].copy(), axis[:used].copy()
-
-
-class Finest(NamedTuple):
-    """Conductances of a `Poisson` operator times a number, fp64, on its grid; diag : their sums."""
-
-    links: tuple[Array, Array, Array]
-    ground: tuple[Array, ...]
-    shift: Array
-    diag: Array
-
-
-def finest_conductances(A: Any, factor: float) -> Finest:
-    """Return the conductances of an operator; those that it has not computed yet are not kept on it."""
-    source, size = A.conductances if A.voxels is None else A.voxels.conductances(), tuple(A.unknown.shape)
-
-    def scaled(v: Any) -> Array:
-        return np.ascontiguousarray(np.broadcast_to(v.numpy(), size), np.float64) * factor
-
-    (wx, wy, wz), ground, shift = map(scaled, source.links), tuple(map(scaled, source.ground)), scaled(source.shift)
-    diag = shift + sum(ground)
-    for d, w in enumerate((wx, wy, wz)):
-        diag += w + np.roll(w, 1, d)
-    return Finest((wx, wy, wz), ground, shift, diag)
-
-
-def finest_level(finest: Finest) -> Level:
-    """Return the links of the finest level; every cell is a row."""
-    size = finest.diag.shape
-    begin, index, w, axis = joined_rows(collect_strips(grid_links, size[0] * size[1], *finest.links))
-    diag = finest.diag.ravel()
-    place = np.where(diag > 0, np.arange(diag.size, dtype=np.int32), -1)
-    ground = np.stack([g.ravel() for g in finest.ground], 1)
-    return Level(size, place, begin, index, w, axis, ground, finest.shift.ravel(), diag)
 
 
 # --- pieces to coarse unknowns ----------------------------------------------------------------------------------------
@@ -342,41 +270,6 @@ def merge_parallel(start, stop, links):
     return counts, to[:used].copy(), values[:used].copy()
 
 
-@strip_kernel
-def share_faces(start, stop, w0, w1, w2, piece, share, steps, low, high):
-    """Write the weights of cells of rows start..stop towards both neighbours per axis, times steps."""
-    nx, ny, nz = w0.shape
-    for row in range(start, stop):
-        i, j = row // ny, row % ny
-        up_x, down_x = (i + 1 if i + 1 < nx else 0), (i - 1 if i > 0 else nx - 1)
-        up_y, down_y = (j + 1 if j + 1 < ny else 0), (j - 1 if j > 0 else ny - 1)
-        for k in range(nz):
-            up_z, down_z = (k + 1 if k + 1 < nz else 0), (k - 1 if k > 0 else nz - 1)
-            here = row * nz + k
-            p = piece[here]
-            for q in range(6):
-                if q == 0:
-                    v, to = w0[down_x, j, k], (down_x * ny + j) * nz + k
-                elif q == 1:
-                    v, to = w0[i, j, k], (up_x * ny + j) * nz + k
-                elif q == 2:
-                    v, to = w1[i, down_y, k], (i * ny + down_y) * nz + k
-                elif q == 3:
-                    v, to = w1[i, j, k], (i * ny + up_y) * nz + k
-                elif q == 4:
-                    v, to = w2[i, j, down_z], (i * ny + j) * nz + down_z
-                else:
-                    v, to = w2[i, j, k], (i * ny + j) * nz + up_z
-                d = q // 2
-                part = share[here, d] * v if p >= 0 and v > 0 and piece[to] != p else 0.0
-                if steps > 1:
-                    part = math.floor(part * steps + 0.5)
-                if q % 2 == 0:
-                    low[d, i, j, k] = part
-                else:
-                    high[d, i, j, k] = part
-
-
 @kernel(parallel=False)
 def sum_axes(axis, w, sums, counts):
     """Add links and their number per axis."""
@@ -458,14 +351,3 @@ def graph_stage(level: Level, step: Step, visits: int, kind: Any) -> GraphStage:
     begin, index, w = joined_rows(collect_strips(merge_parallel, level.n, level.links))
     rows, matrix = compose_rows(level, step), (begin, index, w.astype(kind))
     return GraphStage(matrix, level.diag.astype(kind), (*rows[:2], rows[2].astype(kind)), step.below.n, visits)
-
-
-def grid_transfer(finest: Finest, step: Step, kind: Any) -> GridTransfer:
-    """Return interpolation from the first graph level to the cells of the finest grid."""
-    size = finest.diag.shape
-    steps, stored = (1.0, np.float64) if kind == np.float64 else (65535.0, np.uint16)
-    low, high = np.empty((3, *size), stored), np.empty((3, *size), stored)
-    over_strips(share_faces, size[0] * size[1], *finest.links, step.piece, step.share, steps, low, high)
-    m = step.below.n
-    to = np.where(step.piece >= 0, step.new[step.piece], -1)
-    return GridTransfer(np.where(to >= 0, to, m).astype(np.int32).reshape(size), low, high, 1 / steps, m)

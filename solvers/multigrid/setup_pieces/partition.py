@@ -225,6 +225,20 @@ def follow_labels(labels, numbers):
             labels[i] = numbers[labels[i]]
 
 
+def choose_joins(piece: Array, best: Array, value: Array, total: Array) -> tuple[int, Array] | None:
+    """Let pieces join others, in place: return how many are left and the new number of each, None if none moves.
+
+    best, value, total : see `multigrid.pieces.choose_targets`
+    """
+    target = choose_targets(best, value, total)
+    if (target == np.arange(target.size)).all():
+        return None
+    label = np.empty(target.size, np.int32)
+    count = number_labels(target.astype(np.int32), target.size, label)
+    follow_labels(piece, label)
+    return count, label
+
+
 def find_pieces(block: Array, blocks: int, links: tuple[Array, ...], diag: Array, merge: float) -> tuple[Array, int]:
     """Return the piece of every unknown (-1 where the block is negative) and how many there are: steps 1 to 3.
 
@@ -248,10 +262,8 @@ def find_pieces(block: Array, blocks: int, links: tuple[Array, ...], diag: Array
         best, (value, total) = np.empty(size, np.int32), np.empty((2, size))
         args = members_of(label, size)[:2], label, links, diag
         links, diag = joined_rows(collect_strips(link_pieces, size, *args, best, value, total)), total
-        target = choose_targets(best, value, total)
-        if (target == np.arange(size)).all():
+        joined = choose_joins(piece, best, value, total)
+        if joined is None:
             break
-        label = np.empty(size, np.int32)
-        size = number_labels(target.astype(np.int32), size, label)
-        follow_labels(piece, label)
+        size, label = joined
     return piece, size

@@ -19,6 +19,7 @@ from krylearn.solvers.multigrid.setup_pieces.partition import find_pieces
 SHAPES = {2: (19, 22), 3: (11, 8, 9)}
 EXACT = {torch.float64: 1e-7, torch.float32: 1e-4}  # image_1000 has a contrast of 1e10
 TIES = ("blocks", "channels", "cut_cells")  # which are decided differently if sums are taken in another order
+TIES_IN_FP32 = ("white_image_1000",)  # whose links of 1e-10 are equal until the first graph has been rounded
 CASES = [*FAMILIES, *FIELD_CASES]
 
 
@@ -49,21 +50,23 @@ def test_compiled_partition_is_the_readable_one(name, dimension):
 @pytest.mark.parametrize("name", ["lognormal", "neumann", "periodic", "layers_100", "ocean", "white_image_30"])
 def test_compiled_coarse_operator_is_the_readable_one_for_any_partition(name):
     A = system(name, 3)
-    level, (g, cells) = graph_level.finest_level(graph_level.finest_conductances(A, 1.0)), pieces.graph_of(A)
+    g, size = pieces.graph_of(A)[0], tuple(A.unknown.shape)
+    order = np.lexsort((g.axis, g.col, g.row))
+    begin = np.r_[0, np.cumsum(np.bincount(g.row, minlength=g.n))]
+    links = begin, g.col[order].astype(np.int32), g.w[order], g.axis[order].astype(np.int8)
+    cell = np.ravel_multi_index(tuple(g.cell.T), size).astype(np.int32)
+    level = graph_level.Level(size, cell, *links, g.ground, g.shift, g.diag)
     size, place = graph_level.coarse_blocks(level)
-    rng, piece = np.random.default_rng(31_177), np.full(level.n, -1, np.int32)
-    labels = pieces.renumber(rng.integers(0, g.n // 3, g.n))
-    piece[cells] = labels
-    step = graph_level.coarsen(level, size, place, piece, int(labels.max()) + 1)
-    prolongation, below = pieces.coarsen(g, labels, np.stack(np.unravel_index(place[cells], size), 1))
+    labels = pieces.renumber(np.random.default_rng(31_177).integers(0, g.n // 3, g.n))
+    step = graph_level.coarsen(level, size, place, labels.astype(np.int32), int(labels.max()) + 1)
+    prolongation, below = pieces.coarsen(g, labels, np.stack(np.unravel_index(place, size), 1))
     compiled = graph_of_level(step.below)
     assert np.mean(compiled.cell == below.cell) > 0.97  # of equally heavy unknowns rounding decides
     difference = abs(compiled.matrix() - below.matrix())
     assert difference.max() <= 1e-12 * below.diag.max()
     begin, index, values = graph_level.compose_rows(level, step)
     composed = sp.csr_array((values, index, begin), shape=(level.n, step.below.n))
-    # rows of cells without an unknown have no meaning
-    assert abs(composed[cells] - prolongation).max() <= 1e-12
+    assert abs(composed - prolongation).max() <= 1e-12
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
@@ -74,7 +77,8 @@ def test_fused_cycle_is_the_sparse_one(name, dimension, dtype):
     r = vector(A)
     expected = NeuralMultigrid(A, "pieces", dtype=torch.float64, kernels="reference") @ r
     found = NeuralMultigrid(A, "pieces", dtype=dtype) @ r
-    assert name in TIES or np.linalg.norm(found - expected) <= EXACT[dtype] * np.linalg.norm(expected)
+    tied = name in TIES or (dtype == torch.float32 and name in TIES_IN_FP32)
+    assert tied or np.linalg.norm(found - expected) <= EXACT[dtype] * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("name", ["mazes", "lognormal", "white_image_130"])
