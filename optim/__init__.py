@@ -9,14 +9,18 @@ from .curvature.factories import Curvature, empirical_fisher, ggn, hessian, prec
 from .curvature.methods import CurvatureWarning
 from .sharpness_meters.edges import batch_sharpness, critical_sharpness, sharpness
 from .sharpness_meters.meters import stability
+from .spectra.eigenpairs import Eigenpairs, top_eigenpairs
 from .spectra.quadrature import Spectrum, slq
+from .spectra.trace import estimate_trace
 from .tuner.constants import TunerConstants
 from .tuner.optimizer import CurvatureTuner
 from .tuner.session import TunerWarning
+from .tuner.spectral import Proposal
 
 __all__ = [
-    "Change", "Curvature", "CurvatureTuner", "CurvatureWarning", "Facts", "GradientNoise", "ScalingWarning", "Spectrum",
-    "TunerConstants", "TunerWarning", "batch_extremes", "batch_sharpness", "critical_sharpness", "deconvolve",
-    "empirical_fisher", "fit_sharpness", "ggn", "gradient_noise_scale", "hessian", "hessian_noise", "preconditioned",
-    "scale_hyperparameters", "sharpness", "slq", "stability",
+    "Change", "Curvature", "CurvatureTuner", "CurvatureWarning", "Eigenpairs", "Facts", "GradientNoise", "Proposal",
+    "ScalingWarning", "Spectrum", "TunerConstants", "TunerWarning", "batch_extremes", "batch_sharpness",
+    "critical_sharpness", "deconvolve", "empirical_fisher", "estimate_trace", "fit_sharpness", "ggn",
+    "gradient_noise_scale", "hessian", "hessian_noise", "preconditioned", "scale_hyperparameters", "sharpness", "slq",
+    "stability", "top_eigenpairs",
 ]  # fmt: skip

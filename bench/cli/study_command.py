@@ -66,7 +66,8 @@ def add_to(commands: Any) -> None:
     add("--records", type=Path, help="file to append to (default: curvature.jsonl)")
     text = "the best lr at batch sizes 16 to 1024, measured on three small tasks, against every scaling rule"
     add = _add_study(studies, "batch-scaling", _batch_scaling, text).add_argument
-    add("--tasks", nargs="+", metavar="TASK", choices=("digits", "waves", "characters"), help="default: all three")
+    tasks = ("digits", "waves", "characters", "textures", "pointers", "mixture")
+    add("--tasks", nargs="+", metavar="TASK", choices=tasks, help="default: the first three; the others judge `auto`")
     add("--methods", nargs="+", metavar="METHOD", choices=("sgd", "adamw"), help="default: both")
     add(
         "--sizes",
@@ -87,6 +88,15 @@ def add_to(commands: Any) -> None:
     add("--trace", type=Path, metavar="PNG", help="only draw lr, loss and sharpness of one run into this file")
     add("--database", type=Path, help="of runs; what it holds is not run again (default: bench/studies/records/runs)")
     add("--records", type=Path, help="file for the summary (default: training.jsonl in bench/studies/records)")
+    text = "what the tuner costs: an idle step by number of groups, whole runs on models of half a millisecond"
+    add = _add_study(studies, "overhead", _overhead, text).add_argument
+    add("--steps", type=check_count, default=2000, help="of a run")
+    add("--pairs", type=check_count, default=5, help="of runs, with and without the tuner")
+    add("--records", type=Path, help="file to append to (default: overhead.jsonl in bench/studies/records)")
+    text = "Muon and AdamW in one run, both lrs learned, against a grid over both; resumable"
+    add = _add_study(studies, "two-scales", _two_scales, text).add_argument
+    add("--database", type=Path, help="of runs; what it holds is not run again (default: bench/studies/records/runs)")
+    add("--records", type=Path, help="file for the summary (default: two_scales.jsonl in bench/studies/records)")
 
 
 def _add_study(studies: Any, name: str, run: Run, text: str) -> argparse.ArgumentParser:
@@ -190,6 +200,23 @@ def _training(options: argparse.Namespace) -> int:
     names = ["quadratic"] if options.quick else options.workloads
     stages = ("tuner",) if options.quick else options.stages or STAGES
     run_training(workloads=names, stages=stages, database=database, output=options.records or usual)
+    return 0
+
+
+def _overhead(options: argparse.Namespace) -> int:
+    from ..measure.record import records_of
+    from ..studies.tuner.overhead import run_overhead
+
+    run_overhead(output=options.records or records_of("overhead"), steps=options.steps, pairs=options.pairs)
+    return 0
+
+
+def _two_scales(options: argparse.Namespace) -> int:
+    from ..measure.record import records_of
+    from ..studies.tuner.two_scales import run_two_scales
+
+    here = records_of("two_scales")
+    run_two_scales(options.database or here.parent / "runs" / "two_scales.jsonl", options.records or here)
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..show.markdown import markdown
 from .curvature import table as curvature_table
 from .solvers import coarsenings, cycle_ablations, published_table, rules, sequence, warm_starts
-from .tuner import tables as tuner_tables
+from .tuner import overhead, tables as tuner_tables, two_scales
 
 Lines = Sequence[dict[str, Any]]
 
@@ -83,6 +83,13 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
         f"batch_scaling-{view}": (_batch_scaling_table(view), "krylearn study batch-scaling")
         for view in ("optima", "rules", "auto", "cost", "pairs")
     },
+    "overhead": (overhead.overhead_table, "krylearn study overhead"),
+    "two_scales": (two_scales.table_of_two, "krylearn study two-scales"),
+    "batch_scaling_fresh-auto": (
+        _batch_scaling_table("auto"),
+        "krylearn study batch-scaling --tasks textures pointers mixture --sizes 32 64 128 256 512 "
+        "--records bench/studies/records/batch_scaling_fresh.jsonl",
+    ),
 }
 # experiment -> what draws its last run into docs/images
 PICTURES: dict[str, Callable[[Lines, Path], None]] = {

@@ -32,7 +32,8 @@ def hessian(model: nn.Module, loss: Callable | None, batch: Any, **options: Any)
     ----------
     model : nn.Module; wrappers of torch.compile and DDP are taken off
     loss : callable (outputs, targets) -> scalar; or None if model(inputs) is the loss of the batch
-    batch : (inputs, targets); inputs: a tensor, a tuple of arguments, or a dict of keywords. First dimension: samples
+    batch : (inputs, targets); inputs: a tensor, a tuple of arguments, or a dict of keywords. First dimension: samples.
+        Or a `DataLoader` of such batches, each counted by its samples: all data, one batch in memory at a time
     parameters : names, keyword; default all that require a gradient
     method : "auto", "double-backward", "forward-over-reverse" or "finite-differences"
     batchnorm : "batch" (statistics of the batch, as in training), "running", "ghost" (per micro-batch); never updated

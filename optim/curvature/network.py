@@ -6,7 +6,8 @@ has a mask that a seed fixes. So an operator stays the same matrix whatever the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.data import DataLoader
 
 BATCHNORM = ("batch", "running", "ghost")
 DROPOUT = ("off", "fixed")
@@ -113,7 +115,8 @@ class FrozenNetwork:
         _check(dropout, DROPOUT, "dropout")
         _check(reduction, ("mean", "sum"), "reduction")
         self.model, self.loss_function, self.reduction = unwrap(model), loss, reduction
-        _check_pair(batch, loss)
+        if not isinstance(batch, DataLoader):
+            _check_pair(batch, loss)
         self.batchnorm, self.dropout, self.dropout_seed = batchnorm, dropout, int(dropout_seed)
         self.tensors = _select(self.model, parameters)
         self.values: Parameters = {name: gather_shards(p.detach()).clone() for name, p in self.tensors.items()}
@@ -128,8 +131,15 @@ class FrozenNetwork:
         self.size = sum(self.sizes)
         first = next(iter(self.values.values()))
         self.dtype, self.device = first.dtype, first.device
-        self._whole = batch = to_plain(batch)
-        self.chunks = list(_split(batch, micro_batch, reduction))
+        self._whole = batch
+        self.chunks: Sequence[Chunk]
+        if isinstance(batch, DataLoader):
+            if micro_batch is not None:
+                raise ValueError("got micro_batch= with a DataLoader; expected one of them: its batches are the parts")
+            self.chunks = LoaderChunks(batch, self.device, reduction)
+        else:
+            self._whole = batch = to_plain(batch)
+            self.chunks = list(_split(batch, micro_batch, reduction))
         self.samples = sum(chunk.samples for chunk in self.chunks)
         self._check_statistics()
 
@@ -138,7 +148,7 @@ class FrozenNetwork:
         norms = any(isinstance(m, _NormBase) for m in self.model.modules())
         if norms and len(self.chunks) > 1 and self.batchnorm == "batch":
             raise ValueError(
-                "batchnorm='batch' with micro_batch: statistics of micro-batches are those of another function; "
+                "batchnorm='batch' with micro_batch or a data loader: statistics of parts make another function; "
                 "pass batchnorm='running', or 'ghost' if statistics per micro-batch are what you train with"
             )
 
@@ -159,7 +169,7 @@ class FrozenNetwork:
         ValueError: the losses of 3 micro-batches add up to nan, that of the whole batch is ...
         """
         norms = any(isinstance(m, _NormBase) for m in self.model.modules()) and self.batchnorm == "ghost"
-        if len(self.chunks) == 1 or norms:
+        if len(self.chunks) == 1 or norms or isinstance(self._whole, DataLoader):
             return
         whole, dropout = Chunk(self._whole, self.samples, 0, 1.0), self.dropout
         try:
@@ -320,6 +330,50 @@ class Chunk:
 
     def __init__(self, data: Any, samples: int, index: int, weight: float) -> None:
         self.data, self.samples, self.index, self.weight = data, samples, index, weight
+
+
+class LoaderChunks(Sequence):
+    """The batches of a data loader as parts of one batch, read anew at every pass: only one is in memory.
+
+    Each is brought to the device of the parameters. With `reduction="mean"` a batch counts by its samples.
+
+    Parameters
+    ----------
+    loader : gives the same batches at every pass, in any order: no random augmentation
+
+    Examples
+    --------
+    >>> data = torch.utils.data.TensorDataset(torch.ones(5, 2), torch.ones(5, 1))
+    >>> chunks = LoaderChunks(DataLoader(data, 2), torch.device("cpu"), "mean")
+    >>> len(chunks), [chunk.weight for chunk in chunks]
+    (3, [0.4, 0.4, 0.2])
+    """
+
+    def __init__(self, loader: DataLoader, device: torch.device, reduction: str) -> None:
+        self._loader, self._device, self._mean = loader, device, reduction == "mean"
+        self._sizes = [part.samples for part in self._read()]
+        self._samples = sum(self._sizes)
+        if not self._sizes:
+            raise ValueError("the data loader gives no batches; expected at least one")
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        for part in self._read():
+            part.weight = part.samples / self._samples if self._mean else 1.0
+            yield part
+
+    def __getitem__(self, index: Any) -> Any:
+        return next(itertools.islice(self, range(len(self))[index], None))
+
+    def _read(self) -> Iterator[Chunk]:
+        for index, batch in enumerate(self._loader):
+            batch = to_plain(tuple(batch) if isinstance(batch, list) else batch)
+            moved = tree_map(lambda x: x.to(self._device) if isinstance(x, Tensor) else x, batch)
+            (part,) = _split(moved, None, "mean")
+            part.index = index
+            yield part
 
 
 def _split(batch: Any, size: int | None, reduction: str) -> Iterator[Chunk]:

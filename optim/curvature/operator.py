@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -105,7 +106,8 @@ class Curvature:
 
     def gradient(self) -> Tensor:
         """Return the flat gradient (n,) of the loss of the batch; of a preconditioned operator, P^(-1/2) g."""
-        g = self._sum(torch.stack([self._weight(c) * self._gradient(c) for c in self.net.chunks]).sum(0))
+        parts = (self._weight(c) * self._gradient(c) for c in self.net.chunks)
+        g = self._sum(functools.reduce(torch.add, parts))  # one at a time: a data loader has many
         return g if self.scale is None else g * self.scale
 
     def _gradient(self, chunk: Any) -> Tensor:

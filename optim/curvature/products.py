@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -92,6 +92,44 @@ def _pull(outputs: list[Tensor], inputs: list[Tensor], weights: list[Tensor], k:
     return torch.autograd.grad(outs, inputs, ws, retain_graph=True, allow_unused=True, is_grads_batched=k > 1)
 
 
+class GradientGraph:
+    """The gradient of a loss with its graph: what Hessian products by double backward are made of.
+
+    Parameters
+    ----------
+    loss : a scalar with its graph;  leaves : parameters that it hangs on, or not
+
+    Attributes
+    ----------
+    gradient : with respect to the leaves, None where the loss does not hang on one
+    is_constant : the gradient has no graph: every product would be zero
+
+    Raises
+    ------
+    RuntimeError : an operation that is only once differentiable, which torch would take as constant
+
+    Examples
+    --------
+    >>> w = torch.ones(2, requires_grad=True)
+    >>> [h.tolist() for h in GradientGraph((w**3).sum(), [w]).pull([torch.tensor([1.0, 0.0])])]
+    [[6.0, 0.0]]
+    """
+
+    def __init__(self, loss: Tensor, leaves: list[Tensor]) -> None:
+        self._leaves = leaves
+        found = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
+        self.gradient = [None if g is None else g.detach() for g in found]
+        self._used = [g is not None for g in found]
+        self._outputs = [g for g in found if g is not None]
+        self.is_constant = not any(g.requires_grad for g in self._outputs)
+        _refuse_dead_ends(self._outputs)
+
+    def pull(self, weights: Sequence[Tensor], k: int = 1) -> list[Tensor | None]:
+        """Return the Hessian times weights (one per leaf; led by k if k > 1); None for leaves that do not matter."""
+        mine = [w for w, used in zip(weights, self._used, strict=True) if used]
+        return list(_pull(self._outputs, self._leaves, mine if k > 1 else [w[None] for w in mine], k))
+
+
 def _refuse_dead_ends(tensors: list[Tensor]) -> None:
     """Raise where a graph ends in a backward that is marked as once differentiable: torch would take it as constant."""
     stack, seen = [t.grad_fn for t in tensors], set()
@@ -109,19 +147,16 @@ class _DoubleBackward:
     """Keeps the graph of the gradient; the gradient itself comes with it."""
 
     def __init__(self, net: FrozenNetwork, chunk: Chunk) -> None:
-        self._net, self._leaves = net, list((named := _leaves(net.values)).values())
+        self._net, named = net, _leaves(net.values)
         with net.evaluation(), torch.enable_grad():
-            loss = net.loss(named, chunk)
-            grads = torch.autograd.grad(loss, self._leaves, create_graph=True, allow_unused=True)
-        self.gradient = _join(net, [None if g is None else g.detach() for g in grads], 1)[0]
-        self._used = [g is not None for g in grads]
-        self._outputs = [g for g in grads if g is not None]
-        _refuse_dead_ends(self._outputs)
+            self._graph = GradientGraph(net.loss(named, chunk), list(named.values()))
+        self.gradient = _join(net, self._graph.gradient, 1)[0]
 
     def __call__(self, V: Tensor) -> Tensor:
         # gᵀv once more through the graph of g: by symmetry that is H v
-        weights = [v for v, used in zip(self._net.unflatten(V).values(), self._used, strict=True) if used]
-        return _join(self._net, _pull(self._outputs, self._leaves, weights, len(V)), len(V))
+        k = len(V)
+        weights = list(self._net.unflatten(V if k > 1 else V[0]).values())
+        return _join(self._net, self._graph.pull(weights, k), k)
 
 
 def _forward_over_reverse(net: FrozenNetwork, chunk: Chunk) -> Product:
@@ -139,18 +174,38 @@ def _forward_over_reverse(net: FrozenNetwork, chunk: Chunk) -> Product:
     return apply
 
 
-def difference_step(net: FrozenNetwork, v: Tensor) -> float:
-    """Return h so that h·v is a shift of eps^(1/3)·max(1, ‖θ‖): there truncation and rounding balance.
+def difference_step(theta: float, v: float, dtype: torch.dtype) -> float:
+    """Return h so that h·v is a shift of eps^(1/3)·max(1, ‖θ‖): there truncation and rounding balance; 0 for v = 0.
+
+    Parameters
+    ----------
+    theta, v : norms of the parameters and of the direction
 
     Examples
     --------
-    >>> net = FrozenNetwork(torch.nn.Linear(1, 1), torch.nn.functional.mse_loss, (torch.ones(2, 1), torch.ones(2, 1)))
-    >>> difference_step(net, torch.zeros(2))
-    0.0
+    >>> difference_step(1.0, 0.0, torch.float32), round(difference_step(1.0, 2.0, torch.float64) * 1e6, 2)
+    (0.0, 3.03)
     """
-    size = float(torch.linalg.vector_norm(v.double()))
+    return torch.finfo(dtype).eps ** (1 / 3) * max(1.0, theta) / v if v > 0 else 0.0
+
+
+def central_difference(value_at: Callable[[float], Any], h: float) -> Any:
+    """Return (f(h) - f(-h)) / 2h, f giving a tensor or a list of them.
+
+    Examples
+    --------
+    >>> central_difference(lambda t: torch.tensor(3.0 + 2.0 * t), 0.5).item()
+    2.0
+    """
+    ahead, behind = value_at(h), value_at(-h)
+    if isinstance(ahead, Tensor):
+        return (ahead - behind) / (2 * h)
+    return [(a - b) / (2 * h) for a, b in zip(ahead, behind, strict=True)]
+
+
+def _step_of(net: FrozenNetwork, v: Tensor) -> float:
     theta = math.sqrt(sum(float(p.double().square().sum()) for p in net.values.values()))
-    return torch.finfo(net.dtype).eps ** (1 / 3) * max(1.0, theta) / size if size > 0 else 0.0
+    return difference_step(theta, float(torch.linalg.vector_norm(v.double())), net.dtype)
 
 
 def _shifted(net: FrozenNetwork, v: Tensor, h: float) -> Parameters:
@@ -159,11 +214,8 @@ def _shifted(net: FrozenNetwork, v: Tensor, h: float) -> Parameters:
 
 def _differences(net: FrozenNetwork, chunk: Chunk) -> Product:
     def one(v: Tensor) -> Tensor:
-        h = difference_step(net, v)
-        if h == 0:
-            return torch.zeros_like(v)
-        ahead, behind = (gradient(net, chunk, _shifted(net, v, s * h))[1] for s in (1, -1))
-        return (ahead - behind) / (2 * h)
+        h = _step_of(net, v)
+        return central_difference(lambda t: gradient(net, chunk, _shifted(net, v, t))[1], h) if h else v * 0
 
     return lambda V: torch.stack([one(v) for v in V])
 
@@ -240,10 +292,10 @@ def _jacobian_differences(net: FrozenNetwork, chunk: Chunk, inner: Callable, out
             return inner(_shifted(net, v, h), chunk)
 
     def one(v: Tensor) -> Tensor:
-        h = difference_step(net, v)
+        h = _step_of(net, v)
         if h == 0:
             return torch.zeros_like(v)
-        pushed = (values(v, h) - values(v, -h)) / (2 * h)  # J v
+        pushed = central_difference(lambda t: values(v, t), h)  # J v
         return _join(net, _pull([z], list(named.values()), [outer(at, pushed)[None]], 1), 1)[0]
 
     return lambda V: torch.stack([one(v) for v in V])

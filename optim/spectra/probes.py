@@ -74,7 +74,7 @@ def tridiagonalize_probes(
         alpha[:, j], beta[:, j], last = diagonal, off, off
         before, q = q, w / off[:, None].clamp_min(torch.finfo(torch.float64).tiny).to(w.dtype)
         if (j + 1) % sweep == 0 or j + 1 == steps:
-            _refuse_nan(size)
+            refuse_nan(size)
             if bool(ends.all()):
                 break
         q = torch.nan_to_num(q, nan=0.0, posinf=0.0, neginf=0.0)
@@ -122,6 +122,12 @@ def _project(rows: Tensor, w: Tensor) -> Tensor:
     return out
 
 
-def _refuse_nan(size: Tensor) -> None:
+def refuse_nan(size: Tensor) -> None:
+    """Raise where a product was not finite.
+
+    Examples
+    --------
+    >>> refuse_nan(torch.ones(1))
+    """
     if not bool(torch.isfinite(size).all()):
         raise ValueError("the operator gave NaN or infinity; look for an overflow in the loss or its derivatives")

@@ -69,9 +69,9 @@ def slq(
     """
     if steps < 1 or probes < 1:
         raise ValueError(f"got steps={steps}, probes={probes}; expected integers >= 1")
-    n, dtype, device = _face(A, size, dtype, device)
-    seed = _seed(rng, getattr(A, "group", None), device)
-    starts = _gaussian(probes, n, seed).to(device, dtype)
+    n, dtype, device = find_face(A, size, dtype, device)
+    seed = find_seed(rng, getattr(A, "group", None), device)
+    starts = draw_gaussian(probes, n, seed).to(device, dtype)
     return _from_starts(A, starts, steps, seed, vectors=vectors, storage=storage, progress=progress)
 
 
@@ -87,9 +87,9 @@ def leaning_spectrum(A: Any, steps: int, rng: int | torch.Generator | None) -> S
     >>> round(leaning_spectrum(torch.eye(3, dtype=torch.float64), 2, 1).max, 9)
     1.0
     """
-    n, dtype, device = _face(A, None, None, None)
-    seed = _seed(rng, getattr(A, "group", None), device)
-    start = _gaussian(1, n, seed).to(device, dtype)
+    n, dtype, device = find_face(A, None, None, None)
+    seed = find_seed(rng, getattr(A, "group", None), device)
+    start = draw_gaussian(1, n, seed).to(device, dtype)
     if hasattr(A, "gradient"):
         g = A.gradient().to(torch.float64)
         size = torch.linalg.vector_norm(g)
@@ -98,7 +98,14 @@ def leaning_spectrum(A: Any, steps: int, rng: int | torch.Generator | None) -> S
     return _from_starts(A, start, steps, seed)
 
 
-def _gaussian(probes: int, n: int, seed: int) -> Tensor:
+def draw_gaussian(probes: int, n: int, seed: int) -> Tensor:
+    """Return normal numbers (probes, n), float64, the same on every device.
+
+    Examples
+    --------
+    >>> draw_gaussian(2, 3, 1).shape
+    torch.Size([2, 3])
+    """
     generator = torch.Generator().manual_seed(seed)  # on the CPU: the same probes on every device
     return torch.randn(probes, n, generator=generator, dtype=torch.float64)
 
@@ -113,7 +120,7 @@ def _from_starts(
     storage: Storage = None,
     progress: bool | None = None,
 ) -> Spectrum:
-    runs = tridiagonalize_probes(_rows(A), starts, steps, storage=storage, watch=watch("Lanczos", progress))
+    runs = tridiagonalize_probes(map_rows(A), starts, steps, storage=storage, watch=watch("Lanczos", progress))
     facts = {key: getattr(A, key) for key in ("kind", "samples", "method") if hasattr(A, key)}
     plain = tuple((T.alpha.numpy(), T.beta.numpy(), T.start_norm, T.complete) for T in runs)
     bottom, top = _extreme_vectors(runs) if vectors else (None, None)
@@ -121,8 +128,14 @@ def _from_starts(
     return Spectrum(plain, starts.shape[1], made, seed, _rounding(A, starts.dtype), facts, top, bottom)
 
 
-def _face(A: Any, size: int | None, dtype: torch.dtype | None, device: Any) -> tuple[int, torch.dtype, Any]:
-    """Return n, dtype and device of the vectors that A takes."""
+def find_face(A: Any, size: int | None, dtype: torch.dtype | None, device: Any) -> tuple[int, torch.dtype, Any]:
+    """Return n, dtype and device of the vectors that A takes.
+
+    Examples
+    --------
+    >>> find_face(torch.eye(3), None, None, None)
+    (3, torch.float32, device(type='cpu'))
+    """
     n = size if size is not None else (A.shape[0] if hasattr(A, "shape") else None)
     if n is None:
         raise ValueError(f"{type(A).__name__} does not tell its size; pass size=n (and dtype, device if they matter)")
@@ -131,8 +144,14 @@ def _face(A: Any, size: int | None, dtype: torch.dtype | None, device: Any) -> t
     return int(n), dtype, device or getattr(A, "device", torch.device("cpu"))
 
 
-def _rows(A: Any) -> Callable[[Tensor], Tensor]:
-    """Return A as a map of rows (k, n)."""
+def map_rows(A: Any) -> Callable[[Tensor], Tensor]:
+    """Return A as a map of rows (k, n).
+
+    Examples
+    --------
+    >>> map_rows(lambda v: 2 * v)(torch.ones(1, 2)).tolist()
+    [[2.0, 2.0]]
+    """
     if isinstance(A, Tensor):
         return lambda q: q @ A
     if hasattr(A, "chunk_product"):
@@ -141,7 +160,14 @@ def _rows(A: Any) -> Callable[[Tensor], Tensor]:
     return lambda q: torch.stack([torch.as_tensor(apply(v)) for v in q])
 
 
-def _seed(rng: int | torch.Generator | None, group: Any, device: Any) -> int:
+def find_seed(rng: int | torch.Generator | None, group: Any, device: Any) -> int:
+    """Return the seed to draw with, the same on all ranks of a group.
+
+    Examples
+    --------
+    >>> find_seed(7, None, "cpu")
+    7
+    """
     if rng is None:
         seed = torch.Generator().seed() % 2**63
     else:

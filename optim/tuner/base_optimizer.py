@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .wrapper import JoinedOptimizer, list_members
+
 LEARNED = ("lr", "momentum", "betas")  # entries whose outside values stand apart in a checkpoint
 WATCHED = 64  # first steps whose group entries are compared with those before; later one in as many
 MANY = 64  # groups
@@ -91,13 +93,30 @@ class BaseOptimizer:
     @property
     def heavy(self) -> bool:
         """Say whether it is of the heavy-ball kind, where lr/(1-β) counts."""
-        return "momentum" in self.first_group and "betas" not in self.first_group
+        firsts = [each.param_groups[0] for each in list_members(self.optimizer)]
+        return all("momentum" in group and "betas" not in group for group in firsts)
 
     @property
     def adaptive(self) -> bool:
-        """Say whether it divides by second moments."""
-        group = self.first_group
-        return "betas" in group or "alpha" in group or "lr_decay" in group
+        """Say whether it divides by second moments, or one of its members does."""
+        firsts = [each.param_groups[0] for each in list_members(self.optimizer)]
+        return any("betas" in group or "alpha" in group or "lr_decay" in group for group in firsts)
+
+    @property
+    def units(self) -> list[int]:
+        """Return, per group, the number of the scale it shares where ratios are learned: a member's, else its own."""
+        if isinstance(self.optimizer, JoinedOptimizer):
+            return self.optimizer.members_of_groups
+        return list(range(len(self.optimizer.param_groups)))
+
+    def unit_of_parameters(self) -> list[int]:
+        """Return the number of the scale of each parameter."""
+        groups = self.optimizer.param_groups
+        return [unit for unit, group in zip(self.units, groups, strict=True) for _ in group["params"]]
+
+    def spread(self, ratios: Sequence[float]) -> list[float]:
+        """Return the factor of each group, given those of the units (groups added since: 1); none if none is given."""
+        return [ratios[unit] if unit < len(ratios) else 1.0 for unit in self.units] if ratios else []
 
     def parameters(self) -> list[Tensor]:
         """Return all parameters in the order of the groups."""
@@ -122,7 +141,7 @@ class BaseOptimizer:
 
     # its step
 
-    def step(self, scale: float, momentum: float) -> None:
+    def step(self, scale: float, momentum: float, ratios: Sequence[float] = ()) -> None:
         """Make a step with the groups' lrs multiplied and their momentum set (NaN: left alone); then all is back.
 
         Tensor lrs are changed in place: compiled steps hold them.
@@ -132,10 +151,10 @@ class BaseOptimizer:
         self._steps += 1
         watched = self._steps <= WATCHED or self._steps % WATCHED == 0
         before = _entries_of(groups[0]) if watched else {}
-        if scale == 1.0 and math.isnan(momentum):
+        if scale == 1.0 and math.isnan(momentum) and not ratios:
             optimizer.step()
         else:
-            with self.in_force(scale, momentum):
+            with self.in_force(scale, momentum, ratios):
                 optimizer.step()
         if before:
             group = optimizer.param_groups[0]
@@ -143,18 +162,21 @@ class BaseOptimizer:
                 if group.get(name) is not value and not _same(group.get(name), value):
                     self.stepped_entries.add(name)
 
-    def step_with(self, gradients: Sequence[Tensor | None], scale: float, momentum: float) -> None:
+    def step_with(
+        self, gradients: Sequence[Tensor | None], scale: float, momentum: float, ratios: Sequence[float] = ()
+    ) -> None:
         """Make a step of a trial: with given gradients (None: untouched), and without hooks, which are the user's."""
         owned = self.parameters()
         kept = [p.grad for p in owned]
         try:
             for p, gradient in zip(owned, gradients, strict=True):
                 p.grad = gradient
-            plain_step: Any = type(self.optimizer).step
-            plain_step = plain_step.__wrapped__ if getattr(plain_step, "hooked", False) else plain_step
             before = _entries_of(self.first_group)
-            with self.in_force(scale, momentum), torch.no_grad():
-                plain_step(self.optimizer)
+            with self.in_force(scale, momentum, ratios), torch.no_grad():
+                for each in list_members(self.optimizer):
+                    plain_step: Any = type(each).step
+                    plain_step = plain_step.__wrapped__ if getattr(plain_step, "hooked", False) else plain_step
+                    plain_step(each)
             for name, value in before.items():
                 if not _same(self.first_group.get(name), value):
                     self.stepped_entries.add(name)
@@ -163,8 +185,8 @@ class BaseOptimizer:
                 p.grad = gradient
 
     @contextlib.contextmanager
-    def in_force(self, scale: float, momentum: float) -> Iterator[None]:
-        """Multiply the groups' lrs and set their momentum; at the end what stood there is back.
+    def in_force(self, scale: float, momentum: float, ratios: Sequence[float] = ()) -> Iterator[None]:
+        """Multiply the groups' lrs (each unit's by its ratio too), set their momentum; at the end all is back.
 
         Examples
         --------
@@ -178,7 +200,7 @@ class BaseOptimizer:
         groups = self.optimizer.param_groups
         rates = [group["lr"] for group in groups]
         first = rates[0]
-        equal = type(first) is float and rates.count(first) == len(rates)  # thousands of equal groups cost little
+        equal = type(first) is float and not ratios and rates.count(first) == len(rates)  # thousands cost little
         tensors = [] if equal else [(k, rate.clone()) for k, rate in enumerate(rates) if isinstance(rate, Tensor)]
         name = self.momentum_entry if math.isfinite(momentum) else None
         momenta = [group[name] for group in groups] if name else []
@@ -188,8 +210,9 @@ class BaseOptimizer:
                 for group in groups:
                     group["lr"] = scaled
             else:
-                for group, rate in zip(groups, rates, strict=True):
-                    group["lr"] = rate.mul_(scale) if isinstance(rate, Tensor) else rate * scale
+                factors = [scale * factor for factor in self.spread(ratios)] or [scale] * len(groups)
+                for group, rate, factor in zip(groups, rates, factors, strict=True):
+                    group["lr"] = rate.mul_(factor) if isinstance(rate, Tensor) else rate * factor
             if name:
                 for group in groups:
                     group[name] = replace_momentum(group, name, momentum)
@@ -207,11 +230,12 @@ class BaseOptimizer:
                 for group, momentum_before in zip(groups, momenta, strict=True):
                     group[name] = momentum_before
 
-    def show(self, scale: float, momentum: float) -> None:
+    def show(self, scale: float, momentum: float, ratios: Sequence[float] = ()) -> None:
         """Write what is in force into the groups, until `hide`."""
         self.hide()
-        for group in self.optimizer.param_groups:
-            shown = {"lr": group["lr"] * scale}
+        groups = self.optimizer.param_groups
+        for group, factor in zip(groups, self.spread(ratios) or [1.0] * len(groups), strict=True):
+            shown = {"lr": group["lr"] * scale * factor}
             if self.momentum_entry and math.isfinite(momentum):
                 shown[self.momentum_entry] = replace_momentum(group, self.momentum_entry, momentum)
             for name, value in shown.items():
@@ -292,6 +316,8 @@ def find_momentum_entry(base: torch.optim.Optimizer) -> str | None:
     ('momentum', 'betas')
     """
     groups = base.param_groups
+    if isinstance(base, JoinedOptimizer):
+        return None
     if "momentum" in groups[0] and "betas" not in groups[0]:
         return "momentum"
     optim = torch.optim

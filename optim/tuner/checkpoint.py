@@ -37,10 +37,10 @@ def pack(session: Session) -> dict[str, Any]:
     base, state = session.base, session.state
     packed = base.optimizer.state_dict()
     learned = base.momentum_entry if session.learned_momentum == session.learned_momentum else None
-    scale = session.scale
-    for group in packed["param_groups"]:
+    scale, groups = session.scale, packed["param_groups"]
+    for group, factor in zip(groups, base.spread(state.ratios) or [1.0] * len(groups), strict=True):
         outside = {name: group[name] for name in LEARNED if name in group}
-        group["lr"] = group["lr"] * scale
+        group["lr"] = group["lr"] * scale * factor
         if learned:
             group[learned] = replace_momentum(group, learned, state.momentum)
         group[KEY] = {"outside": outside}

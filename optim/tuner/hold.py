@@ -198,7 +198,8 @@ def measure_sharpness(session: Session, source: LossSource) -> None:
     state, curvature = session.state, session.state.curvature
     curvature.next_measurement = state.steps + max(session.constants.refresh_first, state.steps)
     try:
-        found = find_top_curvature(source, session.base.optimizer, curvature.top_vector, session.rng)
+        with session.base.in_force(1.0, math.nan, state.ratios):
+            found = find_top_curvature(source, session.base.optimizer, curvature.top_vector, session.rng)
     except Exception as error:  # whatever fails in a look, the training that is looked at goes on
         return session.warn(f"the sharpness could not be measured ({describe_error(error)}); the lr stays")
     curvature.sharpness, curvature.top_vector = found

@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..curvature.network import find_loss
+from ..curvature.products import GradientGraph, central_difference, difference_step
 from ..side_effects import copy_batch, undisturbed
 
 VALUE, GRADIENT, PRODUCT = 1 / 3, 1.0, 3.0
@@ -91,21 +92,17 @@ class LossSource:
             return lambda v: self.difference(parameters, v)
         try:
             with undisturbed(self.loss_fn), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-                grads = torch.autograd.grad(self._loss(), parameters, create_graph=True, allow_unused=True)
+                graph = GradientGraph(self._loss(), parameters)
             self.spent += GRADIENT
-            alive = [g for g in grads if g is not None and g.requires_grad]
-            if not alive:
+            if graph.is_constant:  # as of a closure that has run backward itself
                 raise RuntimeError("the gradient has no graph")
-            torch.autograd.grad(alive, parameters, [torch.zeros_like(g) for g in alive], retain_graph=True,
-                                allow_unused=True)  # fmt: skip
+            graph.pull([torch.zeros_like(p) for p in parameters])
         except (RuntimeError, NotImplementedError):
             return lambda v: self.difference(parameters, v)
 
         def product(v: Direction) -> list[Tensor]:
             self.spent += PRODUCT
-            pairs = [(g, w) for g, w in zip(grads, v, strict=True) if g is not None and g.requires_grad]
-            outs, weights = [g for g, _ in pairs], [w for _, w in pairs]
-            found = torch.autograd.grad(outs, parameters, weights, retain_graph=True, allow_unused=True)
+            found = graph.pull(v)
             values = [torch.zeros_like(w) if h is None else self.sign * h for w, h in zip(v, found, strict=True)]
             self._share(values)
             return values
@@ -114,13 +111,15 @@ class LossSource:
 
     def difference(self, parameters: list[Tensor], v: Direction) -> list[Tensor]:
         """Return Hessian times v as the central difference of two gradients."""
-        eps = torch.finfo(parameters[0].dtype).eps ** (1 / 3)
-        h = eps * max(1.0, norm(parameters)) / max(norm(v), 1e-30)
-        sides = []
-        for sign in (1.0, -1.0):
-            with shifted(parameters, v, sign * h):
-                sides.append(self.gradient(parameters))
-        return [self.sign * (a - b) / (2 * h) for a, b in zip(*sides, strict=True)]
+        h = difference_step(norm(parameters), norm(v), parameters[0].dtype)
+        if h == 0:
+            return [torch.zeros_like(p) for p in parameters]
+
+        def gradient_at(t: float) -> list[Tensor]:
+            with shifted(parameters, v, t):
+                return self.gradient(parameters)
+
+        return [self.sign * each for each in central_difference(gradient_at, h)]
 
     def modules(self) -> list[nn.Module]:
         """Return the modules with buffers that run when the loss is computed; one forward pass, not counted."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,12 +30,13 @@ from .drift import Drift
 from .loss import ClosureLoss, LossSource
 from .raises import HoldAndRaise
 from .ramp import RampPhase
+from .ratios import MOST_UNITS
 from .session import Phase, Session, TunerWarning, describe_error
 from .spectral import FollowSpectrum, Proposal, granziol
 from .start import Idle
 from .state import TunerState
 from .trials import Trials
-from .wrapper import Wrapper, check_base
+from .wrapper import JoinedOptimizer, Wrapper, check_base, list_members
 
 SCHEDULES = ("auto", "constant", "annealed")
 
@@ -53,7 +54,8 @@ class CurvatureTuner(Wrapper):
 
     Parameters
     ----------
-    base : the optimizer that makes the steps; its lr sets ratios between groups only
+    base : the optimizer that makes the steps; its lr sets ratios between groups only. Or several ones of different
+        parameters (Muon for matrices, AdamW for the rest), which then step together and keep their momenta
     policy : "edge" (ours), "granziol" (the published learner, corrected), or a function from Ritz values (list of
         float) and their weights to a `spectral.Proposal`
     momentum : "learn" (bases with a `momentum`, and β₁ of Adam, AdamW, NAdam, RAdam, Adamax: short runs made us choose
@@ -65,6 +67,7 @@ class CurvatureTuner(Wrapper):
     schedule : "constant", "annealed" (whatever ends low), or "auto": as seen
     validation : () -> loss on held-out batches; it then judges trials, and rising twice while the training loss falls
         it brings back the weights of its minimum. Some fifteen calls in a run of known length
+    learn_ratios : give each optimizer of several, or each group of one (16 at most), a scale of its own
     every : steps between two spectra of 20 products; for policies of spectra, whose work `budget` does not limit
     group : process group whose ranks hold different samples; "auto": all, if torch.distributed is initialised. All
         ranks must make the same steps: uneven inputs (`Join`) are not served
@@ -73,7 +76,8 @@ class CurvatureTuner(Wrapper):
 
     Attributes
     ----------
-    base : the wrapped optimizer;  lr, momentum : in force for the next step;  spent : gradient-equivalents beside steps
+    base : the wrapped optimizer;  lr, momentum : in force for the next step;  lrs : of all groups
+    spent : gradient-equivalents beside steps
     history : list of what was seen and decided: step, event, lr, momentum, loss, sharpness, threshold
     tuning : `TunerState`, all that decisions come from
 
@@ -93,7 +97,7 @@ class CurvatureTuner(Wrapper):
 
     def __init__(
         self,
-        base: Optimizer,
+        base: Optimizer | Sequence[Optimizer],
         policy: str | Callable[[list[float], list[float]], Proposal] = "edge",
         *,
         momentum: str = "learn",
@@ -102,12 +106,18 @@ class CurvatureTuner(Wrapper):
         schedule: str = "auto",
         validation: Callable[[], Any] | None = None,
         every: int = 500,
+        learn_ratios: bool = False,
         group: Any = "auto",
         closure: bool = False,
         constants: TunerConstants | None = None,
         rng: int = 0,
     ) -> None:
+        base = base if isinstance(base, Optimizer) or not isinstance(base, list | tuple) else JoinedOptimizer(base)
+        for each in list_members(base):
+            check_base(each)
         check_base(base)
+        if learn_ratios and policy != "edge":
+            raise ValueError(f"got learn_ratios=True and policy={policy!r}; expected the policy 'edge' for it")
         if momentum not in ("learn", "keep") or not budget >= 0 or every < 1:
             raise ValueError(
                 f"got momentum={momentum!r}, budget={budget}, every={every}; expected 'learn' or 'keep', a budget >= 0 "
@@ -124,15 +134,27 @@ class CurvatureTuner(Wrapper):
         self.base, self.policy, self.every, self.group, self.closure = base, policy, every, group, closure
         self._options: dict[str, Any] = {
             "momentum": momentum, "budget": budget, "rng": rng, "total_steps": total_steps, "schedule": schedule,
-            "validation": validation, "constants": constants or TunerConstants(),
+            "validation": validation, "learn_ratios": learn_ratios, "constants": constants or TunerConstants(),
         }  # fmt: skip
         self._session = self._open_session()
         self._restore_hooks()
+        count = len(set(self._session.base.units))
+        if learn_ratios and count > MOST_UNITS:
+            raise ValueError(
+                f"got learn_ratios=True for {count} groups; expected {MOST_UNITS} at most: join groups that may share "
+                "an lr"
+            )
 
     lr = property(lambda self: self._session.lr)
     momentum = property(lambda self: self._session.momentum)
     spent = property(lambda self: self._session.state.spent)
     history = property(lambda self: self._session.history)
+
+    @property
+    def lrs(self) -> list[float]:
+        """Lr of every group's next step."""
+        with self.in_force() as base:
+            return [float(group["lr"]) for group in base.param_groups]
 
     @property
     def tuning(self) -> TunerState:
@@ -197,7 +219,7 @@ class CurvatureTuner(Wrapper):
         if session.expected is not None:
             drop_if_stale(session)
         session.before_step()
-        session.base.step(session.scale, session.learned_momentum)
+        session.base.step(session.scale, session.learned_momentum, session.state.ratios)
         session.after_step()
         state = session.state
         if state.phase == "idle" and state.steps == session.constants.unseen and not state.attempts:
@@ -223,7 +245,7 @@ class CurvatureTuner(Wrapper):
         """
         session = self._session
         session.base.hide()
-        with session.base.in_force(session.scale, session.learned_momentum):
+        with session.base.in_force(session.scale, session.learned_momentum, session.state.ratios):
             yield self.base
 
     def show_in_force(self) -> None:
@@ -242,7 +264,7 @@ class CurvatureTuner(Wrapper):
         (0.25, 1.0)
         """
         session = self._session
-        session.base.show(session.scale, session.learned_momentum)
+        session.base.show(session.scale, session.learned_momentum, session.state.ratios)
 
     def hide_in_force(self) -> None:
         """Put back what `show_in_force` has replaced.
@@ -282,7 +304,7 @@ class CurvatureTuner(Wrapper):
                 raise ValueError(f"got lr={lr}; expected a positive number")
             session.base.multiply_lrs(lr / session.base.first_lr)
         state = session.state
-        state.nominal, state.scale = session.base.first_lr, 1.0
+        state.nominal, state.scale, state.ratios = session.base.first_lr, 1.0, []
         session.settle(state.nominal, math.nan)
         state.drift.blocks_left, state.drift.doublings = 0, math.inf
         state.raises.next_step, state.scale = 2**62, 1.0

@@ -17,11 +17,10 @@ import math
 
 from .hold import Hold
 from .loss import VALUE, LossSource
+from .ratios import begin_ratio_race, decide_ratio, list_raises, may_begin
 from .session import Session
 from .state import RaceState
 from .trials import advance_trials, judge_trials
-
-JUDGED = 6.0  # looks at the end of a race: the origin and both trials, on two batches
 
 
 class HoldAndRaise(Hold):
@@ -30,7 +29,7 @@ class HoldAndRaise(Hold):
     def is_due(self, session: Session) -> bool:
         """Say whether a race is on, a round begins, or anything of `Hold` is due."""
         state = session.state
-        if state.race.lrs or state.steps >= state.raises.next_step:
+        if state.race.lrs or state.steps >= state.raises.next_step or may_begin(session):
             return True
         return (session.validation is not None and state.steps >= state.raises.held_out_next) or super().is_due(session)
 
@@ -44,6 +43,10 @@ class HoldAndRaise(Hold):
             self._compare_held_out(session, source)
         if state.race.lrs:
             self._race(session, source)
+        elif may_begin(session):
+            session.find_modules(source)
+            begin_ratio_race(session)
+            self._race(session, source)
         elif state.steps >= state.raises.next_step:
             self._begin(session, source)
 
@@ -54,15 +57,18 @@ class HoldAndRaise(Hold):
         horizon = session.total_steps or state.steps  # unknown: what has been earned so far
         looks = VALUE * (horizon - state.steps) / constants.look_every
         share = (constants.raise_budget * session.budget * horizon - state.spent - looks) / rounds_left
-        length = int(min(constants.raise_batches, (share - JUDGED * VALUE) / len(constants.raise_factors)))
+        alone = list_raises(session)
+        lines = len(constants.raise_factors) + len(alone)
+        length = int(min(constants.raise_batches, (share - 2 * VALUE * (lines + 1)) / lines))
         calm = state.hold.rescues == 0 or state.steps - state.hold.last_rescue_step > constants.raise_first
         if length < constants.raise_fewest or not calm or session.factor < 0.3 * state.highest_factor:
             return
         session.find_modules(source)
         origin = session.take_snapshot(host=False)
         lr = state.scale * state.nominal
-        state.race = RaceState(lrs=[lr * f for f in constants.raise_factors], length=length, centre=lr,
-                               lines=[origin] * len(constants.raise_factors), origin=origin)  # fmt: skip
+        lrs = [lr * f for f in constants.raise_factors] + [lr * constants.raise_factors[0]] * len(alone)
+        ratios = [state.ratios] * len(constants.raise_factors) + alone if alone else []
+        state.race = RaceState(lrs=lrs, ratios=ratios, length=length, centre=lr, lines=[origin] * lines, origin=origin)
         raises.round += 1
         self._race(session, source)
 
@@ -78,7 +84,7 @@ class HoldAndRaise(Hold):
         return 1
 
     def _race(self, session: Session, source: LossSource) -> None:
-        state, race, constants = session.state, session.state.race, session.constants
+        state, race = session.state, session.state.race
         if state.scale * state.nominal < 0.9 * race.centre:  # a rescue came in between
             state.race = RaceState()
             return
@@ -89,14 +95,33 @@ class HoldAndRaise(Hold):
         if not race.judged:  # single losses are too noisy to raise an lr for
             race.judged = losses
             return
-        start, same, *_, higher = (a + b for a, b in zip(race.judged, losses, strict=True))
-        if math.isfinite(higher) and higher < same - constants.raise_gain * abs(same) and higher < start:
-            state.scale *= race.lrs[-1] / race.lrs[0]
-            state.drift.blocks_left = 0
-            session.note("raised by trial", higher / 2)
+        start, *ends = (a + b for a, b in zip(race.judged, losses, strict=True))
+        if race.unit >= 0:
+            self._take_ratio(session, start, ends)
         else:
-            session.note("not raised", higher / 2)
+            self._take_raise(session, start, ends)
         state.race = RaceState()
+
+    def _take_raise(self, session: Session, start: float, ends: list[float]) -> None:
+        """Take the best of the higher lrs, if it ends lower than the lr in force."""
+        state, race, constants = session.state, session.state.race, session.constants
+        same = ends[0]
+        best = min(range(1, len(ends)), key=lambda k: ends[k] if math.isfinite(ends[k]) else math.inf)
+        higher = ends[best]
+        if not (math.isfinite(higher) and higher < same - constants.raise_gain * abs(same) and higher < start):
+            return session.note("not raised", higher / 2)
+        state.scale *= race.lrs[best] / race.lrs[0]
+        if race.ratios:
+            session.set_ratios(race.ratios[best])
+        state.drift.blocks_left = 0
+        session.note("raised by trial", higher / 2)
+
+    def _take_ratio(self, session: Session, start: float, ends: list[float]) -> None:
+        """Take the ratio of a unit that its trials speak for."""
+        state, unit = session.state, session.state.race.unit
+        factor = decide_ratio(session.constants.ratio_factors, ends, start, session.constants.raise_gain)
+        session.set_ratios([ratio * (factor if k == unit else 1.0) for k, ratio in enumerate(state.ratios)])
+        session.note(f"ratio {unit}", min(ends) / 2)
 
     def _compare_held_out(self, session: Session, source: LossSource) -> None:
         """Go back to the minimum of the held-out loss where it has risen twice while the training loss fell."""

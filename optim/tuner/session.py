@@ -48,7 +48,7 @@ class Session:
     ----------
     base : the optimizer;  phases : by name;  budget : extra work as a share of the steps;  rng : seed of start vectors
     total_steps : horizon, or None;  schedule : "auto", "constant" or "annealed"
-    validation : () -> loss on held-out batches, or None
+    validation : () -> loss on held-out batches, or None;  learn_ratios : whether each unit gets a scale of its own
 
     Examples
     --------
@@ -68,7 +68,9 @@ class Session:
         total_steps: int | None = None,
         schedule: str = "auto",
         validation: Callable[[], Any] | None = None,
+        learn_ratios: bool = False,
     ) -> None:
+        self.learn_ratios = learn_ratios
         self.base, self.phases, self.budget, self.rng = base, phases, budget, rng
         self.constants = constants or TunerConstants()
         self.total_steps, self.schedule, self.validation = total_steps, schedule, validation
@@ -100,8 +102,13 @@ class Session:
 
     @property
     def lr(self) -> float:
-        """Return the lr of the first group's next step."""
+        """Return the lr of the first group's next step; the first unit's ratio is 1."""
         return self.base.first_lr * self.scale
+
+    def set_ratios(self, ratios: list[float]) -> None:
+        """Set the units' factors, normed so that the first one's is 1: the scale takes what that one was."""
+        self.state.scale *= ratios[0]
+        self.state.ratios = [ratio / ratios[0] for ratio in ratios]
 
     @property
     def learned_momentum(self) -> float:
@@ -217,6 +224,7 @@ class Session:
         state.drift = DriftState(blocks_left=len(constants.drift_targets))
         state.ramp, state.race = RampState(), RaceState()
         state.raises = RaiseState(next_step=constants.raise_first, held_out_next=state.steps)
+        state.raises.units_left = len(state.ratios) if self.learn_ratios else 0
         state.curvature.next_measurement = state.steps + constants.refresh_first
         state.believed = self.find_schedule()
 

@@ -52,13 +52,18 @@ class Idle:
         state.spent += VALUE
         gradient = source.gradient_or_none(base.parameters())
         steps = propose_update(base.optimizer, gradient, unit=True)
-        update = [u for u, p in zip(steps, base.parameters(), strict=True) if p.requires_grad]
-        critical = critical_lr(source, owned, update, loss, constants.search_limit)
+        parts = zip(base.unit_of_parameters(), steps, base.parameters(), strict=True)
+        units, update = zip(*((unit, u) for unit, u, p in parts if p.requires_grad), strict=True)
+        ratios: list[float] = []
+        if session.learn_ratios and len(set(base.units)) > 1:
+            ratios = find_first_ratios(session, source, owned, list(update), list(units), loss)
+            update = [u * ratios[unit] for u, unit in zip(update, units, strict=True)]
+        critical = critical_lr(source, owned, list(update), loss, constants.search_limit)
         if not 0 < critical < math.inf:
             return session.warn("no lr along the first update lowers the loss; the base optimizer goes on as it is")
         if base.learns_momentum:
             state.momentum = constants.ramp_momentum if base.heavy else constants.trial_beta
-        state.unseen_steps = 0
+        state.unseen_steps, state.ratios = 0, ratios
         if base.adaptive:
             state.phase, state.scale = "trials", critical * constants.start_share / state.nominal
             lrs = [critical * constants.trial_centre * factor for factor in constants.trial_factors]
@@ -73,6 +78,26 @@ class Idle:
             state.ramp = RampState(first_lr=first, first_loss=loss, best_loss=loss, best_lr=first, start=kept,
                                    kept=[(state.steps, first, kept)])  # fmt: skip
         session.note("start", loss)
+
+
+def find_first_ratios(
+    session: Session, source: LossSource, owned: list[Tensor], update: list[Tensor], units: list[int], loss: float
+) -> list[float]:
+    """Return the ratios of the units' critical lrs to the first unit's; 1 where a unit has none.
+
+    Parameters
+    ----------
+    owned, update, units : the parameters, the optimizer's first update of each, and the unit each belongs to
+    """
+    found = []
+    for unit in range(max(session.base.units) + 1):
+        mine = [k for k, each in enumerate(units) if each == unit]
+        part, way = [owned[k] for k in mine], [update[k] for k in mine]
+        found.append(critical_lr(source, part, way, loss, session.constants.search_limit) if mine else math.inf)
+    usable = [lr for lr in found if 0 < lr < math.inf]
+    usual = math.exp(sum(math.log(lr) for lr in usable) / len(usable)) if usable else 1.0
+    found = [lr if 0 < lr < math.inf else usual for lr in found]
+    return [lr / found[0] for lr in found]
 
 
 def critical_lr(source: LossSource, owned: list[Tensor], update: list[Tensor], loss: float, limit: int = 16) -> float:

@@ -48,6 +48,7 @@ class RaceState:
 
     lrs : of the trials;  done, length : batches they have trained on, and will;  centre : what the lrs are centred on
     failures : attempts that raised an exception;  judged : losses on the first of two batches, origin first
+    ratios : of each trial, where they differ from those in force;  unit : whose ratio is tried (-1: none's)
     lines : the weights of each trial;  origin : where they began
     """
 
@@ -57,6 +58,8 @@ class RaceState:
     centre: float = 0.0
     failures: int = 0
     judged: list[float] = field(default_factory=list)
+    ratios: list[list[float]] = field(default_factory=list)
+    unit: int = -1
     lines: list[Snapshot] = field(default_factory=list, metadata=TENSORS)
     origin: Snapshot | None = field(default=None, metadata=TENSORS)
 
@@ -111,9 +114,13 @@ class CurvatureState:
 
 @dataclass
 class RaiseState:
-    """Later raises: round, step of the next one; held-out losses: lowest one, rises in a row, the step of the next."""
+    """Later raises: round, step of the next one; held-out losses: lowest one, rises in a row, the step of the next.
+
+    units_left : units whose ratio is still to be tried after the start
+    """
 
     round: int = 0
+    units_left: int = 0
     next_step: int = 0
     held_out_best: float = math.inf
     held_out_mean: float = math.nan
@@ -128,6 +135,7 @@ class TunerState:
 
     phase : "idle" (nothing observed yet), "ramp", "trials", "hold" or "spectral"
     scale : learned lr / first group's lr at construction (`nominal`);  momentum : learned one (NaN: left alone)
+    ratios : factors of the units (members of joined optimizers, else groups) beside the scale; none: all are 1
     steps, spent : steps made, gradient-equivalents beside them;  unseen_steps : steps since the last look at the loss
     failures, blocked_until : looks in a row that raised an exception, and the step of the next one
     attempts, next_attempt : starts that have failed, and the step of the next one
@@ -144,6 +152,7 @@ class TunerState:
     version: int = VERSION
     phase: str = "idle"
     scale: float = 1.0
+    ratios: list[float] = field(default_factory=list)
     nominal: float = 1.0
     momentum: float = math.nan
     steps: int = 0

@@ -68,23 +68,30 @@ def choose_without_gain(tried: Tried, start: float, centre: float, share: float 
     return max(harmless) if harmless else min(below)[0]
 
 
-def find_vertex(tried: Tried, start: float) -> float:
+def find_vertex(tried: Tried, start: float, beyond: float = 1.0) -> float:
     """Return the lr at the vertex of the parabola, in log lr, through the winner and its neighbours.
 
-    A loss above that of the start counts as the start's: how far a trial was thrown says nothing.
+    A loss above that of the start counts as the start's: how far a trial was thrown says nothing. Where the highest lr
+    wins, the parabola through the last three is followed beyond it, up to a factor.
 
     Examples
     --------
     >>> round(find_vertex([(0.1, 2.0), (0.2, 1.5), (0.4, 1.9)], 2.5), 4)
     0.2079
+    >>> round(find_vertex([(0.1, 2.0), (0.2, 1.5), (0.4, 1.2)], 2.5, beyond=4.0), 4)
+    0.8
     """
     ordered = sorted((lr, min(_finite(loss), start)) for lr, loss in tried)
     best = min(range(len(ordered)), key=lambda k: ordered[k][1])
-    if not 0 < best < len(ordered) - 1:
+    highest = ordered[-1][0]
+    if best == 0 or len(ordered) < 3 or (best == len(ordered) - 1 and beyond == 1.0):
         return ordered[best][0]
-    (a, fa), (b, fb), (c, fc) = ((math.log(lr), loss) for lr, loss in ordered[best - 1 : best + 2])
+    middle = min(best, len(ordered) - 2)
+    (a, fa), (b, fb), (c, fc) = ((math.log(lr), loss) for lr, loss in ordered[middle - 1 : middle + 2])
     left, right = (fb - fa) / (b - a), (fc - fb) / (c - b)
     bend = (right - left) / (c - a)
+    if best > middle:
+        return min(max(math.exp((a + b) / 2 - left / (2 * bend)), highest) if bend > 0 else math.inf, beyond * highest)
     return math.exp((a + b) / 2 - left / (2 * bend)) if bend > 0 else math.exp(b)
 
 
@@ -144,16 +151,17 @@ def advance_trials(session: Session, source: LossSource, *, host: bool = True) -
                 gradient = part.gradient_or_none(base.parameters())
                 session.state.spent += part.spent / len(pieces)
                 z = (race.done + j / len(pieces)) / race.length
-                _train(session, gradient, lr * session.trial_factor(z))
+                ratios = race.ratios[k] if race.ratios else session.state.ratios
+                _train(session, gradient, lr * session.trial_factor(z), ratios)
             race.lines[k] = session.take_snapshot(host=host)
     finally:
         base.restore(now, session.modules, hyper=True)
     race.done += 1
 
 
-def _train(session: Session, gradient: list[Tensor | None], lr: float) -> None:
+def _train(session: Session, gradient: list[Tensor | None], lr: float, ratios: list[float]) -> None:
     base = session.base
-    base.step_with(gradient, lr / base.first_lr, session.learned_momentum)
+    base.step_with(gradient, lr / base.first_lr, session.learned_momentum, ratios)
 
 
 def judge_trials(session: Session, source: LossSource) -> tuple[float, list[tuple[float, float]]]:
@@ -217,7 +225,7 @@ class Trials:
         start, tried = judge_trials(session, source)
         shown = shows_gain(tried, start, constants.trial_shown)
         if shown:
-            lr = constants.trial_share * find_vertex(tried, start)
+            lr = constants.trial_share * find_vertex(tried, start, constants.trial_beyond)
             best = race.lines[race.lrs.index(find_winner(tried))]
             state.spent += race.length  # the steps made meanwhile are given up
             session.base.restore(best, [])  # running statistics stay those of the training

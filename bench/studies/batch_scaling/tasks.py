@@ -11,56 +11,15 @@ and Bengio et al., JMLR 3 (2003). The text is that of the running Python (`pydoc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
+from .fresh_tasks import make_mixture, make_pointers, make_textures
+from .task import Task
+
 PIXELS, LENGTH, CONTEXT, LETTERS = 64, 40, 8, 64
-
-
-@dataclass(frozen=True)
-class Task:
-    """A classification task: data, network and how long one trains.
-
-    Attributes
-    ----------
-    inputs, targets : training data, (N, ...) and (N,);  held_inputs, held_targets : held-out data
-    network : makes an untrained network (seed it with `made`);  samples : that a training sees, whatever its batch size
-    """
-
-    name: str
-    inputs: Tensor
-    targets: Tensor
-    held_inputs: Tensor
-    held_targets: Tensor
-    network: Callable[[], nn.Module]
-    samples: int
-
-    def made(self, seed: int) -> nn.Module:
-        """Return the network with the initial parameters of this seed; torch's global generator is left as it was.
-
-        Examples
-        --------
-        >>> sum(p.numel() for p in small_task("waves").made(1).parameters())
-        2314
-        """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self.network()
-
-    def order(self, seed: int, batch_size: int) -> Tensor:
-        """Return which samples the steps see, (steps, batch_size): shuffled epochs one after another, nothing dropped.
-
-        Examples
-        --------
-        >>> small_task("waves").order(1, 1024).shape
-        torch.Size([256, 1024])
-        """
-        rng, count = torch.Generator().manual_seed(seed), len(self.inputs)
-        epochs = [torch.randperm(count, generator=rng) for _ in range(-(-self.samples // count))]
-        return torch.cat(epochs)[: self.samples].reshape(-1, batch_size)
 
 
 def _perceptron() -> nn.Module:
@@ -137,6 +96,11 @@ def _characters() -> Task:
 
 
 TASKS: Mapping[str, Callable[[], Task]] = {"digits": _digits, "waves": _waves, "characters": _characters}
+FRESH: Mapping[str, Callable[[], Task]] = {
+    "textures": make_textures,
+    "pointers": make_pointers,
+    "mixture": make_mixture,
+}
 
 
 @cache
@@ -156,6 +120,7 @@ def small_task(name: str) -> Task:
     >>> task.made(7)(task.inputs[:5]).shape
     torch.Size([5, 64])
     """
-    if name not in TASKS:
-        raise ValueError(f"got task {name!r}; expected one of {', '.join(TASKS)}")
-    return TASKS[name]()
+    known = {**TASKS, **FRESH}
+    if name not in known:
+        raise ValueError(f"got task {name!r}; expected one of {', '.join(known)}")
+    return known[name]()
