@@ -41,6 +41,28 @@ class Uncoupled(NamedTuple):
         return torch.where(self.diag > 0, b / torch.where(self.diag > 0, self.diag, 1), 0)
 
 
+class Deviation(NamedTuple):
+    """What a matrix has more than the operator that was read from it: rounding of sums, and of both triangles.
+
+    rows, columns : flat cells of the internal grid;  values : the entries, in the precision of the operator
+
+    >>> one = torch.tensor([0])
+    >>> Deviation(one, one, torch.tensor([0.5])).product(torch.full((2, 1, 1), 4.0)).flatten().tolist()
+    [2.0, 0.0]
+    """
+
+    rows: Tensor
+    columns: Tensor
+    values: Tensor
+
+    def product(self, x: Tensor) -> Tensor:
+        """Return the product with x on the internal grid, with leading batch dimensions."""
+        flat = x.reshape(*x.shape[:-3], -1)
+        y = torch.zeros_like(flat)
+        y.index_add_(-1, self.rows, flat[..., self.columns] * self.values.to(x.dtype))
+        return y.reshape(x.shape)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class PoissonFields:
     """The data of an operator; `Poisson` documents them.
@@ -48,6 +70,7 @@ class PoissonFields:
     Attributes
     ----------
     uncoupled : rows of a matrix without neighbours, or None; `unknown` is False there
+    deviation : the matrix that the operator was read from minus the operator, or None: a solve is judged on the matrix
     source : the conductances, or the cells that they are computed from when one of them is first asked for
     cache : results derived from the operator; neither copied by `.to` nor pickled. Read and write it by a `Slot`.
     facts : the same for results that neither precision nor device changes; go along with `.to`
@@ -70,6 +93,7 @@ class PoissonFields:
     open: Tensor | None = None
     numbering: Tensor | None = None
     uncoupled: Uncoupled | None = None
+    deviation: Deviation | None = None
     cache: dict[str, Any] = field(init=False, default_factory=dict)
     facts: dict[str, Any] = field(init=False, default_factory=dict)
 

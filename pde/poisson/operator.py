@@ -33,7 +33,7 @@ from .arrays import times_power_of_two
 from .boundary_values import LIBRARY
 from .cells import keep_cells
 from .conductances import Conductances, without_negative_shift
-from .fields import PoissonFields, Slot, Uncoupled
+from .fields import Deviation, PoissonFields, Slot, Uncoupled
 from .grid import torch_dtype
 from .nullspace import NULLSPACE, NullSpace
 from .unequal_cells import is_unequal
@@ -61,6 +61,7 @@ class Poisson(PoissonFields):
     unknown : bool tensor; diag : tensor, zero where there is no unknown
     sides : per axis the part of `ground` that belongs to the low and to the high side of the box
     uncoupled : of a matrix, rows with a diagonal entry alone: equations like all others, but no part of the stencil
+    deviation : of a matrix, what it has more than the operator (rounding), or None; solves are judged on the matrix
     open : bool tensor of OPEN cells, or None;  numbering : internal cell of each row, or None for C order
     voxels : the cells that a cell-type operator was built from: its conductances are then computed at first use; or
         None. None of these tensors is to be changed in place: diag, null space and solvers would not know.
@@ -356,6 +357,7 @@ class Poisson(PoissonFields):
                 return tuple(apply(v) for v in value)
             return change(value) if isinstance(value, Tensor) else value
 
+        deviation = self.deviation and Deviation(*apply(tuple(self.deviation)))
         changed = Poisson(
             self.grid_shape,
             self.spacing,
@@ -365,6 +367,8 @@ class Poisson(PoissonFields):
             apply(self.open),
             apply(self.numbering),
             self.uncoupled and Uncoupled(*apply(tuple(self.uncoupled))),
+            # in another precision an operator is one of its own, no longer what was read from a matrix
+            deviation if deviation and deviation.values.dtype == self.torch_dtype else None,
         )
         changed.facts.update(self.facts)
         return changed

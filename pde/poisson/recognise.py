@@ -18,8 +18,9 @@ import numpy as np
 import scipy.sparse
 import torch
 
+from . import assembly
 from .conductances import Conductances, as_triple
-from .fields import Uncoupled
+from .fields import Deviation, PoissonFields, Uncoupled
 from .grid import Cell, Kinds, check_grid_shape, internal_axes, internal_shape, parse_cells
 from .stencil_scan import SINGLE, Scanned, common_shift, scan
 
@@ -61,7 +62,10 @@ def from_matrix(matrix: Any, shape: Any, cells: Any, order: str, eps: float | No
     found = scan(csr, inside, flat, fluid, None if plain else numbering, rounding)
     if found is None or _is_doubtful(found, fluid):
         found = _read_slowly(csr, Stencil(grid_shape, numbering, order, rounding), fluid)
-    return _fields(found, grid_shape, fluid, numbering, plain, csr.dtype)
+    fields = _fields(found, grid_shape, fluid, numbering, plain, csr.dtype)
+    if eps is None:  # else the caller judges
+        fields["deviation"] = _deviation(csr, found, numbering, PoissonFields(**fields))
+    return fields
 
 
 def recognise_at_once(
@@ -110,6 +114,32 @@ def _fields(
         "numbering": None if plain else torch.from_numpy(numbering),
         "uncoupled": None if uncoupled is None else Uncoupled(uncoupled[0], uncoupled[1].to(dtype)),
     }
+
+
+def _deviation(csr: Any, found: Scanned, numbering: Array, A: PoissonFields) -> Deviation | None:
+    """Return the matrix minus the operator read from it: on the diagonal, and where both triangles differ elsewhere.
+
+    The triangles are compared in single precision only: in double their difference is what a product loses, too.
+    """
+    if csr.dtype == np.float32 and _is_skew(csr.astype(np.float64)):
+        more = scipy.sparse.coo_array(csr.astype(np.float64) - assembly.matrix(A).astype(np.float64))
+        rows, columns, values = numbering[more.row], numbering[more.col], more.data
+        keep = (values != 0) & found.unknown.ravel()[rows]
+        rows, columns, values = rows[keep], columns[keep], values[keep]
+    else:
+        change = np.where(found.unknown, found.read - A.diag.numpy(), 0.0).ravel()
+        rows = columns = np.flatnonzero(change)
+        values = change[rows]
+    if not len(rows):
+        return None
+    return Deviation(torch.from_numpy(rows), torch.from_numpy(columns), torch.from_numpy(values).to(A.torch_dtype))
+
+
+def _is_skew(csr: Any) -> bool:
+    """Tell whether a matrix differs from its transpose: from the products of both with a random vector."""
+    v = np.random.default_rng(0).uniform(1, 2, csr.shape[0])
+    along, across = csr @ v, csr.T @ v
+    return bool((np.abs(along - across) > 1e-12 * np.abs(csr.diagonal())).any())
 
 
 def _is_doubtful(found: Scanned, fluid: Array | None) -> bool:

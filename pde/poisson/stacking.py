@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .conductances import Conductances
-from .fields import Uncoupled
+from .fields import Deviation, Uncoupled
 from .grid import internal_axes, internal_shape
 from .operator import Poisson
 
@@ -65,6 +65,7 @@ def stack(operators: Sequence[Poisson]) -> Poisson:
         ),
         numbering=_numbering(operators, internal_shape(grid_shape), room, inside[d], d),
         uncoupled=_uncoupled(operators, internal_shape(grid_shape), room, inside[d], d),
+        deviation=_deviation(operators, internal_shape(grid_shape), room, inside[d], d),
     )
 
 
@@ -118,6 +119,15 @@ def _uncoupled(operators: Sequence[Poisson], *blocks: Any) -> Uncoupled | None:
         return None
     cells, order = torch.cat([cells for cells, _ in found]).sort()
     return Uncoupled(cells, torch.cat([diag for _, diag in found])[order])
+
+
+def _deviation(operators: Sequence[Poisson], *blocks: Any) -> Deviation | None:
+    """Join what the matrices have more than the operators."""
+    pairs = zip(_cells_of_blocks(operators, *blocks), operators, strict=True)
+    found = [
+        (cells[A.deviation.rows], cells[A.deviation.columns], A.deviation.values) for cells, A in pairs if A.deviation
+    ]
+    return Deviation(*(torch.cat(parts) for parts in zip(*found, strict=True))) if found else None
 
 
 def _numbering(operators: Sequence[Poisson], shape: tuple[int, int, int], room: int, n: int, d: int) -> Tensor:

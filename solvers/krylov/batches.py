@@ -128,7 +128,10 @@ def solve_blocks(
     x = torch.where(norms[:, None] > 0, x.reshape(b.shape), 0)  # exact where b is 0
     x = torch.where(finite[:, None], _times_powers(x, [e - own for e in exponents]), math.nan).to(dtype)
     back = _times_powers(x.double(), [own - e for e in exponents])
-    residuals = torch.linalg.vector_norm(rows - A.matvec(back.reshape(-1)).reshape(k, -1), dim=1)
+    product = A.matvec(back.reshape(-1))
+    if A.deviation is not None:  # the matrices that these operators were read from are what counts
+        product += vectors.apply_map(A, back.reshape(-1), A.deviation.product, lambda v, _: torch.zeros_like(v))
+    residuals = torch.linalg.vector_norm(rows - product.reshape(k, -1), dim=1)
     info = SolveInfo.of_batch(
         _judge_rows(joint, residuals, limits, exponents, finite), matvecs=joint.matvecs,
         setup_seconds=joint.setup_seconds, compile_seconds=joint.compile_seconds, nullspace=joint.nullspace,

@@ -141,6 +141,7 @@ class _Run:
         if reachable <= self.floor or reachable > 0.8 * self.last_reachable:
             return Reason.STAGNATED
         self.last_reachable = reachable
+        self.system.refine(x)
         return None
 
     @property
@@ -254,6 +255,10 @@ def drive(
         reason = _run_attempts(run, attempts, maxiter, system.wrap_callback(callback), check_every)
         if reason is not Reason.CONVERGED:
             reason = _go_back(run, reason, again, attempts, guess, check_every)
+        if reason is not Reason.CONVERGED and guess is not None and not run.residuals[0] <= system.norm_reachable:
+            reason = _start_from_zero(
+                run, reason, again, attempts, maxiter, system.wrap_callback(callback), check_every
+            )
         if reason is not Reason.CONVERGED:
             reason = _explain(run, reason)
         else:
@@ -341,6 +346,30 @@ def _go_back(
         end = best_at // 2 + 1
     system.A.calls = calls
     system.x.copy_(kept)
+    return outcome
+
+
+def _start_from_zero(
+    run: _Run, reason: Reason, again: _Run, attempts: list[Attempt], maxiter: int, watcher: Callable | None, every: int
+) -> Reason:
+    """Use the steps that are left for a second solve, from zero: the guess was worse, and its size may be what failed.
+
+    What b - A x0 loses by rounding grows with x0, and so does what a recurrence loses that starts there.
+    """
+    system, left = run.system, maxiter - run.iterations
+    if left <= 0:
+        return reason
+    kept, second = system.x.clone(), replace(again, residuals=[], notes=[])
+    system.x.zero_()
+    outcome = _run_attempts(second, attempts, left, watcher, every)
+    if outcome is not Reason.CONVERGED:
+        outcome = _go_back(second, outcome, again, attempts, None, every)
+    run.iterations += second.iterations
+    run.residuals += second.residuals
+    if outcome is not Reason.CONVERGED and not second.true < run.true:
+        system.x.copy_(kept)
+        return reason
+    run.true, run.best, run.notes = second.true, second.best, [*second.notes, "x0 set aside: zero was nearer"]
     return outcome
 
 

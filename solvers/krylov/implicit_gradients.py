@@ -94,7 +94,8 @@ def solve(
         x = _solve_systems(A, v, solver)
     elif isinstance(A, Poisson):
         grid, alone = vectors.to_parts(A, v)
-        x = vectors.from_parts(A, _apply(A, grid, solver), _solve_alone(A.uncoupled, alone), v)
+        solver, y = _solve_alone(A.uncoupled, alone, A, v, solver, math.prod(grid.shape[:-3]))
+        x = vectors.from_parts(A, _apply(A, grid, solver), y, v)
     elif isinstance(A, Tensor) and A.requires_grad:
         raise TypeError("got a torch matrix that requires gradients; expected one that does not, or a Poisson operator")
     else:
@@ -106,13 +107,27 @@ def _apply(A: Poisson, grid: Tensor, solver: _Solver) -> Tensor:
     return _Solve.apply(grid, solver, *(OperatorTensors.of(A) if _has_history(A) else ()))
 
 
-def _solve_alone(rows: Uncoupled | None, b: Tensor | None) -> Tensor | None:
-    """Return b / d at uncoupled rows, None without such rows; an empty row with b != 0 has no solution."""
-    if rows is None or b is None:
-        return None
-    if bool(((rows.diag == 0) & (b != 0)).any()):
-        raise ConvergenceError(SolveInfo(1, reason=Reason.INCOMPATIBLE_RHS, notes=("an empty row of A has b != 0",)))
-    return _rounded(rows.solution(b.double()), b.dtype)
+def _solve_alone(
+    rows: Uncoupled | None, alone: Tensor | None, A: Poisson, b: Tensor, solver: _Solver, count: int
+) -> tuple[_Solver, Tensor | None]:
+    """Return the solver of all other rows, and b / d at uncoupled ones; of empty rows b stays, a part of the residual.
+
+    alone : values at uncoupled rows of b, which is `count` vectors one after the other
+    """
+    if rows is None or alone is None:
+        return solver, None
+    empty = torch.where(rows.diag == 0, alone.detach(), 0).double()
+    if bool((empty != 0).any()):
+        batch, given = empty.shape[:-1], b.detach().double()
+        lost = vectors.from_parts(A, empty.new_zeros((*batch, *A.unknown.shape)), empty, given)
+        lost, whole = (torch.linalg.vector_norm(v.reshape(count, -1), dim=1) for v in (lost, given))
+        share = (lost / (solver.rtol * whole).clamp_min(solver.atol)).nan_to_num(0).clamp_max(1)
+        left = 1 - float(share.max()) ** 2
+        if not left > 0:
+            words = ("an empty row of A has b != 0",)
+            raise ConvergenceError(SolveInfo(1, reason=Reason.INCOMPATIBLE_RHS, notes=words))
+        solver = replace(solver, rtol=solver.rtol * math.sqrt(left), atol=solver.atol * math.sqrt(left))
+    return solver, _rounded(rows.solution(alone.double()), alone.dtype)
 
 
 def _solve_systems(operators: Sequence[Poisson], v: Tensor, solver: _Solver) -> Tensor:
@@ -124,8 +139,9 @@ def _solve_systems(operators: Sequence[Poisson], v: Tensor, solver: _Solver) -> 
         )
     flat = v.reshape(-1)
     grid, alone = vectors.to_parts(A, flat)
+    solver, y = _solve_alone(A.uncoupled, alone, A, flat, solver, len(operators))
     x = _apply(A, grid, replace(solver, A=A, blocks=len(operators)))
-    return vectors.from_parts(A, x, _solve_alone(A.uncoupled, alone), flat).reshape(v.shape)
+    return vectors.from_parts(A, x, y, flat).reshape(v.shape)
 
 
 def _has_history(A: Poisson) -> bool:

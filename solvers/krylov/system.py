@@ -20,6 +20,7 @@ import torch
 from krylearn.pde import Poisson
 from krylearn.pde.poisson import vectors
 from krylearn.pde.poisson.arrays import times_power_of_two
+from krylearn.pde.poisson.fields import Deviation
 from krylearn.pde.poisson.units import moderate, power_of_extreme
 
 from ..kernels import product_for
@@ -94,6 +95,8 @@ class System:
     norm_b, norm_reachable : norms of the caller's right-hand side and of b
     b_exponent, x_exponent : the caller's b and x are these powers of two times what is in here
     guess_is_lost : A x0 is so much larger than b that nothing of b is left in b - A x0: zero is a better guess
+    guess_is_doubtful : that may be so, unless what is large in A x0 cancels
+    deviation : what the caller's matrix has more than A, or None
     operator, preconditioner : the caller's A and M
     export : tensor -> the caller's array;  alone : norms of b and of b - d x at uncoupled rows
     """
@@ -110,6 +113,8 @@ class System:
     x_exponent: int = 0
     alone: tuple[float, float] = (0.0, 0.0)
     guess_is_lost: bool = False
+    guess_is_doubtful: bool = False
+    deviation: Deviation | None = None
     operator: Any = None
     preconditioner: Any = None
 
@@ -143,9 +148,19 @@ class System:
             r = self.A.apply.residual(b, x)
         else:
             r = b - self.A(x)
+        r = r if self.deviation is None else r - self.deviation.product(x)
         true = self._norm(r)
         reachable = self._norm(self.project(r)) if self.project else true
         return math.hypot(true, self.alone[1]), reachable
+
+    def refine(self, x: torch.Tensor) -> None:
+        """Make the solution of A y = b what it is for the caller's matrix, by what that has more than A, at x near y.
+
+        Only where A was read from a matrix: then a restart is a step of iterative refinement.
+        """
+        if self.deviation is not None:
+            rest = (self.given.to(self.double) - self.deviation.product(x.to(self.double))).to(self.given.dtype)
+            self.b = self.project(rest) if self.project else rest
 
     @property
     def semidefinite(self) -> bool:
@@ -207,7 +222,17 @@ def open_system(A: Any, b: Any, x0: Any, M: Any, *, nullspace: Any = "auto") -> 
     precondition = None if M is None else _bind_preconditioner(A, b, M, system)
     if x0 is not None and not system.guess_is_lost:
         system.x.copy_(_initial_guess(A, x0, system, precondition))
+        if system.guess_is_doubtful and not _is_sensible(system):
+            system.x.zero_()
     return system, precondition
+
+
+def _is_sensible(system: System) -> bool:
+    """Tell whether something of b is left in b - A x0 after rounding."""
+    calls = system.A.calls
+    size, _ = system.residual(system.x)
+    system.A.calls = calls
+    return size * torch.finfo(system.b.dtype).eps <= system.norm_b
 
 
 def matrix_system(A: Any, b: Any, *, nullspace: Any = None, guess: float = 0.0) -> System:
@@ -278,7 +303,7 @@ def poisson_system(A: Poisson, b: Any, *, nullspace: Any = "auto", guess: float 
         A=CountedMap(product_for(inside, grid.device), inside), b=grid.to(dtype, copy=True), double=torch.float64,
         unknowns=A.unknowns, export=export, project=project, nullspace=A.nullspace.dimension if project else 0,
         exponent=exponent, guess=guess * math.ldexp(1.0, exponent), uncoupled=uncoupled,
-        uncoupled_diag=None if rows is None else rows.diag, operator=A,
+        uncoupled_diag=None if rows is None else rows.diag, operator=A, deviation=inside.deviation,
     )  # fmt: skip
 
 
@@ -324,6 +349,7 @@ def _scale_system(
     return System(
         given=b,
         guess_is_lost=guess > 0 and beyond > lost,
+        guess_is_doubtful=math.ldexp(torch.finfo(b.dtype).eps, min(beyond, 1000)) > 1,
         x=torch.zeros_like(b),
         b_exponent=b_exponent,
         x_exponent=b_exponent - exponent,
