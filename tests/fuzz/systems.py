@@ -1,6 +1,7 @@
 """Random and hostile systems through every entry point, judged on what was handed over by an assembly of its own.
 
-    make fuzz ARGS="systems --count 100000 --seed 7 --output figures.json"
+    make fuzz ARGS="systems --count 100000 --seed 101 --output systems.jsonl"
+    make fuzz ARGS="systems --publish systems.jsonl more.jsonl"
 
 A case is a builder (cells, coefficients, faces, matrix), a grid of 1 to 17 cells per axis, a medium, boundaries, a
 shift, several components, a unit of A and one of b between 1e-150 and 1e150 (single precision: 1e-15 and 1e15), a
@@ -15,7 +16,6 @@ arguments, face by face in extended precision, and forms ‖b - A x‖ with the 
 """
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -28,7 +28,11 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.csgraph
 import scipy.sparse.linalg
+from krylearn.bench.measure.machine import commit
+from krylearn.bench.measure.record import RECORDS, Record, append
+from krylearn.solvers.files import append_json_lines, read_json_lines
 
+CHUNK = 1000
 LONG = np.longdouble
 RIGHT_HAND_SIDES = {"random": 0.3, "product": 0.3, "point": 0.1, "compatible": 0.2, "zero": 0.02, "wide": 0.08}
 DTYPES = {"same": 0.7, "float64": 0.1, "float32": 0.1, ">f8": 0.04, "longdouble": 0.04, "int64": 0.02}
@@ -419,7 +423,7 @@ def family(value):
     return f"1e{decade:+d} to 1e{decade + 30:+d}"
 
 
-def fuzz(count, seed, first=0, seconds=math.inf, report=None):
+def fuzz(count, seed, first=0, seconds=math.inf):
     """Run cases; return counts per dtype and unit, and descriptions of lies, crashes and misses."""
     table, bad, begin = defaultdict(Counter), [], time.perf_counter()
     with ThreadPoolExecutor(4) as pool:
@@ -437,10 +441,47 @@ def fuzz(count, seed, first=0, seconds=math.inf, report=None):
             for what in ("builder", "way"):
                 table[(what, case[what])][verdict] += 1
             if verdict in ("lie", "crash", "missed"):
-                bad.append({"verdict": verdict, "words": words, "case": case})
-            if report:
-                report(number - first + 1, table, bad)
+                bad.append({"verdict": verdict, "words": words, "seed": seed, "case": case})
     return table, bad
+
+
+def fuzz_in_chunks(count, seed, first, seconds, output):
+    """Run cases 1,000 at a time, append each chunk to a file, and skip those that it holds: a stop loses nothing."""
+    done = {(line["seed"], line["first"]) for line in read_json_lines(output)} if output.exists() else set()
+    end, begin = first + count, time.perf_counter()
+    for start in range(first, end, CHUNK):
+        if (seed, start) in done:
+            continue
+        if time.perf_counter() - begin > seconds:
+            break
+        table, bad = fuzz(min(CHUNK, end - start), seed, start)
+        figures = {" ".join(key).strip(): dict(c) for key, c in table.items()}
+        facts = {"seed": seed, "first": start, "commit": commit(), "figures": figures}
+        append_json_lines(output, [{**facts, "bad": bad}])
+
+
+def joined(files):
+    """Return the counts of all chunks in files, what went wrong in them, and their seeds."""
+    table, bad, seeds = defaultdict(Counter), [], set()
+    for line in (line for file in files for line in read_json_lines(file)):
+        for key, counts in line["figures"].items():
+            table[tuple(key.split(" ", 1)) if " " in key else (key, "")].update(counts)
+        bad += line["bad"]
+        seeds.add(line["seed"])
+    return table, bad, seeds
+
+
+def publish(files, path=RECORDS / "fuzz.jsonl"):
+    """Append what the chunks say to the records that the table of docs/robustness.md is made of."""
+    table, _, seeds = joined(files)
+    run = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    facts = {"method": "krylearn cg, dcdm, solve", "unknowns": 0, "tolerance": None, "status": "MEASURED"}
+    more = {"run": run, "seeds": sorted(seeds)}
+    records = [
+        Record(problem=" ".join(key).strip(), experiment="fuzz", more=more | dict(counts), **facts)
+        for key, counts in sorted(table.items())
+    ]
+    append(path, records)
 
 
 def rate(counts):
@@ -467,18 +508,19 @@ def main(given):
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, help="number of the first case: one case again is --count 1")
     parser.add_argument("--seconds", type=float, default=math.inf)
-    parser.add_argument("--output", type=Path, help="figures and failures as JSON, written as they come")
+    parser.add_argument("--output", type=Path, help="append figures and failures per 1,000 cases; goes on if it exists")
+    parser.add_argument(
+        "--publish", type=Path, nargs="+", help="such files: their sums go into the records of the docs"
+    )
     options = parser.parse_args(given)
-
-    def report(done, table, bad):
-        if done % 1000 == 0 and options.output:
-            figures = {" ".join(key).strip(): dict(c) for key, c in table.items()}
-            options.output.write_text(
-                json.dumps({"done": done, "figures": figures, "bad": bad[:400]}, indent=1, default=str)
-            )
-
-    table, bad = fuzz(options.count, options.seed, options.first, options.seconds, report)
-    report(0, table, bad)
+    if options.publish:
+        publish(options.publish)
+        table, bad, _ = joined(options.publish)
+    elif options.output:
+        fuzz_in_chunks(options.count, options.seed, options.first, options.seconds, options.output)
+        table, bad, _ = joined([options.output])
+    else:
+        table, bad = fuzz(options.count, options.seed, options.first, options.seconds)
     print(lines(table))
     for one in bad[:20]:
         print(one["verdict"], one["words"], one["case"], sep="\n  ")
