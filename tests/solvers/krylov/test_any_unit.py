@@ -52,6 +52,44 @@ def test_a_guess_of_another_size(unit):
     assert np.linalg.norm(1 - A @ x) <= 1e-6 * 9
 
 
+@pytest.mark.parametrize("far", [1e2, 1e4, 1e6, 1e12])
+@pytest.mark.parametrize("boundary", ["neumann", "dirichlet", "periodic"])
+@pytest.mark.parametrize("way", ["default", "none", "matrix", "list"])
+def test_a_guess_worse_than_zero_does_not_cost_the_answer(way, boundary, far):
+    A = Poisson.from_coefficients(np.ones((9, 4)), boundary=boundary, dtype=np.float32)
+    b = RNG.standard_normal(36).astype(np.float32)
+    b -= b.mean()
+    x0 = (far * RNG.standard_normal(36)).astype(np.float32)
+    given = {"list": ([A, A], np.stack([b, b]), np.stack([x0, x0])), "matrix": (A.matrix(), b, x0)}.get(way, (A, b, x0))
+    options = {"M": "none"} if way == "none" else {"nullspace": np.ones(36)} if way == "matrix" else {}
+    if boundary == "dirichlet":
+        options.pop("nullspace", None)
+    x, info = cg(*given, rtol=3e-5, **options)
+    assert info == 0
+    for each in np.atleast_2d(x):
+        assert np.linalg.norm(b - A @ each.astype(float)) <= 1.01 * 3e-5 * np.linalg.norm(b) + 1e-7
+
+
+@pytest.mark.parametrize("far", [1e20, 1e40, 1e62, 1e100])
+def test_integers_on_the_right_and_a_guess_of_another_world(far):
+    A = Poisson.from_coefficients(1 + RNG.random((7, 6)))
+    b = RNG.integers(-300, 300, 42)
+    for matrix in (A, A.matrix()):
+        x, info = cg(matrix, b, far * RNG.standard_normal(42), rtol=1e-9, M="none")
+        assert info == 0
+        assert np.linalg.norm(b - A @ x) <= 1.01e-9 * np.linalg.norm(b)
+
+
+def test_a_large_guess_that_is_right_is_kept():
+    kappa = np.ones((8, 8))
+    S = Poisson.from_coefficients(kappa).matrix().tolil()
+    S[0, 0] = 1e30  # a penalty
+    x, _ = cg(S.tocsr(), np.ones(64), rtol=1e-12)
+    x0 = x * (1 + 1e-3)
+    x0[0] = x[0]
+    assert cg(S.tocsr(), np.ones(64), x0, rtol=1e-2)[1].iterations == 0
+
+
 def test_m_applies_in_any_unit():
     r = RNG.standard_normal((9, 7))
     plain = NeuralMultigrid(Poisson.from_coefficients(np.ones((9, 7)))) @ r

@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
-from krylearn.pde import Poisson
+from krylearn.pde import Poisson, stack
 from krylearn.solvers import NeuralMultigrid, cg, dcdm, solve
 from krylearn.solvers.krylov.driver import ConvergenceError, Reason
 
@@ -120,6 +120,23 @@ def test_an_empty_row_with_a_value_has_no_solution():
     assert cg(A, b)[1] == 0
 
 
+@pytest.mark.parametrize("share", [0.5, 0.999, 1.001])
+@pytest.mark.parametrize("way", ["one", "batch", "list"])
+def test_a_value_at_an_empty_row_counts_as_residual(way, share):
+    S, alone = insulated(0.0)
+    A, b = Poisson.from_matrix(S, (8, 8)), RNG.uniform(1, 2, 64)
+    b[alone] = share * 1e-3 / np.sqrt(alone.sum())
+    given = {"one": (A, b), "batch": (A, np.stack([b, b])), "list": ([A, A], np.stack([b, b]))}[way]
+    x, info = cg(*given, rtol=0, atol=1e-3)
+    assert (info == 0) == (share < 1)
+    if share > 1:
+        with pytest.raises(ConvergenceError, match="empty row"):
+            solve(*given, rtol=1e-12, atol=1e-3)
+        return
+    for found in (x, solve(*given, rtol=1e-12, atol=1e-3)):
+        assert relative_residual(S, np.atleast_2d(found)[-1], b) <= 1e-3 / np.linalg.norm(b)
+
+
 def test_a_diagonal_matrix_is_solved_at_once():
     d = RNG.uniform(1, 9, 12)
     x, info = cg(Poisson.from_matrix(scipy.sparse.diags_array(d), (3, 4)), np.ones(12), rtol=1e-14)
@@ -172,6 +189,62 @@ def test_an_x_out_of_range_is_no_success(kappa, size, dtype, way):
         info = cg(A if way == "one" else A.matrix(), b)[1]
     assert info != 0
     assert info.reason in (Reason.NON_FINITE, Reason.STAGNATED)
+
+
+def slightly_fixed(seed, skew=0.0):
+    """A matrix of single precision with x much larger than b, so that rounding matters; skew in units of eps."""
+    rng = np.random.default_rng(seed)
+    kappa = np.exp(1.5 * rng.standard_normal((8, 4, 6)))
+    sides = {"x": "periodic", "y": "neumann", "z": "neumann"}
+    S = Poisson.from_coefficients(kappa, boundary=sides, shift=1e-3).matrix().astype(np.float32)
+    if skew:
+        S.data *= (1 + skew * np.finfo(np.float32).eps * rng.uniform(-1, 1, S.nnz)).astype(np.float32)
+    return S, rng.standard_normal(S.shape[0]).astype(np.float32)
+
+
+@pytest.mark.parametrize("skew", [0.0, 20.0])
+@pytest.mark.parametrize("way", ["cg", "none", "batch", "list", "dcdm", "moved", "other unit"])
+def test_a_matrix_of_single_precision_is_judged_by_its_entries(way, skew):
+    succeeded = 0
+    for seed in range(6):
+        S, b = slightly_fixed(seed, skew)
+        S = S * np.float32(2.0**40) if way == "other unit" else S
+        A = Poisson.from_matrix(S, (8, 4, 6))
+        assert A.dtype == np.float32
+        for rtol in (1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 1e-4, 1e-3):
+            if way == "list":
+                x, info = cg([A, A], np.stack([b, b]), rtol=rtol)
+                x = x[1]
+            elif way == "batch":
+                x, info = cg(A, np.stack([b, b]), rtol=rtol)
+                x = x[1]
+            elif way == "dcdm":
+                x, info = dcdm(A, b, NeuralMultigrid(A), rtol=rtol)
+            else:
+                x, info = cg(A.detach() if way == "moved" else A, b, rtol=rtol, M="none" if way == "none" else None)
+            assert x.dtype == np.float32
+            if info == 0:
+                assert relative_residual(S, x, b) <= rtol * (1 + 1e-9)
+            succeeded += info == 0
+    assert succeeded >= 12  # below 1e-4 rounding of x alone leaves more in some of these
+
+
+def test_a_matrix_differs_from_its_operator_by_what_deviation_says():
+    for skew in (0.0, 20.0):
+        S, _ = slightly_fixed(1, skew)
+        A = Poisson.from_matrix(S, (8, 4, 6))
+        rows, columns, values = A.deviation
+        more = scipy.sparse.coo_array((values, (rows, columns)), shape=S.shape)
+        difference = S.astype(float) - A.matrix().astype(float)
+        assert abs(difference - more).max() <= 1e-7 * abs(difference).max()
+        if not skew:
+            np.testing.assert_array_equal(rows, columns)
+        both = stack([A, A])
+        assert len(both.deviation.values) == 2 * len(values)
+        assert A.scaled(3).deviation.values.abs().max() == 8 * values.abs().max()
+        assert A.to(dtype=torch.float64).deviation is None
+    S = Poisson.from_coefficients(np.ones((4, 4))).matrix()
+    assert Poisson.from_matrix(S, (4, 4)).deviation is None
 
 
 # --- null spaces and masks --------------------------------------------------------------------------------------------
