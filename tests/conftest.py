@@ -12,6 +12,7 @@ from scipy.sparse import diags_array
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: the CUDA kernels are then run on the CPU
+os.environ.setdefault("KRYLEARN_WAIT_FOR_KERNELS", "1")  # results of tests do not depend on what has been compiled
 
 
 def dirichlet_1d(n=60):

@@ -64,6 +64,8 @@ def run_guarded(options: argparse.Namespace) -> int:
     """
     from krylearn.solvers.files import NotWrittenError
 
+    if options.command != "solve":  # what is measured, drawn or kept is to be the compiled kernels' work
+        os.environ.setdefault("KRYLEARN_WAIT_FOR_KERNELS", "1")
     try:
         return options.run(options)
     except NotWrittenError as error:

@@ -19,8 +19,7 @@ def add_to(commands: Any) -> None:
 
 
 def run_warmup(options: argparse.Namespace) -> int:
-    """Compile every kernel."""
+    """Compile every kernel; 1 if there is no place to keep them."""
     from ..solvers.warmup import warmup
 
-    warmup()
-    return 0
+    return 0 if warmup() else 1

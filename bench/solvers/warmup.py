@@ -1,16 +1,30 @@
-"""`krylearn warmup`: compile every kernel that a solve uses, once per machine and version (numba caches the result)."""
+"""`krylearn warmup`: compile every kernel that a solve uses, once per machine and version, and keep it on the disk."""
 
 from __future__ import annotations
 
 import math
+import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
 from krylearn.pde import Poisson
+from krylearn.pde.kernel_cache import cache_folder
 from krylearn.solvers import NeuralMultigrid, cg, solve_matrix
+from krylearn.solvers.multigrid.background import compile_meanwhile
+from krylearn.solvers.multigrid.warmup import compile_kernels, compile_pieces, compile_survey
 
 from ..measure.console import console, seconds
+
+KINDS = {"medium": "coefficients", "codes": "one coefficient", "voxels": "cells"}
+STEPS: dict[str, Callable[[str], object]] = {
+    "choice of method": compile_survey,
+    "levels that are grids": compile_kernels,
+    "levels of pieces": partial(compile_pieces, double=False),
+}
 
 
 def solve_tiny_systems(weights: str | None = None) -> float:
@@ -33,13 +47,64 @@ def solve_tiny_systems(weights: str | None = None) -> float:
     return time.perf_counter() - start
 
 
-def warmup(weights: str | None = None) -> None:
-    """Compile and say how long it took.
+def warmup(weights: str | None = None) -> bool:
+    """Compile, step by step, and say how long it took; return whether the next process will find what was compiled.
+
+    A second process takes one of the kinds of operators, where there is a second core. What is on the disk already is
+    only loaded.
 
     Examples
     --------
     >>> warmup("geometric")                                             # doctest: +SKIP
+    True
     """
-    with console.status("compiling kernels"):
-        took = solve_tiny_systems(weights)
-    console.print(f"kernels ready after {seconds(took)}")
+    from numba.core import event
+
+    start, folder = time.perf_counter(), cache_folder()
+    kept = folder is not None and os.access(folder, os.W_OK)
+    tasks = [(f"{words}: {step}", partial(run, kind)) for kind, words in KINDS.items() for step, run in STEPS.items()]
+    tasks.append(("matrices, two dimensions", partial(solve_tiny_systems, weights)))
+    with without_messages(), event.install_recorder("numba:compile") as recorder:
+        helped = (os.cpu_count() or 1) > 1 and not is_everything_ready() and compile_meanwhile("voxels", announce=False)
+        for number, (name, run) in enumerate(tasks, start=1):
+            begin = time.perf_counter()
+            run()
+            console.print(f"{number:2d} of {len(tasks)}  {name}: {seconds(time.perf_counter() - begin)}")
+    compiled = len(recorder.buffer) // 2
+    new = f"{compiled} functions compiled" if compiled or helped else "nothing had to be compiled"
+    console.print(f"kernels ready after {seconds(time.perf_counter() - start)}: {new}")
+    console.print(f"kept in {folder}" if kept else "no folder can be written: every process compiles anew")
+    return kept
+
+
+def is_everything_ready() -> bool:
+    """Tell whether another process has compiled all of this.
+
+    Examples
+    --------
+    >>> is_everything_ready() in (False, True)
+    True
+    """
+    from krylearn.solvers.multigrid.readiness import is_ready
+
+    return all(map(is_ready, KINDS))
+
+
+@contextmanager
+def without_messages() -> Iterator[None]:
+    """Let nothing be said about compilation: the steps say it.
+
+    Examples
+    --------
+    >>> with without_messages():
+    ...     os.environ["KRYLEARN_QUIET"]
+    '1'
+    """
+    before = os.environ.get("KRYLEARN_QUIET")
+    os.environ["KRYLEARN_QUIET"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["KRYLEARN_QUIET"]
+        if before is not None:
+            os.environ["KRYLEARN_QUIET"] = before

@@ -58,6 +58,8 @@ def steps_for(b: Tensor, M: Any) -> Any:
         from .cuda.conjugate_gradients import cuda_cg_steps
 
         return cuda_cg_steps
+    if getattr(getattr(M, "operator", None), "serves_meanwhile", False):
+        return None
     return fused_cg_steps if b.is_cpu else None
 
 

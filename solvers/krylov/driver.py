@@ -461,6 +461,8 @@ def _build_info(run: _Run, reason: Reason, maxiter: int, setup: tuple[float, flo
     notes = [note for note in run.notes if note]
     notes += ["A is negative definite"] if run.a_sign < 0 and not system.semidefinite else []
     notes += ["M is negative definite"] if run.m_sign < 0 else []
+    if getattr(system.preconditioner, "serves_meanwhile", False):
+        notes.append("solved by torch: the kernels were being compiled")
     notes += [f"part of b in the null space: {scale * system.lost:.3g}"] if run.incompatible else []
     return SolveInfo(
         0 if reason is Reason.CONVERGED else max(maxiter, 1),

@@ -219,6 +219,8 @@ def open_system(A: Any, b: Any, x0: Any, M: Any, *, nullspace: Any = "auto") -> 
     if M is None and not is_poisson and hasattr(A, "psolve"):
         M = A.psolve  # SciPy's convention
     system.preconditioner = M
+    if is_poisson and getattr(M, "serves_meanwhile", False):  # until kernels are compiled
+        system.A.apply = system.A.operator.apply
     precondition = None if M is None else _bind_preconditioner(A, b, M, system)
     if x0 is not None and not system.guess_is_lost:
         system.x.copy_(_initial_guess(A, x0, system, precondition))

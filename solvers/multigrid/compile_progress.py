@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -41,7 +42,7 @@ def announced(patience: float = PATIENCE, between: float = BETWEEN) -> Iterator[
         while not ended.wait(wait):
             wait = between
             seconds = time.monotonic() - start
-            _say(f"compiling kernels, once on this machine: {seconds:.0f} s, {count.done} functions")
+            say(f"compiling kernels, once on this machine: {seconds:.0f} s, {count.done} functions")
 
     reporter = threading.Thread(target=report, name="krylearn-compile-progress", daemon=True)
     reporter.start()
@@ -53,10 +54,17 @@ def announced(patience: float = PATIENCE, between: float = BETWEEN) -> Iterator[
         event.unregister("numba:compile", count)
         seconds = time.monotonic() - start
         if seconds > patience and count.done:
-            _say(f"kernels compiled in {seconds:.0f} s; `krylearn warmup` does it ahead of the first solve")
+            say(f"kernels compiled in {seconds:.0f} s; `krylearn warmup` does it ahead of the first solve")
 
 
-def _say(text: str) -> None:
-    """Write a line to stderr, which may be closed."""
+def say(text: str) -> None:
+    """Write a line to stderr, which may be closed; nothing if ``KRYLEARN_QUIET`` is set.
+
+    Examples
+    --------
+    >>> say("kernels compiled")                                         # doctest: +SKIP
+    """
+    if os.environ.get("KRYLEARN_QUIET", "0") not in ("", "0"):
+        return
     with suppress(OSError, ValueError, AttributeError):
         print(f"krylearn: {text}", file=sys.stderr, flush=True)

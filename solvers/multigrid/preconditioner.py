@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 CLASSICAL: dict[str, Rule] = {"geometric": geometric, "resistor": resistor}
 BITS = 255.0  # damping and prolongation weights are multiples of 1/255
+# cells up to which torch serves until kernels are compiled: 20 ms per step at 64^3, out of the processor's caches 0.3 s
+MEANWHILE = 300_000
 
 
 class NeuralMultigrid:
@@ -132,6 +134,7 @@ class NeuralMultigrid:
         if dtype == torch.bfloat16 and serves != "triton":
             raise ValueError("got dtype=torch.bfloat16; expected torch.float32 or torch.float64 but on CUDA")
         self.weights, self._kernels = weights, kernels
+        self.serves_meanwhile = False  # until kernels are compiled: then nothing else of the solve may compile any
         self._wanted = torch.float64 if dtype == torch.float64 else torch.float32
         self._storage = dtype or torch.bfloat16  # of the conductances that Triton kernels read
         self._dimension = len(A.grid_shape)
@@ -398,4 +401,31 @@ def default_preconditioner(A: Poisson, weights: Any = None) -> NeuralMultigrid:
     """Return the preconditioner that `cg` uses for A, cached on A by weights: a second set-up is free."""
     name = weights if isinstance(weights, str | Path | None) else id(weights)
     slot: Slot[NeuralMultigrid] = Slot(f"NeuralMultigrid, weights {name}")
+    first: Slot[NeuralMultigrid] = Slot(f"NeuralMultigrid without kernels, weights {name}")
+    if not slot.is_filled(A) and _lacks_kernels(A, weights):
+        return first.compute_once(A, lambda: _make_without_kernels(A, weights))
+    first.clear(A)
     return slot.compute_once(A, lambda: NeuralMultigrid(A, weights))
+
+
+def _lacks_kernels(A: Poisson, weights: Any) -> bool:
+    """Tell whether kernels for A are being compiled by another process, and torch can serve until they are there."""
+    if weights == "pieces" or A.device.type != "cpu" or not COARSEST < A.unknown.numel() <= MEANWHILE:
+        return False
+    from ..kernels.cpu.cell_bytes import find_cell_bytes
+    from . import background
+    from .readiness import is_ready
+    from .warmup import kind_of
+
+    if not background.may_serve_meanwhile():
+        return False
+    inside, _ = moderate(A.detach().dominant())
+    kind = kind_of(inside, None if inside.voxels is not None else find_cell_bytes(inside))
+    return not is_ready(kind) and background.compile_meanwhile(kind)
+
+
+def _make_without_kernels(A: Poisson, weights: Any) -> NeuralMultigrid:
+    """Set up the same levels and rule in torch."""
+    M = NeuralMultigrid(A, weights, kernels="reference")
+    M.serves_meanwhile = True
+    return M

@@ -13,7 +13,9 @@ import torch
 from krylearn.pde import Poisson
 from krylearn.pde.poisson.components import compile_components
 
+from . import background
 from .compile_progress import announced
+from .readiness import note_ready
 
 
 def kind_of(A: Any, codes: Any) -> str:
@@ -56,12 +58,14 @@ def compile_kernels(kind: str) -> float:
 
     start = time.perf_counter()
     with announced():
+        background.wait_for(kind, ("network",))
         compile_components(in_bytes=kind == "voxels")
         A, b = tiny(kind), torch.ones(6, 6, 6, dtype=torch.float64)
         fused = learned_cycle(A, 0, CoefficientNetwork(0), coarsest=8, cell_bytes=find_cell_bytes(A))
         M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0, mantissa=1.0))
         FusedProduct(A)(b)
         list(islice(fused_cg_steps(SimpleNamespace(operator=A, calls=0), b, torch.zeros_like(b), M), 3))
+    note_ready(kind, "network")
     return time.perf_counter() - start
 
 
@@ -78,6 +82,8 @@ def compile_pieces(kind: str, double: bool) -> float:
 
     start = time.perf_counter()
     with announced():
+        if not double:
+            background.wait_for(kind, ("pieces",))
         compile_components(in_bytes=kind == "voxels")
         A, b = tiny(kind), torch.ones(6, 6, 6, dtype=torch.float64)
         codes = None if double else find_cell_bytes(A)
@@ -88,6 +94,8 @@ def compile_pieces(kind: str, double: bool) -> float:
         M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0, mantissa=1.0))
         FusedProduct(A)(b)
         list(islice(fused_cg_steps(SimpleNamespace(operator=A, calls=0), b, torch.zeros_like(b), M), 3))
+    if not double:
+        note_ready(kind, "pieces")
     return time.perf_counter() - start
 
 
@@ -97,5 +105,20 @@ def compile_survey(kind: str) -> None:
     from ..kernels.cpu.cell_bytes import find_cell_bytes
     from .setup_pieces.survey import survey_operator
 
-    A = tiny(kind)
-    survey_operator(A, find_cell_bytes(A))
+    with announced():
+        background.wait_for(kind, ("survey",))
+        A = tiny(kind)
+        survey_operator(A, find_cell_bytes(A))
+    note_ready(kind, "survey")
+
+
+def compile_all(kind: str) -> None:
+    """Compile whatever the default preconditioner may ask for on operators of a kind.
+
+    Examples
+    --------
+    >>> compile_all("voxels")                                           # doctest: +SKIP
+    """
+    compile_survey(kind)
+    compile_kernels(kind)
+    compile_pieces(kind, False)
