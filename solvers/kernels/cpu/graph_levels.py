@@ -107,7 +107,7 @@ def unmix_x_and_sum(u, part, low, high, unit, slabs, offsets, sums):
     nx, ny, nz = u.shape
     one = u.dtype.type(1)
     for slab in numba.prange(slabs.shape[0]):
-        start, stop, first = slabs[slab, 0], slabs[slab, 1], slabs[slab, 2]
+        start, stop, first = slabs[slab, 0], slabs[slab, 1], np.uint32(slabs[slab, 2])
         mine, row = sums[offsets[slab] : offsets[slab + 1]], np.empty(nz, u.dtype)
         mine[:] = 0
         for at in range(start, stop):
@@ -154,13 +154,13 @@ class GridTransfer:
 
     def __init__(self, part: Array, low: Array, high: Array, unit: float, m: int) -> None:
         kind: Any = np.float32 if low.dtype == np.uint16 else np.float64
-        self.part, self.low, self.high, self.unit, self.m = part, low, high, kind(unit), m
+        self.part, self.low, self.high, self.unit, self.m = part.view(np.uint32), low, high, kind(unit), m
         rows = part.shape[0] * part.shape[1]
         count = min(SLABS, max(1, part.size // 20_000), rows)
         bounds = np.array([rows * k // count for k in range(count + 1)])
         self.slabs = np.zeros((count, 4), np.int64)
         self.slabs[:, 0], self.slabs[:, 1] = bounds[:-1], bounds[1:]
-        find_ranges(part, self.slabs)
+        find_ranges(self.part, self.slabs)
         self.offsets = np.r_[0, np.cumsum(self.slabs[:, 3] - self.slabs[:, 2])]
 
     def prolong_add(self, coarse: Array, work: Array, x: Array) -> None:
@@ -180,24 +180,32 @@ class GridTransfer:
 
 
 @row_kernel
-def from_zero_rows(start, stop, begin, index, w, diag, b, y, first, second):
-    """Take both steps from x = 0 in rows start..stop."""
+def divide_rows(start, stop, diag, b, scaled):
+    """Compute scaled = b / diag in rows start..stop."""
     for i in range(start, stop):
-        off = b.dtype.type(0)
+        scaled[i] = b[i] / diag[i]
+
+
+@row_kernel
+def from_zero_rows(start, stop, begin, index, w, diag, scaled, y, first, second):
+    """Take both steps from x = 0 in rows start..stop; scaled : the right-hand side divided by the diagonal."""
+    one = scaled.dtype.type(1)
+    for i in range(start, stop):
+        off = scaled.dtype.type(0)
         for t in range(begin[i], begin[i + 1]):
-            off += w[t] * (b[index[t]] / diag[index[t]])
-        x = first * b[i] / diag[i]
-        y[i] = x + second * (b[i] - diag[i] * x + first * off) / diag[i]
+            off += w[t] * scaled[index[t]]
+        y[i] = (first + second * (one - first)) * scaled[i] + second * first * off / diag[i]
 
 
 @row_kernel
 def smooth_rows(start, stop, begin, index, w, diag, x, b, y, omega):
     """Compute y = x + omega (b - A x) / diag in rows start..stop."""
+    one = b.dtype.type(1)
     for i in range(start, stop):
         off = b.dtype.type(0)
         for t in range(begin[i], begin[i + 1]):
             off += w[t] * x[index[t]]
-        y[i] = x[i] + omega * (b[i] - diag[i] * x[i] + off) / diag[i]
+        y[i] = (one - omega) * x[i] + omega * (b[i] + off) / diag[i]
 
 
 @row_kernel
@@ -221,11 +229,13 @@ def multiply_some(start, stop, begin, index, values, x, y, add):
 
 
 @kernel
-def smooth_graph_from_zero(begin, index, w, diag, b, y, first, second):
-    """Take both steps from x = 0, with the inverse diagonal times first and second."""
+def smooth_graph_from_zero(begin, index, w, diag, b, scaled, y, first, second):
+    """Take both steps from x = 0, with the inverse diagonal times first and second; scaled : room."""
     n = diag.size
     for part in numba.prange(PARTS):
-        from_zero_rows(n * part // PARTS, n * (part + 1) // PARTS, begin, index, w, diag, b, y, first, second)
+        divide_rows(n * part // PARTS, n * (part + 1) // PARTS, diag, b, scaled)
+    for part in numba.prange(PARTS):
+        from_zero_rows(n * part // PARTS, n * (part + 1) // PARTS, begin, index, w, diag, scaled, y, first, second)
 
 
 @kernel
@@ -264,7 +274,8 @@ def cycle_small_levels(plan, links, diag, prolongation, restriction, inverse, ri
     for s in range(steps):
         n, row, d, coarse_row, m, at = plan[s]
         b, y, a, rows = right[at : at + n], x[at : at + n], diag[d : d + n], begin[row : row + n + 1]
-        from_zero_rows(0, n, rows, index, w, a, b, y, first, second)
+        divide_rows(0, n, a, b, t)
+        from_zero_rows(0, n, rows, index, w, a, t, y, first, second)
         find_residual_rows(0, n, rows, index, w, a, y, b, t)
         if m >= 0:
             to = restriction[0][coarse_row : coarse_row + m + 1]
@@ -304,16 +315,29 @@ def transpose_rows(begin, index, values, to_begin, to_index, to_values):
             place[index[t]] = at + 1
 
 
+def unsigned_rows(rows: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Return compressed rows whose indices have no sign: compiled code looks whether one with a sign is negative.
+
+    Examples
+    --------
+    >>> unsigned_rows((np.array([0, 1]), np.array([2]), np.array([0.5])))[1]
+    array([2], dtype=uint32)
+    """
+    begin, index, values = rows
+    return begin.astype(np.uint32), index.astype(np.uint32), values
+
+
 class GraphStage:
     """A level that is a graph: links as (begin, index, w), diagonal, P towards m coarse unknowns, visits."""
 
     def __init__(
         self, links: tuple[Array, ...], diag: Array, prolongation: tuple[Array, ...], m: int, visits: int
     ) -> None:
-        self.links, self.diag, self.prolongation, self.visits, self.m = links, diag, prolongation, visits, m
-        _, index, values = prolongation
-        self.restriction = np.zeros(m + 1, np.int64), np.empty_like(index), np.empty_like(values)
-        transpose_rows(*prolongation, *self.restriction)
+        self.links, self.prolongation = unsigned_rows(links), unsigned_rows(prolongation)
+        self.diag, self.visits, self.m = diag, visits, m
+        _, index, values = self.prolongation
+        self.restriction = np.zeros(m + 1, np.uint32), np.empty_like(index), np.empty_like(values)
+        transpose_rows(*self.prolongation, *self.restriction)
 
     @property
     def arrays(self) -> tuple[Array, ...]:
@@ -369,10 +393,10 @@ class SmallLevels:
 def pack_rows(parts: list[tuple[Array, ...]], kind: Any) -> tuple[Array, ...]:
     """Return compressed rows of several matrices one behind the other; row starts count in the joined values."""
     if not parts:
-        return np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, kind)
+        return np.zeros(1, np.uint32), np.zeros(0, np.uint32), np.zeros(0, kind)
     starts = np.cumsum([0, *(p[1].size for p in parts)])
     begin = np.concatenate([p[0] + start for p, start in zip(parts, starts[:-1], strict=True)])
-    return begin, *(np.concatenate([p[k] for p in parts]) for k in (1, 2))
+    return begin.astype(np.uint32), *(np.concatenate([p[k] for p in parts]) for k in (1, 2))
 
 
 class Work:
@@ -476,7 +500,7 @@ class GraphCycle:
             return work.result
         v = self.large[l]
         b, x, y, r = work.graphs[l][visit]
-        smooth_graph_from_zero(*v.links, v.diag, b, x, first, second)
+        smooth_graph_from_zero(*v.links, v.diag, b, y, x, first, second)
         if visit + 1 < v.visits:
             graph_residual(*v.links, v.diag, x, b, work.graphs[l][visit + 1][0])
             x += self.descend(work, l, visit + 1)
