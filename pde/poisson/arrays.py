@@ -6,6 +6,7 @@ objects that are numbers, `numpy.matrix`. What has none is refused: masked entri
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -96,3 +97,15 @@ def times_power_of_two(t: Tensor, exponent: int) -> Tensor:
         step = max(-most, min(exponent, most))
         t, exponent = t * 2.0**step, exponent - step
     return t
+
+
+def times_number(t: Tensor, factor: float, exponent: int = 0) -> Tensor:
+    """Return 2^exponent factor t, where that number itself may leave the range of the dtype, or be among its last.
+
+    >>> times_number(torch.tensor([2.0**100]), 3.0, -140)
+    tensor([2.7285e-12])
+    """
+    mantissa, own = math.frexp(factor)
+    if abs(exponent + own) < (100 if t.dtype not in (torch.float64, torch.complex128) else 1000):
+        return t * math.ldexp(mantissa, exponent + own)
+    return times_power_of_two(t * mantissa, exponent + own)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .arrays import times_number
 from .conductances import neighbour, previous
 from .fields import PoissonFields, Slot
-from .grid import as_real, internal_axes, internal_shape, placed, volume
+from .grid import as_real, internal_axes, internal_shape, placed, volume_parts
 from .vectors import from_grid, to_grid
 
 LIBRARY: Slot[str] = Slot("array library of the builder's arguments", travels=True)
@@ -30,7 +32,7 @@ def rhs(A: PoissonFields, f: Any, dirichlet: Any, flux: Any, fixed: Any = None) 
     shape = A.grid_shape if A.numbering is None or A.numbering.numel() == A.unknown.numel() else A.shape[:1]
     source = torch.full(shape, float(f), dtype=A.torch_dtype, device=A.device) if scalar else f
     b = to_grid(A, source)
-    b = b * _as_factor(volume(A.spacing), b)
+    b = _times_sizes(b, A.spacing)
     values = dirichlet if isinstance(dirichlet, dict) else _everywhere(A, dirichlet)
     for key, value in values.items():
         b = b + (_through_faces(A, _open_values(A, value)) if key == "open" else _sides(A, key, value, "dirichlet"))
@@ -80,9 +82,13 @@ def face_fluxes(A: PoissonFields, x: Any, dirichlet: Any, flux: Any, fixed: Any 
     return tuple(out)
 
 
-def _as_factor(size: Any, like: Tensor) -> Any:
-    """Return a number, or an array of sizes as a tensor."""
-    return torch.from_numpy(np.ascontiguousarray(size)).to(like) if isinstance(size, np.ndarray) else size
+def _times_sizes(v: Tensor, sizes: Sequence[Any]) -> Tensor:
+    """Return v times the product of cell sizes, numbers or arrays, which itself may leave the range of the dtype."""
+    v = times_number(v, *volume_parts([h for h in sizes if not isinstance(h, np.ndarray)]))
+    for h in sizes:
+        if isinstance(h, np.ndarray):
+            v = (v.double() * torch.from_numpy(np.ascontiguousarray(h)).to(v.device)).to(v.dtype)
+    return v
 
 
 def _everywhere(A: PoissonFields, value: Any) -> dict[str, Any]:
@@ -183,7 +189,7 @@ def _sides(A: PoissonFields, key: str, value: Any, kind: str) -> Tensor:
     for end in ends:
         _check_kind(A, key, name, kind, axis, end)
         slab = total.narrow(d, 0 if end == 0 else total.shape[d] - 1, 1)
-        slab += g * (A.sides[d][end] if kind == "dirichlet" else _area(A, axis, end))
+        slab += g * A.sides[d][end] if kind == "dirichlet" else _times_area(A, g, axis, end)
     return total
 
 
@@ -193,14 +199,16 @@ def _check_kind(A: PoissonFields, key: str, name: str, kind: str, axis: int, end
         raise ValueError(f"got {name} for {key!r}, a {actual} side; expected a {kind} side: change boundary or key")
 
 
-def _area(A: PoissonFields, axis: int, end: int) -> Any:
-    """Return the area of the faces of one side."""
+def _times_area(A: PoissonFields, g: Tensor, axis: int, end: int) -> Tensor:
+    """Return values on one side times the area of its faces."""
     d = internal_axes(len(A.grid_shape))[axis]
-    area = volume(A.spacing) / A.spacing[axis]
-    if not isinstance(area, np.ndarray):
-        return area
-    at = slice(None) if area.shape[d] == 1 else slice(0, 1) if end == 0 else slice(-1, None)
-    return _as_factor(area[tuple(at if k == d else slice(None) for k in range(3))], A.shift)
+
+    def layer(h: Any) -> Any:
+        if not isinstance(h, np.ndarray) or h.shape[d] == 1:
+            return h
+        return h[tuple((slice(0, 1) if end == 0 else slice(-1, None)) if k == d else slice(None) for k in range(3))]
+
+    return _times_sizes(g, [layer(h) for k, h in enumerate(A.spacing) if k != axis])
 
 
 def _side_values(A: PoissonFields, values: dict[str, Any], axis: int, end: int) -> Any:
@@ -217,5 +225,5 @@ def _sides_only(A: PoissonFields, flux: dict[str, Any], axis: int, end: int) -> 
     for key in ("xyz"[axis] + "-+"[end], "xyz"[axis]):
         if key in flux:
             _check_kind(A, key, "flux", "neumann", axis, end)
-            return _on_side(A, key, flux[key], "flux", axis) * _area(A, axis, end)
+            return _times_area(A, _on_side(A, key, flux[key], "flux", axis), axis, end)
     return 0.0

@@ -7,14 +7,13 @@ simulation that makes a new operator every step then never pays for eight arrays
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .conductances import Conductances, from_cells, internal_kinds
+from .conductances import Conductances, from_cells, internal_kinds, loses_digits
 from .grid import Cell, Kinds, face_factor, internal_shape, parse_boundary, parse_cells, parse_spacing
 
 
@@ -97,7 +96,8 @@ def keep_cells(cells: Any, spacing: Any, boundary: Any, shift: Any, dtype: torch
     factor = face_factor(h, 0)
     unit = float(torch.tensor(factor, dtype=dtype))
     some_shift = shift is not None and not (isinstance(shift, int | float) and shift == 0)
-    if some_shift or len(set(h)) > 1 or not 0 < unit < math.inf or 12 * unit > torch.finfo(dtype).max:
+    beyond = loses_digits(1.0, factor, dtype) or 12 * unit > torch.finfo(dtype).max
+    if some_shift or len(set(h)) > 1 or beyond:
         return None
     grid_shape = tuple(codes.shape)
     inside = codes.reshape(internal_shape(grid_shape)).contiguous().clone()  # the caller may reuse the array

@@ -5,12 +5,14 @@ The formulas are in the table of `operator.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .arrays import times_number
 from .grid import (
     Cell,
     Kinds,
@@ -24,7 +26,7 @@ from .grid import (
     parse_cells,
     parse_spacing,
     placed,
-    volume,
+    volume_parts,
 )
 
 Triple = tuple[Tensor, Tensor, Tensor]
@@ -77,6 +79,18 @@ def previous(t: Tensor, d: int, periodic: bool, fill: float = 0) -> Tensor:
     return before
 
 
+def loses_digits(value: float, factor: float, dtype: torch.dtype) -> bool:
+    """Tell whether a product is among the last numbers of a dtype, where digits of the factor are lost, or beyond.
+
+    >>> loses_digits(1.0, 1e-40, torch.float32), loses_digits(1e-310, 1.0, torch.float64)
+    (True, False)
+    """
+    product = value * factor
+    if math.frexp(factor)[0] == 0.5:  # a power of two: nothing is lost that the value has
+        return product < torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    return product < torch.finfo(dtype).smallest_normal
+
+
 def harmonic_mean(a: Tensor, b: Tensor) -> Tensor:
     """2ab/(a + b), exact for a = b, symmetric, 0 if either is 0, free of overflow."""
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):  # min and max have kinks where a = b
@@ -123,7 +137,7 @@ def _fields(
     shape, h = internal_shape(grid_shape), parse_spacing(spacing, len(grid_shape))
     extra = _on_cells(shift, "shift", grid_shape, dtype, codes.device).reshape(shape)
     if bool((extra != 0).any()):
-        scaled = extra * volume(h)
+        scaled = times_number(extra, *volume_parts(h))
         if bool(((scaled.abs() < torch.finfo(dtype).tiny) & (extra != 0)).any()):
             raise ValueError(f"got shift x volume that underflows {dtype}; expected a positive number: use other units")
         extra = scaled
@@ -132,8 +146,8 @@ def _fields(
     any_open = bool(is_open.any())
     own = fluid.to(dtype) if kappa is None else torch.where(fluid, kappa.reshape(shape), 0)
     factors = {d: face_factor(h, axis) for axis, d in enumerate(internal_axes(len(grid_shape)))}
-    least = min(factors.values())
-    if least < 1e-15 and float(own.detach().max()) > 0 and float(own.detach().max() * least) == 0:
+    least, largest = min(factors.values()), float(own.detach().max()) if min(factors.values()) < 1e-15 else 0.0
+    if largest > 0 and loses_digits(largest, least, dtype):
         raise ValueError(f"got conductances that underflow {dtype}; expected positive numbers: use other units")
     parts = [
         _along(own, is_open if any_open else None, d, pair, factors.get(d, 1.0), kappa is not None)
@@ -155,14 +169,14 @@ def _along(
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     """Return links, ground and its part on the sides along one axis; factor = area / distance between centres."""
     wraps, after = kinds[0] == "periodic", neighbour(own, d, kinds[0] == "periodic")
-    links = (harmonic_mean(own, after) if variable else own * after).mul_(factor)
+    links = times_number(harmonic_mean(own, after) if variable else own * after, factor)
     ground = torch.zeros_like(own)
     if is_open is not None:
         opens = neighbour(is_open, d, wraps).to(own.dtype) + previous(is_open, d, wraps)
-        ground = own * opens * factor
+        ground = times_number(own * opens, factor)
     ends = (0, own.shape[d] - 1)
     low, high = (
-        own.narrow(d, at, 1) * (2 * factor if kind == "dirichlet" else 0.0)
+        times_number(own.narrow(d, at, 1), 2 * factor if kind == "dirichlet" else 0.0)
         for at, kind in zip(ends, kinds, strict=True)
     )
     for at, side in zip(ends, (low, high), strict=True):

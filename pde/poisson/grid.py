@@ -203,6 +203,16 @@ def volume(spacing: Sequence[float]) -> float:
     return math.prod(spacing)
 
 
+def volume_parts(spacing: Sequence[float]) -> tuple[float, int]:
+    """Return mantissa and exponent of a volume, which as one number could lose digits or overflow.
+
+    >>> volume_parts((2.0**-500, 2.0**-500, 3.0))
+    (0.1875, -996)
+    """
+    exponents = [math.frexp(h)[1] for h in spacing]
+    return math.prod(math.ldexp(h, -e) for h, e in zip(spacing, exponents, strict=True)), sum(exponents)
+
+
 def face_factor(spacing: Sequence[float], d: int) -> float:
     """Return area / distance between centres for the faces normal to axis d, which has to be a positive number.
 
@@ -213,10 +223,9 @@ def face_factor(spacing: Sequence[float], d: int) -> float:
     exact = all(1e-280 < v < 1e280 for v in (square, volume(spacing)))  # no digit is lost in between
     factor = volume(spacing) / square if exact else 0.0
     if not 1e-280 < factor < 1e280:  # the same without intermediate results that leave the range of numbers
-        exponents = [math.frexp(h)[1] for h in spacing]
-        mantissa = math.prod(math.ldexp(h, -e) for h, e in zip(spacing, exponents, strict=True))
-        mantissa /= math.ldexp(spacing[d], -exponents[d]) ** 2
-        exponent = sum(exponents) - 2 * exponents[d]
+        mantissa, exponent = volume_parts(spacing)
+        own = math.frexp(spacing[d])[1]
+        mantissa, exponent = mantissa / math.ldexp(spacing[d], -own) ** 2, exponent - 2 * own
         factor = math.ldexp(mantissa, exponent) if exponent < 1020 else math.inf
     if not 0 < factor < math.inf:
         raise ValueError(

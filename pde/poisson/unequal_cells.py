@@ -135,20 +135,23 @@ def from_coefficients(
     else:
         codes = codes | (extra > 0).to(torch.uint8)
     inside, ndim = internal_shape(shape), len(shape)
-    mesh = _mesh_of(parse_sizes(spacing, shape), ndim, dtype, device)
+    # in double precision: products of sizes may leave the range of single
+    mesh = _mesh_of(parse_sizes(spacing, shape), ndim, torch.float64, device)
     plain, robin = robin_coefficients(boundary, ndim)
     kinds = parse_boundary(plain, ndim, "neumann" if kappa is None else "dirichlet", (*KINDS, "robin"))
     codes = codes.reshape(inside)
     fluid, is_open = codes == Cell.FLUID, codes == Cell.OPEN
-    own = torch.where(fluid, coefficient.reshape(inside), 0)
+    own = torch.where(fluid, coefficient.reshape(inside), 0).double()
     axes = internal_axes(ndim)
     parts = []
     for d, pair in enumerate(internal_kinds(kinds)):
         axis = axes.index(d) if d in axes else None
         alpha = {} if axis is None else {end: robin[axis, end] for end in (0, 1) if (axis, end) in robin}
         parts.append(_along(own, is_open, d, pair, alpha, mesh, axis, shape))
-    links, ground, sides, opened = zip(*parts, strict=True)
-    source = Conductances(links, ground, extra.reshape(inside) * mesh.volume * fluid, sides, opened)
+    whole = extra.reshape(inside).double() * mesh.volume * fluid
+    links, ground, opened = (as_triple(part[k].to(dtype) for part in parts) for k in (0, 1, 3))
+    sides = tuple((part[2][0].to(dtype), part[2][1].to(dtype)) for part in parts)
+    source = Conductances(links, ground, whole.to(dtype), sides, opened)
     fields = {
         "grid_shape": shape,
         "spacing": parse_sizes(spacing, shape),

@@ -99,6 +99,7 @@ class _Run:
     best: float = math.inf
     best_at: int = 0  # or the restart since then
     next_probe: int = 30  # plateaus are normal for CG: only after one this long are two applications of M spent
+    last_r: torch.Tensor | None = None  # the residual when its norm was last seen not to change
     checked_at: int = -1
     best_checked: tuple[float, torch.Tensor | None] = (math.inf, None)  # ‖b - Ax‖ and x of the best failed check
     a_sign: float = 0.0
@@ -171,7 +172,10 @@ class _Run:
             self.best, self.best_at = value, self.iterations
         waited = self.iterations - self.best_at
         if waited >= 4 and len(set(self.residuals[-4:])) == 1:
-            return Reason.STAGNATED
+            # the norm alone may stay while r wanders: of a point source on a line it does until the other end
+            if self.last_r is not None and torch.dist(self.last_r, r) <= 4 * torch.finfo(r.dtype).eps * value:
+                return Reason.STAGNATED
+            self.last_r = r.clone()
         if M is None or self.any_map:
             return Reason.STAGNATED if self.any_map and waited >= PATIENCE else None
         suspicious = isinstance(M, SymmetryMonitor) and M.is_suspicious()
@@ -240,7 +244,7 @@ def drive(
     >>> info == 0, info.iterations
     (True, 2)
     """
-    maxiter = _check_arguments(rtol, atol, maxiter, check_every, system)
+    limited, maxiter = maxiter is not None, _check_arguments(rtol, atol, maxiter, check_every, system)
     run = _open_run(system, rtol, atol / system.scale)
     if system.norm_b == 0.0:
         system.x.zero_()
@@ -256,9 +260,8 @@ def drive(
         if reason is not Reason.CONVERGED:
             reason = _go_back(run, reason, again, attempts, guess, check_every)
         if reason is not Reason.CONVERGED and guess is not None and not run.residuals[0] <= system.norm_reachable:
-            reason = _start_from_zero(
-                run, reason, again, attempts, maxiter, system.wrap_callback(callback), check_every
-            )
+            left = maxiter - run.iterations if limited else maxiter
+            reason = _start_from_zero(run, reason, again, attempts, left, system.wrap_callback(callback), check_every)
         if reason is not Reason.CONVERGED:
             reason = _explain(run, reason)
         else:
@@ -350,13 +353,13 @@ def _go_back(
 
 
 def _start_from_zero(
-    run: _Run, reason: Reason, again: _Run, attempts: list[Attempt], maxiter: int, watcher: Callable | None, every: int
+    run: _Run, reason: Reason, again: _Run, attempts: list[Attempt], left: int, watcher: Callable | None, every: int
 ) -> Reason:
-    """Use the steps that are left for a second solve, from zero: the guess was worse, and its size may be what failed.
+    """Use the steps that are left, or as many again, for a second solve, from zero: the guess was worse than that.
 
     What b - A x0 loses by rounding grows with x0, and so does what a recurrence loses that starts there.
     """
-    system, left = run.system, maxiter - run.iterations
+    system = run.system
     if left <= 0:
         return reason
     kept, second = system.x.clone(), replace(again, residuals=[], notes=[])

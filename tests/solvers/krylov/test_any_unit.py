@@ -44,6 +44,35 @@ def test_double_precision_in_any_unit(scale, way):
     assert np.isfinite(x).all()
 
 
+@pytest.mark.parametrize("h", [1e-15, 3e-15, 7e-14, 1e-12, 1e12, 1e15])
+@pytest.mark.parametrize("builder", ["cells", "coefficients", "sizes by cell", "robin"])
+def test_a_volume_beyond_single_precision_costs_no_digit(h, builder):
+    """Links are kappa h, shifts are sigma h³; both are what they are in double precision."""
+    cells, sigma, kappa = np.ones((3, 4, 2), int), 0.37 / h**2, np.full((3, 4, 2), 1.3)
+    spacing = ([h] * 2 + [1.5 * h], h, h) if builder == "sizes by cell" else h
+    sides = {"x-": ("robin", 0.7 / h) if builder == "robin" else "dirichlet"}
+
+    def built(dtype):
+        if builder == "cells":
+            return Poisson.from_cells(cells, h, {"x-": "dirichlet"}, sigma, dtype=dtype)
+        return Poisson.from_coefficients(kappa, spacing, sides, sigma, dtype=dtype)
+
+    single, double = built(np.float32).matrix().astype(float), built(np.float64).matrix()
+    assert abs(single - double).max() <= 1e-6 * abs(double).max()
+    f = np.full((3, 4, 2), 2.3 / h**2)
+    expected = built(np.float64).rhs(f, flux={"y-": 0.4 / h} if builder == "cells" else None)
+    b = built(np.float32).rhs(f.astype(np.float32), flux={"y-": 0.4 / h} if builder == "cells" else None)
+    assert b.dtype == np.float32
+    np.testing.assert_allclose(b, expected, rtol=1e-6)
+
+
+def test_conductances_among_the_last_numbers_are_refused():
+    for dtype, h in ((np.float32, 1e-41), (np.float64, 1e-320)):
+        with pytest.raises(ValueError, match="underflow"):
+            Poisson.from_cells(np.ones((3, 3, 3)), h, dtype=dtype)
+    Poisson.from_cells(np.ones((3, 3, 3)), 2.0**-140, dtype=np.float32)  # a power of two loses nothing
+
+
 @pytest.mark.parametrize("unit", [1e-250, 1e-100, 1e100, 1e250])
 def test_a_guess_of_another_size(unit):
     A = Poisson.from_coefficients(np.ones((9, 9)))

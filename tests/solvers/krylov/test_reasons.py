@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from krylearn.pde import Poisson
-from krylearn.solvers import NeuralMultigrid, cg
+from krylearn.solvers import NeuralMultigrid, cg, dcdm
 from krylearn.solvers.krylov.driver import Reason
 
 RNG = np.random.default_rng(83144)
@@ -92,3 +92,18 @@ def test_a_limit_of_steps_returns_the_last_iterate_at_the_usual_cost():
 def test_an_infinite_limit_is_refused():
     with pytest.raises(ValueError, match="maxiter is inf"):
         cg(np.eye(2), np.ones(2), maxiter=float("inf"))
+
+
+@pytest.mark.parametrize("n", [12, 60])
+@pytest.mark.parametrize("way", ["matrix", "none", "dcdm"])
+def test_a_residual_of_constant_norm_is_no_stagnation(n, way):
+    """A point source at one end of a line: ‖r‖ stays 1 until step n - 1, and step n ends the solve."""
+    A = Poisson.from_cells(np.ones((1, n)), boundary={"y-": "dirichlet"})
+    b = np.zeros(n)
+    b[-1] = 1
+    if way == "dcdm":
+        x, info = dcdm(A, b, lambda r: r)
+    else:
+        x, info = cg(A if way == "none" else A.matrix(), b, M="none")
+    assert info == 0
+    assert np.linalg.norm(b - A @ x) <= 1e-5
