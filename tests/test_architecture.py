@@ -15,7 +15,7 @@ ORDER = {
     ),
     "optim": (
         "progress", "side_effects", "curvature", "spectra", "batch_noise", "sharpness_meters", "batch_size", "tuner",
-        "callbacks", "testing",
+        "integrations", "callbacks", "testing",
     ),
     "bench": ("measure", "show", "rivals", "solvers", "optim", "studies", "report", "cli"),
 }  # fmt: skip

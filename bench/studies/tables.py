@@ -87,7 +87,7 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "two_scales": (two_scales.table_of_two, "krylearn study two-scales"),
     "batch_scaling_fresh-auto": (
         _batch_scaling_table("auto"),
-        "krylearn study batch-scaling --tasks textures pointers mixture --sizes 32 64 128 256 512 "
+        "krylearn study batch-scaling --tasks textures pointers mixture --sizes 32 128 512 "
         "--records bench/studies/records/batch_scaling_fresh.jsonl",
     ),
 }

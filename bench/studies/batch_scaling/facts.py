@@ -22,6 +22,7 @@ from .stacked_runs import schedule
 from .tasks import TASKS, Task, small_task
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of the training, at which one measures
+HALFWAY = 0.5
 CURVATURE_SIZES = (16, 64, 256, 1024)  # batch sizes whose sharpness is measured: a factor 64
 BATCHES = 4  # of each size
 LOSS = nn.functional.cross_entropy
@@ -41,8 +42,10 @@ def make_optimizer(method: str, network: nn.Module, lr: float, **change: Any) ->
     return torch.optim.AdamW(parameters, lr=lr, betas=(m.beta1, m.beta2), eps=m.eps, weight_decay=m.weight_decay)
 
 
-def measure_facts(task: Task, method: str, lr: float, seed: int, *, batch_size: int = BASE) -> list[dict[str, Any]]:
-    """Train once at this lr and measure at each of SHARES.
+def measure_facts(
+    task: Task, method: str, lr: float, seed: int, *, batch_size: int = BASE, shares: Sequence[float] = SHARES
+) -> list[dict[str, Any]]:
+    """Train once at this lr and measure at each of the shares of the training.
 
     Returns
     -------
@@ -57,7 +60,7 @@ def measure_facts(task: Task, method: str, lr: float, seed: int, *, batch_size: 
     network = task.made(seed)
     optimizer = make_optimizer(method, network, lr)
     order = task.order(seed, batch_size)
-    at = {round(share * len(order)): share for share in SHARES}
+    at = {round(share * len(order)): share for share in shares}
     found = []
     for step, picked in enumerate(order):
         factor = schedule(step, len(order))
@@ -133,7 +136,8 @@ def run_facts(tasks: Sequence[str] | None = None, methods: Sequence[str] | None 
                 if seed in done:
                     continue
                 begun = time.process_time()
-                found = measure_facts(small_task(name), method, best.lr, seed)
+                shares = SHARES if name in TASKS else (HALFWAY,)  # what a rule is told
+                found = measure_facts(small_task(name), method, best.lr, seed, shares=shares)
                 more = {"run": lines[-1]["more"]["run"], "kind": "facts", "batch": BASE, "lr": best.lr}
                 seconds = time.process_time() - begun
                 append(

@@ -2,7 +2,7 @@
 
     krylearn study two-scales
 
-Resumable: what is in the database is not run again. Three design workloads, everybody with the same gradients, batches
+Resumable: what is in the database is not run again. Two design workloads, everybody with the same gradients, batches
 and cosine; the tuner's extra work is taken off its steps. Grid: five lrs of Muon times five of AdamW, half decades
 apart, on two seeds; its best three points on five others, on which everybody is scored.
 """
@@ -33,7 +33,7 @@ from .workloads import WORKLOADS, Workload
 SEEDS = (20, 21, 22, 23, 24)
 MUON, ADAMW = (10**-2.5, 1e-2, 10**-1.5, 1e-1, 10**-0.5), (1e-3, 10**-2.5, 1e-2, 10**-1.5, 1e-1)
 HEADER = ("workload", "grid's best (Muon, AdamW)", "loss", "both learned", "ratio", "one scale, lrs as given", "ratio")
-TASKS = ("mlp", "tabular", "deep")
+TASKS = ("mlp", "deep")
 
 
 def workloads_of_two() -> list[Workload]:
@@ -42,7 +42,7 @@ def workloads_of_two() -> list[Workload]:
     Examples
     --------
     >>> [work.name for work in workloads_of_two()]
-    ['mlp', 'tabular', 'deep']
+    ['mlp', 'deep']
     """
     every = {**WORKLOADS, **{work.name: work for work in PLATEAUS}}
     return [every[name] for name in TASKS]

@@ -1,17 +1,16 @@
 """Looks leave nothing behind, whatever the model keeps, the batch is made of, or the loss returns."""
 
 import copy
-import dataclasses
 import math
 import random
 import warnings
-from collections import UserDict, namedtuple
 
 import numpy as np
 import pytest
 import torch
 from krylearn.optim import CurvatureTuner, TunerWarning
 from torch import nn
+from tuner_batches import BATCHES
 from tuner_task import BASES, Task, adamw, numbers_of, sgd, train
 
 quiet = pytest.mark.filterwarnings("ignore::krylearn.optim.TunerWarning")
@@ -157,42 +156,6 @@ def test_tied_parameters_are_tuned(name):
         nn.functional.mse_loss(model(x), x.flip(1)).backward()
         tuner.step()
     assert float(nn.functional.mse_loss(model(x), x.flip(1)).detach()) < 0.5 * start
-
-
-Pair = namedtuple("Pair", "x y")
-
-
-@dataclasses.dataclass
-class Data:
-    x: torch.Tensor
-    y: torch.Tensor
-
-
-class Encoding(UserDict):
-    """As tokenizers return them."""
-
-    def to(self, device):
-        return self
-
-
-class Graph:
-    """A class of the user's own."""
-
-    def __init__(self, x, y):
-        self.x, self.y, self.names = x, y, ["a", "b"]
-
-
-BATCHES = {
-    "namedtuple": (Pair, lambda b: (b.x, b.y)),
-    "dataclass": (Data, lambda b: (b.x, b.y)),
-    "user dict": (lambda x, y: Encoding(x=x, y=y), lambda b: (b.pop("x"), b["y"])),
-    "object": (Graph, lambda b: (b.names.pop() and b.x, b.y)),
-    "numpy": (
-        lambda x, y: {"x": x.numpy(), "y": y.numpy()},
-        lambda b: (torch.from_numpy(b["x"]), torch.from_numpy(b["y"])),
-    ),
-    "list with text": (lambda x, y: [x, y, "name"], lambda b: (b.pop(0), b.pop(0))),
-}
 
 
 def batch_train(task, tuner, wrap, read, start, stop):

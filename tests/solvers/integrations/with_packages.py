@@ -16,12 +16,14 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
+TRAINING = ROOT / "tests" / "optim" / "integrations"  # the tuner in other people's loops
+PAGES = ROOT / "tests" / "optim" / "tuner" / "test_pages.py"
 FOLDER = ROOT / "build" / "integrations"
 MINUTES = 15
 # one environment serves all of them; torch and the rest of krylearn's own packages are those of the calling one
 PACKAGES = (
     "scikit-image", "simpeg discretize pymatsolver", "fipy", "taufactor", "phiflow", "flopy", "py-pde", "xinvert",
-    "openpnm", "porespy",
+    "openpnm", "porespy", "transformers accelerate",
 )  # fmt: skip
 
 
@@ -57,7 +59,7 @@ def main() -> int:
             print(f"NOT RUN: no package could be installed ({absent[0]})")
             return 77
         left = MINUTES * 60 - (time.monotonic() - start)
-        command = [python, "-m", "pytest", "-q", str(HERE), *sys.argv[1:]]
+        command = [python, "-m", "pytest", "-q", str(HERE), str(TRAINING), str(PAGES), *sys.argv[1:]]
         for line in absent:
             print(f"not run, could not be installed: {line}")
         try:
