@@ -324,7 +324,7 @@ def unsigned_rows(rows: tuple[Array, ...]) -> tuple[Array, ...]:
     array([2], dtype=uint32)
     """
     begin, index, values = rows
-    return begin.astype(np.uint32), index.astype(np.uint32), values
+    return begin.astype(np.uint32, copy=False), index.astype(np.uint32, copy=False), values
 
 
 class GraphStage:

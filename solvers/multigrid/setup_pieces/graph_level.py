@@ -56,7 +56,7 @@ def find_resistances(start, stop, pieces, piece, links, axis, diag, sweeps, r):
     (first, member, position), (begin, index, w) = pieces, links
     old, new, parallel = np.empty((64, 3)), np.empty((64, 3)), np.zeros(64)
     for p in range(start, stop):
-        low, k = first[p], first[p + 1] - first[p]
+        low, k = np.int64(first[p]), np.int64(first[p + 1]) - np.int64(first[p])
         if k > parallel.size:
             old, new, parallel = np.empty((2 * k, 3)), np.empty((2 * k, 3)), np.zeros(2 * k)
         for q in range(k):
@@ -101,7 +101,7 @@ def find_weights(start, stop, pieces, piece, level, r, sweeps, a, share, centre,
     (first, member, position), (begin, index, w, axis, ground, shift, diag) = pieces, level
     old, new, per = np.empty((64, 3)), np.empty((64, 3)), np.empty((64, 3))
     for p in range(start, stop):
-        low, k = first[p], first[p + 1] - first[p]
+        low, k = np.int64(first[p]), np.int64(first[p + 1]) - np.int64(first[p])
         held[p], total[p], linked[p] = 0.0, 0.0, False
         if k > old.shape[0]:
             old, new, per = np.empty((2 * k, 3)), np.empty((2 * k, 3)), np.empty((2 * k, 3))
@@ -153,15 +153,15 @@ def sum_paths(start, stop, kept, pieces, piece, level, centre, place, new, held,
     (first, member), (begin, index, w, axis, ground, shift, diag) = pieces, level
     coarse_place, coarse_ground, coarse_shift, coarse_diag = below
     counts, used = np.zeros(stop - start, np.int32), 0
-    to, values, axes = np.empty(8192, np.int32), np.empty(8192), np.empty(8192, np.int8)
-    slot = np.full(3 * new.size, -1, np.int32)
+    to, values, axes = np.empty(8192, np.uint32), np.empty(8192), np.empty(8192, np.uint8)
+    slot = np.full((new.size, 3), -1, np.int32)
     for c in range(start, stop):
         p, before, heaviest, own = kept[c], used, -1.0, 0.0
         for d in range(3):
             coarse_ground[c, d] = 0.0
         coarse_shift[c], room = 0.0, 0
         for s in range(first[p], first[p + 1]):
-            room += begin[member[s] + 1] - begin[member[s]]
+            room += np.int64(begin[member[s] + 1]) - np.int64(begin[member[s]])
         while used + room > to.size:
             to, values = np.append(to, np.empty_like(to)), np.append(values, np.empty_like(values))
             axes = np.append(axes, np.empty_like(axes))
@@ -178,18 +178,17 @@ def sum_paths(start, stop, kept, pieces, piece, level, centre, place, new, held,
                 q = piece[j]
                 if q == p:
                     continue
-                key = 3 * q + d
                 path = w[t] / (1 + w[t] * (centre[i, d] + centre[j, d]))
-                at = slot[key]
+                at = slot[q, d]
                 if at < 0:
-                    slot[key], to[used], values[used], axes[used] = used, q, path, d
+                    slot[q, d], to[used], values[used], axes[used] = used, q, path, d
                     used += 1
                 else:
-                    values[at] += path
+                    values[np.uint32(at)] += path
         last, used = used, before
         for e in range(before, last):  # what leads to a piece without a coarse unknown leads to p = 0
             q, v, d = to[e], values[e], axes[e]
-            slot[3 * q + d] = -1
+            slot[q, d] = -1
             if new[q] < 0:
                 coarse_ground[c, d] += 1 / (1 / v + 1 / held[q])
             else:
@@ -205,7 +204,7 @@ def sum_paths(start, stop, kept, pieces, piece, level, centre, place, new, held,
 def copy_rows(start, stop, piece, new):
     """Return rows start..stop of E, which copies the value of a piece; none for pieces without a coarse unknown."""
     counts, used = np.zeros(stop - start, np.int32), 0
-    to = np.empty(stop - start, np.int32)
+    to = np.empty(stop - start, np.uint32)
     for i in range(start, stop):
         if piece[i] >= 0 and new[piece[i]] >= 0:
             to[used] = new[piece[i]]
@@ -219,12 +218,12 @@ def mix_rows(start, stop, d, piece, links, axis, a, share, rows, columns):
     """Return rows start..stop of L_d times a matrix that is given as compressed rows of so many columns."""
     (begin, index, w), (first, column, value) = links, rows
     counts, used = np.zeros(stop - start, np.int32), 0
-    to, values, slot = np.empty(8192, np.int32), np.empty(8192), np.full(columns, -1, np.int32)
+    to, values, slot = np.empty(8192, np.uint32), np.empty(8192), np.full(columns, -1, np.int32)
     for i in range(start, stop):
-        before, most = used, used + first[i + 1] - first[i]
+        before, most = used, used + np.int64(first[i + 1]) - np.int64(first[i])
         if a[i, d] != 0:
             for t in range(begin[i], begin[i + 1]):
-                most += first[index[t] + 1] - first[index[t]]
+                most += np.int64(first[index[t] + 1]) - np.int64(first[index[t]])
         while most > to.size:
             to, values = np.append(to, np.empty_like(to)), np.append(values, np.empty_like(values))
         for e in range(first[i], first[i + 1]):
@@ -242,7 +241,7 @@ def mix_rows(start, stop, d, piece, links, axis, a, share, rows, columns):
                         slot[column[e]], to[used], values[used] = used, column[e], part * value[e]
                         used += 1
                     else:
-                        values[at] += part * value[e]
+                        values[np.uint32(at)] += part * value[e]
         for e in range(before, used):
             slot[to[e]] = -1
         counts[i - start] = used - before
@@ -254,8 +253,8 @@ def merge_parallel(start, stop, links):
     """Return rows start..stop of the links, with those that join the same two unknowns along several axes as one."""
     begin, index, w = links
     counts, used = np.zeros(stop - start, np.int32), 0
-    size = begin[stop] - begin[start]
-    to, values = np.empty(size, np.int32), np.empty(size)
+    size = np.int64(begin[stop]) - np.int64(begin[start])
+    to, values = np.empty(size, np.uint32), np.empty(size)
     for i in range(start, stop):
         before = used
         for t in range(begin[i], begin[i + 1]):
@@ -310,17 +309,18 @@ def coarsen(level: Level, size: tuple[int, int, int], place: Array, piece: Array
     parts = level.begin, level.index, level.w, level.axis, level.ground, level.shift, level.diag
     r, a, share, centre = np.empty((n, 3)), np.zeros((n, 3)), np.zeros((n, 3)), np.empty((n, 3))
     held, total, linked = np.empty(count), np.empty(count), np.empty(count, np.bool_)
-    over_strips(find_resistances, count, pieces, piece, level.links, level.axis, level.diag, SWEEPS, r)
-    over_strips(find_weights, count, pieces, piece, parts, r, SWEEPS, a, share, centre, held, total, linked)
+    labels = piece.view(np.uint32)
+    over_strips(find_resistances, count, pieces, labels, level.links, level.axis, level.diag, SWEEPS, r)
+    over_strips(find_weights, count, pieces, labels, parts, r, SWEEPS, a, share, centre, held, total, linked)
     keep = (held < HELD * total) & (linked | (held > 0))
     kept = np.flatnonzero(keep)
     new, m = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32), kept.size
     rows, ground, shift, diag = np.empty(m, np.int32), np.empty((m, 3)), np.empty(m), np.empty(m)
     if m:
-        args = kept, pieces[:2], piece, parts, centre, place, new, held, (rows, ground, shift, diag)
+        args = kept, pieces[:2], labels, parts, centre, place, new, held, (rows, ground, shift, diag)
         begin, index, w, axis = joined_rows(collect_strips(sum_paths, m, *args))
     else:
-        begin, index, w, axis = np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int8)
+        begin, index, w, axis = np.zeros(1, np.uint32), np.zeros(0, np.uint32), np.zeros(0), np.zeros(0, np.uint8)
     return Step(piece, new, a, share, Level(size, rows, begin, index, w, axis, ground, shift, diag))
 
 
@@ -339,7 +339,7 @@ def coarsen_by_pieces(level: Level, shrinks: float) -> Any:
 def compose_rows(level: Level, step: Step) -> tuple[Array, ...]:
     """Return P = L_z L_y L_x E as compressed rows, one product after the other: each row is formed once."""
     rows = joined_rows(collect_strips(copy_rows, level.n, step.piece, step.new))
-    args = step.piece, level.links, level.axis, step.a, step.share
+    args = step.piece.view(np.uint32), level.links, level.axis, step.a, step.share
     for d in range(3):
         if step.a[:, d].any():
             rows = joined_rows(collect_strips(mix_rows, level.n, d, *args, rows, step.below.n))

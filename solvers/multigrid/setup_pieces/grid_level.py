@@ -156,31 +156,31 @@ def next_cell(i, up, stride, length, n, wraps):
 
     length : stride times cells of the axis; n : cells
     """
+    j = np.int64(i) + stride if up else np.int64(i) - stride
     if wraps:
-        at = i % length
+        at = np.int64(i) % length
         if up:
-            return i + stride if at + stride < length else i + stride - length
-        return i - stride if at >= stride else i - stride + length
-    j = i + stride if up else i - stride
-    return j + n if j < 0 else j - n if j >= n else j
+            return np.uint64(j if at + stride < length else j - length)
+        return np.uint64(j if at >= stride else j + length)
+    return np.uint64(j + n if j < 0 else j - n if j >= n else j)
 
 
 @strip_kernel
 def tie_pieces(start, stop, pieces, piece, w, size, strides, wraps, diag, best, value, total):
     """Write of pieces start..stop the other one with the most links, what these are, and the sum of diagonals."""
     (first, member), n = pieces, piece.size
-    slot, to, sums = np.full(total.size, -1, np.int32), np.empty(8192, np.int32), np.empty(8192)
+    slot, to, sums = np.full(total.size, -1, np.int32), np.empty(8192, np.uint32), np.empty(8192)
     for p in range(start, stop):
-        own, used, count = 0.0, 0, first[p + 1] - first[p]
+        own, used, count = 0.0, 0, np.int64(first[p + 1]) - np.int64(first[p])
         if 6 * count > to.size:
-            to, sums = np.empty(12 * count, np.int32), np.empty(12 * count)
+            to, sums = np.empty(12 * count, np.uint32), np.empty(12 * count)
         for s in range(first[p], first[p + 1]):
             i = member[s]
             own += diag[i]
             for d in range(3):
                 for up in range(2):
                     j = next_cell(i, up, strides[d], strides[d] * size[d], n, wraps[d])
-                    v = w[d, i if up else j]
+                    v = w[d, np.uint64(i) if up else j]
                     if v > 0 and piece[j] != p:
                         q = piece[j]
                         at = slot[q]
@@ -188,7 +188,7 @@ def tie_pieces(start, stop, pieces, piece, w, size, strides, wraps, diag, best, 
                             slot[q], to[used], sums[used] = used, q, v
                             used += 1
                         else:
-                            sums[at] += v
+                            sums[np.uint32(at)] += v
         most, other = 0.0, 0
         for c in range(used):
             if sums[c] > most or (sums[c] == most and to[c] < other):
@@ -207,7 +207,7 @@ def partition_grid(finest: Finest, factors: tuple[int, int, int], merge: float) 
     count = number_labels(root, diag.size, piece)
     for _ in range(ROUNDS):
         best, (value, total) = np.empty(count, np.int32), np.empty((2, count))
-        parts = members_of(piece, count)[:2], piece, links, *shape, finest.wraps, diag
+        parts = members_of(piece, count)[:2], piece.view(np.uint32), links, *shape, finest.wraps, diag
         over_strips(tie_pieces, count, *parts, best, value, total)
         joined = choose_joins(piece, best, value, total)
         if joined is None:
@@ -298,20 +298,25 @@ def find_grid_resistances(start, stop, tie, w0, w1, w2, diag, r):
 
 
 @strip_kernel
-def shorten_ways(start, stop, tie, old, per, varies, new):
+def shorten_ways(start, stop, tie, old, per, varies, before, after, new):
     """Write old, shortened by ways over links on other axes, for rows start..stop: step 5, one sweep.
 
     per : what a resistance is multiplied by, as old, or (varies 0) one row for all
+    before, after : rows that the sweep before, and this one, have changed; next to others there is nothing to do
     """
     _, nx, ny, nz = old.shape
     for row in range(start, stop):
         i, j = row // ny, row % ny
         x, y = (i - 1 if i > 0 else nx - 1), (j - 1 if j > 0 else ny - 1)
         up_x, up_y = (i + 1 if i + 1 < nx else 0), (j + 1 if j + 1 < ny else 0)
+        awake = before[i, j] | before[x, j] | before[up_x, j] | before[i, y] | before[i, up_y]
+        after[i, j] = False
         for d in range(3):
             out, own, p = new[d, i, j], old[d, i, j], per[d, varies * i, varies * j]
             for k in range(nz):
                 out[k] = own[k]
+            if not awake:
+                continue
             if d != 0:
                 shorten_row(out, tie[0, x, j], old[d, x, j], p)
                 shorten_row(out, tie[0, i, j], old[d, up_x, j], p)
@@ -324,6 +329,10 @@ def shorten_ways(start, stop, tie, old, per, varies, new):
                 shorten_row(out[:1], t[nz - 1 :], own[nz - 1 :], p[:1])
                 shorten_row(out[: nz - 1], t[: nz - 1], own[1:], p[: nz - 1])
                 shorten_row(out[nz - 1 :], t[nz - 1 :], own[:1], p[nz - 1 :])
+            changed = 0
+            for k in range(nz):
+                changed += out[k] != own[k]
+            after[i, j] |= changed > 0
 
 
 @strip_kernel
@@ -442,14 +451,14 @@ def sum_grid_paths(start, stop, kept, pieces, piece, paths, size, strides, wraps
     coarse_place, coarse_ground, coarse_shift, coarse_diag = below
     blocks_y, blocks_z = -(-size[1] // factors[1]), -(-size[2] // factors[2])
     counts, used = np.zeros(stop - start, np.int32), 0
-    to, values, axes = np.empty(8192, np.int32), np.empty(8192), np.empty(8192, np.int8)
-    slot = np.full(3 * new.size, -1, np.int32)
+    to, values, axes = np.empty(8192, np.uint32), np.empty(8192), np.empty(8192, np.uint8)
+    slot = np.full((new.size, 3), -1, np.int32)
     for c in range(start, stop):
         p, before, heaviest, own, place = kept[c], used, -1.0, 0.0, 0
         for d in range(3):
             coarse_ground[c, d] = 0.0
         coarse_shift[c] = 0.0
-        while used + 6 * (first[p + 1] - first[p]) > to.size:
+        while used + 6 * (np.int64(first[p + 1]) - np.int64(first[p])) > to.size:
             to, values = np.append(to, np.empty_like(to)), np.append(values, np.empty_like(values))
             axes = np.append(axes, np.empty_like(axes))
         for s in range(first[p], first[p + 1]):
@@ -465,19 +474,19 @@ def sum_grid_paths(start, stop, kept, pieces, piece, paths, size, strides, wraps
             for d in range(3):
                 for up in range(2):
                     j = next_cell(i, up, strides[d], strides[d] * size[d], piece.size, wraps[d])
-                    path = paths[d, i if up else j]
+                    path = paths[d, np.uint64(i) if up else j]
                     if path > 0:
-                        at = slot[3 * piece[j] + d]
+                        at = slot[piece[j], d]
                         if at < 0:
-                            slot[3 * piece[j] + d] = used
+                            slot[piece[j], d] = used
                             to[used], values[used], axes[used] = piece[j], path, d
                             used += 1
                         else:
-                            values[at] += path
+                            values[np.uint32(at)] += path
         last, used = used, before
         for e in range(before, last):  # what leads to a piece without a coarse unknown leads to p = 0
             q, v, d = to[e], values[e], axes[e]
-            slot[3 * q + d] = -1
+            slot[q, d] = -1
             if new[q] < 0:
                 coarse_ground[c, d] += 1 / (1 / v + 1 / held[q])
             else:
@@ -505,6 +514,17 @@ def link_means(finest: Finest) -> list[float]:
     return [float(w.sum() / max(np.count_nonzero(w), 1)) for w in finest.links]
 
 
+def shorten_grid(tie: Array, x: Array, per: Array, spare: Array) -> tuple[Array, Array]:
+    """Return x, shortened, and the other one of x and spare; per : as x, or one row for all."""
+    rows, awake = x.shape[1] * x.shape[2], np.ones((2, *x.shape[1:3]), np.bool_)
+    for _ in range(SWEEPS):
+        over_strips(shorten_ways, rows, tie, x, per, int(per.shape[1] * per.shape[2] > 1), *awake, spare)
+        x, spare, awake = spare, x, awake[::-1]
+        if not awake[0].any():
+            break
+    return x, spare
+
+
 def coarsen_grid(
     finest: Finest, factors: tuple[int, int, int], piece: Array, count: int, kind: Any
 ) -> tuple[GridTransfer, Level]:
@@ -517,14 +537,9 @@ def coarsen_grid(
     over_strips(mark_links, rows, *finest.links, piece.reshape(size), tie)
     parallel = (w + np.roll(w, 1, d) if size[d] == 2 else w for d, w in enumerate(finest.links))
     over_strips(find_grid_resistances, rows, tie, *parallel, finest.diag, r)
-    ones = np.ones((3, 1, 1, size[2]), kind)
-    for _ in range(SWEEPS):
-        over_strips(shorten_ways, rows, tie, r, ones, 0, spare)
-        r, spare = spare, r
+    r, spare = shorten_grid(tie, r, np.ones((3, 1, 1, size[2]), kind), spare)
     over_strips(find_grid_weights, rows, tie, r, per, a)
-    for _ in range(SWEEPS):
-        over_strips(shorten_ways, rows, tie, a, per, 1, spare)
-        a, spare = spare, a
+    a, spare = shorten_grid(tie, a, per, spare)
     steps, stored = (1.0, np.float64) if kind == np.float64 else (65535.0, np.uint16)
     low, high = np.empty((3, *size), stored), np.empty((3, *size), stored)
     over_strips(store_grid_weights, rows, tie, a, per, kind(steps), r, low, high)
@@ -537,7 +552,7 @@ def coarsen_grid(
     kept, m = np.flatnonzero(keep), int(np.count_nonzero(keep))
     new = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)
     rest = np.empty(m, np.int32), np.empty((m, 3)), np.empty(m), np.empty(m)
-    where = pieces, piece, tie.reshape(3, -1), np.array(size), finest.strides, finest.wraps
+    where = pieces, piece.view(np.uint32), tie.reshape(3, -1), np.array(size), finest.strides, finest.wraps
     args = kept, *where, (*ground, diag), r.reshape(3, -1), np.array(factors), new, held, rest
     links = joined_rows(collect_strips(sum_grid_paths, m, *args))
     part = np.empty(size, np.int32)

@@ -1,6 +1,7 @@
 """The partition of `multigrid.pieces` compiled: the same pieces, block by block, in parallel.
 
-Links of a level are rows of a compressed sparse matrix (begin, index, w, axis). `member` lists unknowns label by label
+Links of a level are rows of a compressed sparse matrix (begin, index, w, axis); what counts and indexes has no sign,
+since compiled code looks at every signed index whether it counts from the end. `member` lists unknowns label by label
 from `first[label]` on, and `position` says where an unknown stands in the list of its label.
 """
 
@@ -32,7 +33,7 @@ def collect_strips(function: Callable[..., Any], tasks: int, *arguments: Any) ->
 def joined_rows(parts: list[tuple[Array, ...]]) -> tuple[Array, ...]:
     """Join rows of strips, (entries per row, values ...): return where rows begin, and the values."""
     counts, *values = ([p[k] for p in parts] for k in range(len(parts[0])))
-    begin = np.zeros(sum(map(len, counts)) + 1, np.int64)
+    begin = np.zeros(sum(map(len, counts)) + 1, np.uint32)
     np.cumsum(np.concatenate(counts), out=begin[1:])
     return begin, *(np.concatenate(v) for v in values)
 
@@ -50,7 +51,7 @@ def count_labels(labels, first):
 @kernel(parallel=False)
 def list_members(labels, first, member, position):
     """List what has each label, in order; write the place in the list of its label."""
-    filled = np.zeros(first.size - 1, np.int32)
+    filled = np.zeros(first.size - 1, np.uint32)
     for i in range(labels.size):
         label = labels[i]
         if label >= 0:
@@ -67,9 +68,9 @@ def members_of(labels: Array, count: int) -> tuple[Array, Array, Array]:
     >>> [v.tolist() for v in members_of(np.array([1, 0, -1, 1], np.int32), 2)]
     [[0, 1, 3], [1, 0, 3], [0, 0, 0, 1]]
     """
-    first = np.zeros(count + 1, np.int64)
+    first = np.zeros(count + 1, np.uint32)
     count_labels(labels, first)
-    member, position = np.empty(first[-1], np.int32), np.zeros(labels.size, np.int32)
+    member, position = np.empty(first[-1], np.uint32), np.zeros(labels.size, np.uint32)
     list_members(labels, first, member, position)
     return first, member, position
 
@@ -148,7 +149,7 @@ def merge_blocks(start, stop, blocks, block, links, diag, merge, foreign_factor,
     between, sums, best = np.zeros((largest, largest)), np.empty(largest), np.empty(largest)
     cluster, partner, foreign = np.empty(largest, np.int32), np.empty(largest, np.int32), np.empty(largest, np.bool_)
     for b in range(start, stop):
-        low, k = first[b], first[b + 1] - first[b]
+        low, k = np.int64(first[b]), np.int64(first[b + 1]) - np.int64(first[b])
         if k == 1:
             root[member[low]] = member[low]
             continue
@@ -188,12 +189,12 @@ def link_pieces(start, stop, pieces, piece, links, diag, best, value, total):
     """
     (first, member), (begin, index, w) = pieces, links
     counts, used = np.zeros(stop - start, np.int32), 0
-    slot, to, sums = np.full(total.size, -1, np.int32), np.empty(8192, np.int32), np.empty(8192)
+    slot, to, sums = np.full(total.size, -1, np.int32), np.empty(8192, np.uint32), np.empty(8192)
     for p in range(start, stop):
         before, own, room = used, 0.0, 0
         for s in range(first[p], first[p + 1]):
             own += diag[member[s]]
-            room += begin[member[s] + 1] - begin[member[s]]
+            room += np.int64(begin[member[s] + 1]) - np.int64(begin[member[s]])
         while used + room > to.size:
             to, sums = np.append(to, np.empty_like(to)), np.append(sums, np.empty_like(sums))
         for s in range(first[p], first[p + 1]):
@@ -207,7 +208,7 @@ def link_pieces(start, stop, pieces, piece, links, diag, best, value, total):
                     slot[q], to[used], sums[used] = used, q, w[t]
                     used += 1
                 else:
-                    sums[at] += w[t]
+                    sums[np.uint32(at)] += w[t]
         most, other = 0.0, 0
         for c in range(before, used):
             if sums[c] > most or (sums[c] == most and to[c] < other):
@@ -260,7 +261,7 @@ def find_pieces(block: Array, blocks: int, links: tuple[Array, ...], diag: Array
     label, size = piece, count  # of unknowns at first, later of the pieces of the round before
     for _ in range(ROUNDS):
         best, (value, total) = np.empty(size, np.int32), np.empty((2, size))
-        args = members_of(label, size)[:2], label, links, diag
+        args = members_of(label, size)[:2], label.view(np.uint32), links, diag
         links, diag = joined_rows(collect_strips(link_pieces, size, *args, best, value, total)), total
         joined = choose_joins(piece, best, value, total)
         if joined is None:

@@ -38,8 +38,8 @@ def test_compiled_partition_is_the_readable_one(name, dimension):
     g, _ = pieces.graph_of(system(name, dimension))
     block = pieces.find_blocks(g.cell, pieces.find_factors(g))[1].astype(np.int32)
     order = np.lexsort((g.axis, g.col, g.row))
-    begin = np.r_[0, np.cumsum(np.bincount(g.row, minlength=g.n))]
-    links = begin, g.col[order].astype(np.int32), g.w[order]
+    begin = np.r_[0, np.cumsum(np.bincount(g.row, minlength=g.n))].astype(np.uint32)
+    links = begin, g.col[order].astype(np.uint32), g.w[order]
     for merge in (pieces.MERGE, 0.0):
         found, count = find_pieces(block, int(block.max()) + 1, links, g.diag, merge)
         expected = pieces.find_pieces(g, block, merge)
@@ -52,8 +52,8 @@ def test_compiled_coarse_operator_is_the_readable_one_for_any_partition(name):
     A = system(name, 3)
     g, size = pieces.graph_of(A)[0], tuple(A.unknown.shape)
     order = np.lexsort((g.axis, g.col, g.row))
-    begin = np.r_[0, np.cumsum(np.bincount(g.row, minlength=g.n))]
-    links = begin, g.col[order].astype(np.int32), g.w[order], g.axis[order].astype(np.int8)
+    begin = np.r_[0, np.cumsum(np.bincount(g.row, minlength=g.n))].astype(np.uint32)
+    links = begin, g.col[order].astype(np.uint32), g.w[order], g.axis[order].astype(np.uint8)
     cell = np.ravel_multi_index(tuple(g.cell.T), size).astype(np.int32)
     level = graph_level.Level(size, cell, *links, g.ground, g.shift, g.diag)
     size, place = graph_level.coarse_blocks(level)
