@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -116,9 +115,20 @@ class Cycle:
 
     def __init__(self, cycle: Any, operator: Any, power: int = 0) -> None:
         self.cycle, self.exponent, self.mantissa = cycle, operator.exponent - power, operator.mantissa
+        self.power, self.loan = 0, cycle.borrow() if hasattr(cycle, "borrow") else None
+
+    def __enter__(self) -> Cycle:
+        """Borrow the work space of the cycle, where it lends some."""
+        if self.loan is not None:
+            self.cycle = self.loan.__enter__()
         self.input = self.cycle.input  # asked for once: of some cycles it is new memory each time
         self.rows = self.input.reshape(-1, self.input.shape[-1])
-        self.power = 0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give it back."""
+        if self.loan is not None:
+            self.loan.__exit__()
 
     def factor(self, rr: float) -> float:
         """Return the power of two that brings r to about norm 1; asked before r is written, so from the norm before."""
@@ -142,6 +152,13 @@ class Map:
         self.M = M
         self.rows = np.empty((b.shape[0] * b.shape[1], b.shape[2]), np.float32)  # nobody reads it
 
+    def __enter__(self) -> Map:
+        """Borrow nothing."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give nothing back."""
+
     def factor(self, rr: float) -> float:
         """Return 1: nothing to scale."""
         return 1.0
@@ -155,15 +172,10 @@ class Map:
         return z.numpy().reshape(-1, z.shape[-1]), 1.0
 
 
-@contextmanager
-def preconditioner(M: Any, b: Tensor) -> Iterator[Cycle | Map]:
+def preconditioner(M: Any, b: Tensor) -> Cycle | Map:
     """Take the fused cycle where M has one for these grids, else the map itself."""
     operator: Any = getattr(M, "operator", None)
     fused = getattr(operator, "fused", None)
     if fused is None or operator.A.unknown.shape != b.shape or not getattr(fused, "levels", True):
-        yield Map(M, b)
-    elif hasattr(fused, "borrow"):
-        with fused.borrow() as cycle:
-            yield Cycle(cycle, operator, getattr(M, "power", 0))
-    else:
-        yield Cycle(fused, operator, getattr(M, "power", 0))
+        return Map(M, b)
+    return Cycle(fused, operator, getattr(M, "power", 0))

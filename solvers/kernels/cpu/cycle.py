@@ -15,7 +15,6 @@ Reductions sum rows first and then the rows in a fixed order: results do not dep
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager
 from itertools import pairwise
 from typing import Any
 
@@ -27,7 +26,7 @@ from .cell_bytes import CellBytes
 from .compile import threads_for
 from .smoothing import smooth, smooth_from_zero
 from .transfer import prolong_add, residual_rows, restrict_rows
-from .workspaces import Workspaces
+from .workspaces import Loan, Workspaces
 
 Array = np.ndarray[Any, Any]
 
@@ -145,7 +144,7 @@ class FusedCycle:
                 after.b = level.t  # as `FusedLevel.repeat` has it
         return cycle
 
-    def borrow(self) -> AbstractContextManager[FusedCycle]:
+    def borrow(self) -> Loan[FusedCycle]:
         """Lend a cycle for as long as its work space is needed."""
         return self.workspaces.borrow(self, self.twin)
 

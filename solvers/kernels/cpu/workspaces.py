@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -44,28 +43,57 @@ class Workspaces(Generic[T]):
         """Make a copy, by `copy` or by pickle, a pool of its own: nothing that is lent goes along."""
         return Workspaces, ()
 
-    @contextmanager
-    def borrow(self, first: T, make: Callable[[], T]) -> Iterator[T]:
+    def borrow(self, first: T, make: Callable[[], T]) -> Loan[T]:
         """Lend one of them for a while: `first`, which always exists, or another one like it."""
+        return Loan(self, first, make)
+
+    def take(self, make: Callable[[], T]) -> T | None:
+        """Return another one than the first, made if there is none; None: the first is free, and now lent."""
         with self._lock:
             self._out += 1
             self._most = max(self._most, self._out)
-            mine = self._first_is_free
-            self._first_is_free = False
-            kept = None if mine or not self._idle else self._idle.pop()
-        lent = first if mine else make() if kept is None else kept
+            if self._first_is_free:
+                self._first_is_free = False
+                return None
+            kept = self._idle.pop() if self._idle else None
+        if kept is not None:
+            return kept
         try:
-            yield lent
-        finally:
+            return make()
+        except BaseException:  # memory, most likely
             with self._lock:
                 self._out -= 1
-                if mine:
-                    self._first_is_free = True
-                else:
-                    self._idle.append(lent)
-                if self._out == 0:
-                    del self._idle[self._most - 1 :]
-                    self._most = max(1, self._most - 1)
+            raise
+
+    def give_back(self, lent: T | None) -> None:
+        """Take back what `take` returned."""
+        with self._lock:
+            self._out -= 1
+            if lent is None:
+                self._first_is_free = True
+            else:
+                self._idle.append(lent)
+            if self._out == 0:
+                del self._idle[self._most - 1 :]
+                self._most = max(1, self._most - 1)
+
+
+class Loan(Generic[T]):
+    """One thing of a pool for the length of a `with`; a class, since a generator costs small solves a hundredth."""
+
+    __slots__ = ("_first", "_lent", "_make", "_pool")
+
+    def __init__(self, pool: Workspaces[T], first: T, make: Callable[[], T]) -> None:
+        self._pool, self._first, self._make = pool, first, make
+
+    def __enter__(self) -> T:
+        """Take it."""
+        self._lent = self._pool.take(self._make)
+        return self._first if self._lent is None else self._lent
+
+    def __exit__(self, *_: object) -> None:
+        """Give it back."""
+        self._pool.give_back(self._lent)
 
 
 POOLS: weakref.WeakSet[Workspaces] = weakref.WeakSet()
