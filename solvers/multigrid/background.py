@@ -32,11 +32,12 @@ sys.path[:] = {path!r}
 from krylearn.solvers.multigrid import background
 background.end_with_parent()
 from krylearn.solvers.multigrid import warmup
-with background.only_one({kind!r}):
-    warmup.compile_all({kind!r})
+with background.only_one({name!r}):
+    warmup.{work}({kind!r})
 """
 _LOCK = threading.Lock()
-_PROCESSES: dict[str, Any] = {}  # by kind of operator; None: not to be tried again
+_PROCESSES: dict[str, Any] = {}  # by what they compile; None: not to be tried again
+_is_helper = False  # whether this is such a process
 
 
 def may_serve_meanwhile() -> bool:
@@ -54,12 +55,11 @@ def may_serve_meanwhile() -> bool:
 
 def compile_meanwhile(kind: str, announce: bool = True) -> bool:
     """Have the kernels for a kind of operator compiled by another process; tell whether one is at work."""
-    folder = cache_folder()
-    if folder is None or not os.access(folder, os.W_OK) or not sys.executable or getattr(sys, "frozen", False):
+    if not _can_start():
         return False
     with _LOCK:
         if kind not in _PROCESSES and not _somebody_compiles(kind):
-            _PROCESSES[kind] = _start(kind)
+            _PROCESSES[kind] = _start(kind, kind, "compile_all")
             if _PROCESSES[kind] is not None and announce:
                 say("kernels are being compiled in the background, once on this machine; until then torch solves")
         process = _PROCESSES.get(kind)
@@ -69,6 +69,27 @@ def compile_meanwhile(kind: str, announce: bool = True) -> bool:
         return process is not None or (kind not in _PROCESSES and _somebody_compiles(kind))
 
 
+def help_with(kind: str) -> None:
+    """Have the kernels of the cycle compiled by another process while this one compiles those of set-up.
+
+    They come back through the disk cache: each process finds there what the other has finished.
+    """
+    name = f"{kind}-cycle"
+    if (os.cpu_count() or 1) < 2 or is_ready(kind, ("network",)) or not _can_start():
+        return
+    with _LOCK:
+        idle = all(process is None or process.poll() is not None for process in _PROCESSES.values())
+        if idle and name not in _PROCESSES and not _somebody_compiles(name):
+            _PROCESSES[name] = _start(name, kind, "compile_cycle")
+
+
+def _can_start() -> bool:
+    """Tell whether another process could compile for this one."""
+    folder = cache_folder()
+    kept = folder is not None and os.access(folder, os.W_OK)
+    return kept and bool(sys.executable) and not getattr(sys, "frozen", False) and not _is_helper
+
+
 def wait_for(kind: str, steps: tuple[str, ...]) -> None:
     """Wait while a process that this one started compiles what is asked for: two would take no less time."""
     process = _PROCESSES.get(kind)
@@ -76,8 +97,8 @@ def wait_for(kind: str, steps: tuple[str, ...]) -> None:
         time.sleep(0.05)
 
 
-def _start(kind: str) -> Any:
-    program = PROGRAM.format(path=list(sys.path), kind=kind)
+def _start(name: str, kind: str, work: str) -> Any:
+    program = PROGRAM.format(path=list(sys.path), name=name, kind=kind, work=work)
     try:
         return subprocess.Popen(
             [sys.executable, "-P", "-W", "ignore", "-c", program],
@@ -119,6 +140,8 @@ os.register_at_fork(after_in_child=_forget)
 # --- in the other process ---------------------------------------------------------------------------------------------
 def end_with_parent() -> None:
     """Leave at once when standard input ends, which it does however the parent ends."""
+    global _is_helper
+    _is_helper = True
 
     def watch() -> None:
         with suppress(OSError, ValueError):
@@ -129,9 +152,9 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def only_one(kind: str) -> Iterator[None]:
-    """Wait until no other process of this user compiles this kind, where files can be locked."""
-    file = _lock_file(kind)
+def only_one(name: str) -> Iterator[None]:
+    """Wait until no other process of this user compiles the same, where files can be locked."""
+    file = _lock_file(name)
     if file is None:
         yield
         return
@@ -142,9 +165,9 @@ def only_one(kind: str) -> Iterator[None]:
         yield  # the lock goes with the file
 
 
-def _somebody_compiles(kind: str) -> bool:
+def _somebody_compiles(name: str) -> bool:
     """Tell whether some process of this user holds the lock."""
-    file = _lock_file(kind)
+    file = _lock_file(name)
     if file is None:
         return False
     with file:
@@ -159,12 +182,12 @@ def _somebody_compiles(kind: str) -> bool:
     return False
 
 
-def _lock_file(kind: str) -> Any:
+def _lock_file(name: str) -> Any:
     """Open the file that is locked; None where there is none, as on Windows."""
     folder: Path | None = cache_folder()
     try:
         import fcntl  # noqa: F401
 
-        return None if folder is None else open(folder / f"compiling-{kind}.lock", "ab")
+        return None if folder is None else open(folder / f"compiling-{name}.lock", "ab")
     except (ImportError, OSError):
         return None

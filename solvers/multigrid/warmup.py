@@ -59,6 +59,7 @@ def compile_kernels(kind: str) -> float:
     start = time.perf_counter()
     with announced():
         background.wait_for(kind, ("network",))
+        background.help_with(kind)
         compile_components(in_bytes=kind == "voxels")
         A, b = tiny(kind), torch.ones(6, 6, 6, dtype=torch.float64)
         fused = learned_cycle(A, 0, CoefficientNetwork(0), coarsest=8, cell_bytes=find_cell_bytes(A))
@@ -67,6 +68,31 @@ def compile_kernels(kind: str) -> float:
         list(islice(fused_cg_steps(SimpleNamespace(operator=A, calls=0), b, torch.zeros_like(b), M), 3))
     note_ready(kind, "network")
     return time.perf_counter() - start
+
+
+def compile_cycle(kind: str) -> None:
+    """Take two steps with a cycle that nothing has set up: what another process compiles while one compiles set-up.
+
+    Examples
+    --------
+    >>> compile_cycle("voxels")                                         # doctest: +SKIP
+    """
+    from ..kernels.cpu.cell_bytes import find_cell_bytes
+    from ..kernels.cpu.conjugate_gradients import FusedProduct, fused_cg_steps
+    from ..kernels.cpu.cycle import FusedCycle, FusedLevel
+
+    A, b = tiny(kind), torch.ones(6, 6, 6, dtype=torch.float64)
+    codes, levels, single = find_cell_bytes(A), list[FusedLevel](), np.float32
+    for n in (6, 3):
+        a, ones = np.zeros((3, n, n, n), np.uint8), np.ones((n, n, n), single)
+        links, diag, sd = (np.zeros_like(ones),) * 3, ones, ones
+        if codes is not None and n == 6:
+            links, diag, sd = codes.links, codes.diag, np.ones((n, n, n), np.uint16)
+        levels.append(FusedLevel((2, 2, 2), (False,) * 3, links, diag, sd, a))
+    fused = FusedCycle(levels, (2, 2, 2), torch.eye(8))
+    M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0, mantissa=1.0))
+    FusedProduct(A)(b)
+    list(islice(fused_cg_steps(SimpleNamespace(operator=A, calls=0), b, torch.zeros_like(b), M), 3))
 
 
 @cache

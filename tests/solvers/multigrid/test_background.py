@@ -26,6 +26,7 @@ def without_kernels(monkeypatch):
     monkeypatch.setattr(readiness, "_KNOWN", set())
     monkeypatch.setattr(readiness, "_read_mark", lambda kind, step: False)
     monkeypatch.setattr(background, "compile_meanwhile", lambda kind: started.append(kind) or True)
+    monkeypatch.setattr(background, "help_with", lambda kind: None)
     return started
 
 
@@ -172,7 +173,7 @@ import sys, time
 sys.path[:] = {path!r}
 from krylearn.solvers.multigrid import background
 background.end_with_parent()
-with background.only_one({kind!r}):
+with background.only_one({name!r}):
     time.sleep(120)
 """
 
@@ -242,6 +243,39 @@ def test_where_no_process_can_be_started_the_caller_compiles(sleeper, monkeypatc
     if case == "cannot start":
         monkeypatch.setattr(sys, "executable", "/no/such/python")
     assert not background.compile_meanwhile(sleeper)
+
+
+@needs_cache
+def test_another_process_helps_only_where_there_is_something_to_do(sleeper, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(readiness, "_KNOWN", {("ready", "network")})
+    background.help_with("ready")
+    monkeypatch.setattr(background, "_is_helper", True)
+    background.help_with(sleeper)
+    monkeypatch.setattr(background, "_is_helper", False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    background.help_with(sleeper)
+    assert not background._PROCESSES
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    background.help_with(sleeper)
+    background.help_with("other")  # one is enough
+    assert set(background._PROCESSES) == {f"{sleeper}-cycle"}
+    background.end_all()
+    (cache_folder() / f"compiling-{sleeper}-cycle.lock").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("kind", ["medium", "codes", "voxels"])
+def test_the_helper_compiles_what_a_solve_will_ask_for(kind):
+    from krylearn.solvers.kernels.cpu import smoothing, transfer, vectors
+    from krylearn.solvers.multigrid import warmup
+
+    kernels = [getattr(module, name) for module in (smoothing, transfer, vectors) for name in dir(module)]
+    kernels = [each for each in kernels if hasattr(each, "overloads")]
+    warmup.compile_kernels(kind)
+    before = [len(each.overloads) for each in kernels]
+    assert sum(before) >= 10
+    warmup.compile_cycle(kind)
+    assert [len(each.overloads) for each in kernels] == before
 
 
 PARENT = """

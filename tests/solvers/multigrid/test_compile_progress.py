@@ -1,6 +1,8 @@
+import gc
 import time
 
-from krylearn.solvers.multigrid.compile_progress import announced
+import pytest
+from krylearn.solvers.multigrid.compile_progress import COLLECTIONS, RARE, announced, say
 
 
 def test_silence_where_nothing_takes_long(capsys):
@@ -24,3 +26,28 @@ def test_a_closed_stderr_does_not_matter(monkeypatch):
     monkeypatch.setattr("sys.stderr", None)
     with announced(patience=0.01, between=0.01):
         time.sleep(0.1)
+
+
+def test_nothing_is_said_where_nobody_wants_to_hear_it(monkeypatch, capsys):
+    monkeypatch.setenv("KRYLEARN_QUIET", "1")
+    with announced(patience=0.01, between=0.01):
+        time.sleep(0.1)
+    say("ready")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("before", [(700, 10, 10), (0, 10, 10), (10**6, 10, 10)])
+def test_garbage_is_collected_as_before_when_the_last_has_compiled(before):
+    usual = gc.get_threshold()
+    gc.set_threshold(*before)
+    try:
+        first, second = COLLECTIONS.rare(), COLLECTIONS.rare()  # two threads, the first ends first
+        first.__enter__()
+        second.__enter__()
+        inside = gc.get_threshold()
+        first.__exit__(None, None, None)
+        assert gc.get_threshold() == inside == (RARE if before[0] == 700 else before)
+        second.__exit__(None, None, None)
+        assert gc.get_threshold() == before
+    finally:
+        gc.set_threshold(*usual)
