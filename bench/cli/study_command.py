@@ -33,10 +33,13 @@ def add_to(commands: Any) -> None:
     add("--records", type=Path, help="file to append to (default: ablations.jsonl in bench/studies/records)")
     text = "iterations with grid levels and with pieces, scene families and systems of real codes, PyAMG beside them"
     add = _add_study(studies, "coarsenings", _coarsenings, text).add_argument
-    add("--size", type=check_count, default=32, help="cells per axis")
+    add("--sizes", type=check_count, nargs="+", default=[64], metavar="N", help="cells per axis, one or more")
     add("--dim", type=int, choices=(2, 3), default=3, help="axes")
     add("--seeds", type=check_count, default=5, help="systems per name, of the test stream")
     add("--systems", nargs="+", metavar="NAME", help="scene families and field cases (default: all)")
+    add("--methods", nargs="+", metavar="METHOD", help="columns of the table, as they are called there (default: all)")
+    add("--again", action="store_true", help="measure once more what the last run holds; otherwise it is continued")
+    add("--fresh", action="store_true", help="begin a new run")
     add("--records", type=Path, help="file to append to (default: coarsenings.jsonl in bench/studies/records)")
     text = "a moving obstacle, set up anew at every step: ours against PyAMG"
     add = _add_study(studies, "sequence", _sequence, text).add_argument
@@ -155,7 +158,8 @@ def _coarsenings(options: argparse.Namespace) -> int:
     from ..studies.solvers.coarsenings import run_coarsenings
 
     output = options.records or records_of("coarsenings")
-    run_coarsenings(options.size, options.seeds, dim=options.dim, systems=options.systems, output=output)
+    names = ("dim", "systems", "methods", "again", "fresh")
+    run_coarsenings(options.sizes, options.seeds, output=output, **{name: getattr(options, name) for name in names})
     return 0
 
 

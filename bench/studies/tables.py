@@ -25,9 +25,15 @@ def _ablations_table(lines: Lines) -> str:
 
 
 def _coarsenings_table(lines: Lines) -> str:
-    grid, seeds = " x ".join(map(str, lines[0]["shape"])), len({line["seed"] for line in lines})
-    title = f"**Iterations to 1e-06 / 1e-08, {grid}, means over {seeds} seeds of the test stream**"
-    return f"{title}\n\n{markdown(coarsenings.HEADER, coarsenings.summary(lines))}"
+    parts = [own for _, own in coarsenings.by_shape(lines) if {line["method"] for line in own} >= coarsenings.LABELS]
+    tables = [
+        f"**{coarsenings.title(own)}**\n\n{markdown(coarsenings.HEADER, coarsenings.summary(own))}" for own in parts
+    ]
+    return "\n\n".join(tables)
+
+
+def _coarsenings_sizes(lines: Lines) -> str:
+    return markdown(*coarsenings.growth_table(lines))
 
 
 def _sequence_table(lines: Lines) -> str:
@@ -69,6 +75,7 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "rules": (_rules_table, "krylearn study rules"),
     "ablations": (_ablations_table, "krylearn study ablations"),
     "coarsenings": (_coarsenings_table, "krylearn study coarsenings"),
+    "coarsenings-sizes": (_coarsenings_sizes, "krylearn study coarsenings --sizes 64 128 --methods default"),
     "sequence": (_sequence_table, "krylearn study sequence"),
     "curvature": (_curvature_table, "krylearn study curvature"),
     "published": (_published_table, "krylearn study published"),

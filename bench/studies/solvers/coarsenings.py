@@ -3,12 +3,15 @@
 The rules and the network on levels that are grids, pieces without a learned number, the default that chooses between
 network and pieces, and PyAMG's Ruge-Stuben and smoothed aggregation as shipped. Both tolerances are read off one solve.
 Right-hand sides are white noise; of images A times white noise, since there rounding of b would decide.
+
+A run is continued where it was: what the last run of the file holds is not measured again, unless asked to, and then
+the last measurement counts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from krylearn.pde.scenes.field_cases import FIELD_CASES, field_case
 from krylearn.solvers import NeuralMultigrid, cg
 
 from ...measure.console import console, count, progress, table
-from ...measure.record import Record, append, new_run
+from ...measure.record import Record, append, latest, new_run, read
 from ...measure.timing import iterations_to, true_relative_residual
 from ...rivals.loops import ScipyLoop
 from ...solvers.families import mean_iterations
@@ -29,6 +32,7 @@ WEIGHTS: dict[str, str | None] = {
 }  # fmt: skip
 AMG = ("pyamg-rs", "pyamg-sa")
 METHODS = (*WEIGHTS, *AMG)
+LABELS = {*(f"krylearn {name}" for name in WEIGHTS), *AMG}  # what records call them
 TOLERANCES = (1e-6, 1e-8)
 HEADER = ("system", *METHODS)
 LIMIT = 300
@@ -65,49 +69,123 @@ def measure(name: str, shape: tuple[int, ...], seed: int, method: str) -> list[R
         make = pyamg.ruge_stuben_solver if method == "pyamg-rs" else pyamg.smoothed_aggregation_solver
         watched = ScipyLoop(matrix, make(matrix).aspreconditioner(), LIMIT).watch(b, TOLERANCES[-1], math.inf)
         residuals, relres = tuple(watched.residuals), true_relative_residual(matrix, watched.x, b)
-        config = "as shipped, rhs white"
+        config, more = "as shipped, rhs white", {}
     else:
         M = NeuralMultigrid(A, WEIGHTS[method])
         x, info = cg(A, b, rtol=TOLERANCES[-1], maxiter=LIMIT, M=M)
         residuals, relres = info.residuals, true_relative_residual(A, x, b)
-        config = f"{'pieces' if M.uses_pieces else 'grids'}, rhs white"
+        config, more = f"{'pieces' if M.uses_pieces else 'grids'}, rhs white", {}
     records = []
     for rtol in TOLERANCES:
         taken = iterations_to(residuals, rtol)
         met = taken is not None and math.isfinite(taken) and relres <= rtol
-        label = method if method in AMG else f"krylearn {method}"
         status = "CONVERGED" if met else "MAXITER"
         records.append(
-            Record(label, name, A.unknowns, rtol, status, config=config, iterations=taken if met else None,
-                   true_relres=relres, **facts)
+            Record(label_of(method), name, A.unknowns, rtol, status, config=config, more=dict(more),
+                   iterations=taken if met else None, true_relres=relres, **facts)
         )  # fmt: skip
     return records
 
 
 def run_coarsenings(
-    size: int = 32, seeds: int = 5, *, dim: int = 3, systems: Sequence[str] | None = None, output: Path
-) -> list[Record]:
-    """Measure, append the records, print the table.
+    sizes: Sequence[int] = (64,),
+    seeds: int = 5,
+    *,
+    dim: int = 3,
+    systems: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    again: bool = False,
+    fresh: bool = False,
+    output: Path,
+) -> None:
+    """Measure what the last run lacks, seed by seed, append every record as it comes, print the tables.
+
+    Parameters
+    ----------
+    sizes : cells per axis
+    systems, methods : names; None: all
+    again : measure what is there once more; fresh : begin a new run
 
     Examples
     --------
-    >>> run_coarsenings(32, output=Path("coarsenings.jsonl"))           # doctest: +SKIP
+    >>> run_coarsenings((64, 128), output=Path("coarsenings.jsonl"))           # doctest: +SKIP
     """
-    names, run, records = list(systems or (*FAMILIES, *FIELD_CASES)), new_run(), []
+    names, wanted = list(systems or (*FAMILIES, *FIELD_CASES)), list(methods or METHODS)
+    before = [] if fresh else latest(read(output))
+    run = before[-1]["more"]["run"] if before else new_run()
+    there = set() if again else {key(line)[:4] for line in before}
+    todo = [
+        (name, (size,) * dim, seed, method)
+        for seed in range(seeds) for size in sizes for name in names for method in wanted
+        if (label_of(method), name, (size,) * dim, seed) not in there
+    ]  # fmt: skip
     with progress() as bar:
-        task = bar.add_task("coarsenings", total=len(names) * seeds, note="")
-        for name in names:
-            for seed in range(seeds):
-                bar.update(task, note=f"{name}, seed {seed}")
-                found = [r for method in METHODS for r in measure(name, (size,) * dim, seed, method)]
-                for record in found:
-                    record.more = {"run": run}
-                append(output, found)
-                records += found
-                bar.advance(task)
-    rows = summary([record.line() for record in records])
-    console.print(table(f"iterations to 1e-6 / 1e-8, {size}^{dim}, {seeds} seeds", HEADER, rows))
-    return records
+        task = bar.add_task("coarsenings", total=len(todo), note="")
+        for name, shape, seed, method in todo:
+            bar.update(task, note=f"{name}, {shape[0]}^{len(shape)}, seed {seed}, {method}")
+            found = measure(name, shape, seed, method)
+            for record in found:
+                record.more["run"] = run
+            append(output, found)
+            bar.advance(task)
+    lines = latest(read(output))
+    for shape, own in by_shape(lines):
+        console.print(table(title(own), HEADER, summary(own)))
+    if growth(lines):
+        console.print(table("iterations by size", *growth_table(lines)))
+
+
+def label_of(method: str) -> str:
+    """Return what records call a method.
+
+    Examples
+    --------
+    >>> label_of("pieces"), label_of("pyamg-rs")
+    ('krylearn pieces', 'pyamg-rs')
+    """
+    return method if method in AMG else f"krylearn {method}"
+
+
+def key(line: dict[str, Any]) -> tuple[str, str, tuple[int, ...], int, float]:
+    """Return what a record measured: method, system, shape, seed, tolerance.
+
+    Examples
+    --------
+    >>> key({"method": "m", "problem": "p", "shape": [8, 8], "seed": 0, "tolerance": 1e-6})
+    ('m', 'p', (8, 8), 0, 1e-06)
+    """
+    return line["method"], line["problem"], tuple(line["shape"]), line["seed"], line["tolerance"]
+
+
+def by_shape(lines: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[int, ...], list[dict[str, Any]]]]:
+    """Yield the shapes of a run and their records, of each measurement the last one.
+
+    Examples
+    --------
+    >>> line = {"method": "m", "problem": "p", "shape": [8, 8], "seed": 0, "tolerance": 1e-6}
+    >>> list(by_shape([line | {"iterations": 7}, line | {"iterations": 6}]))[0][1][0]["iterations"]
+    6
+    """
+    last = {key(line): line for line in lines}
+    for shape in sorted({k[2] for k in last}, key=lambda s: (-len(s), s)):
+        yield shape, [line for k, line in last.items() if k[2] == shape]
+
+
+def title(lines: Sequence[dict[str, Any]]) -> str:
+    """Say what the records of one shape hold.
+
+    Examples
+    --------
+    >>> title([{"shape": [8, 8], "seed": 0, "method": "m", "problem": "p"}])
+    'Iterations to 1e-06 / 1e-08, 8 x 8, means over 1 seed of the test stream'
+    """
+    grid, tolerances = " x ".join(map(str, lines[0]["shape"])), " / ".join(f"{rtol:g}" for rtol in TOLERANCES)
+    seeds: dict[tuple[str, str], set[int]] = {}
+    for line in lines:
+        seeds.setdefault((line["method"], line["problem"]), set()).add(line["seed"])
+    numbers = sorted({len(s) for s in seeds.values()})
+    several = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+    return f"Iterations to {tolerances}, {grid}, means over {several} seed{'s' * (numbers[-1] > 1)} of the test stream"
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> list[list[str]]:
@@ -120,12 +198,76 @@ def summary(lines: Sequence[dict[str, Any]]) -> list[list[str]]:
     '9.0 / 9.0'
     """
     rows = []
-    for name in dict.fromkeys(line["problem"] for line in lines):
-        cells = []
-        for method in METHODS:
-            label = method if method in AMG else f"krylearn {method}"
-            own = [x for x in lines if (x["problem"], x["method"]) == (name, label)]
-            pair = [mean_iterations([x for x in own if x["tolerance"] == rtol]) for rtol in TOLERANCES]
-            cells.append(" / ".join(map(count, pair)))
-        rows.append([name, *cells])
+    for name in in_order(lines):
+        pairs = [[mean_of(lines, name, label_of(method), rtol) for rtol in TOLERANCES] for method in METHODS]
+        rows.append([name, *(" / ".join(map(count, pair)) for pair in pairs)])
     return rows
+
+
+def in_order(lines: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the systems of some records in the order of the manifests.
+
+    Examples
+    --------
+    >>> in_order([{"problem": "ocean"}, {"problem": "mazes"}, {"problem": "ocean"}])
+    ['mazes', 'ocean']
+    """
+    there = {line["problem"] for line in lines}
+    return [name for name in (*FAMILIES, *FIELD_CASES) if name in there]
+
+
+def mean_of(lines: Sequence[dict[str, Any]], name: str, label: str, rtol: float) -> float | None:
+    """Return the mean iterations of a method on a system over the seeds; None where one failed.
+
+    Examples
+    --------
+    >>> line = {"problem": "p", "method": "m", "tolerance": 1e-6, "iterations": 9.0, "status": "CONVERGED"}
+    >>> mean_of([line], "p", "m", 1e-6)
+    9.0
+    """
+    own = [line for line in lines if (line["problem"], line["method"], line["tolerance"]) == (name, label, rtol)]
+    return mean_iterations(own)
+
+
+def growth(lines: Sequence[dict[str, Any]], label: str = "krylearn default") -> dict[str, list[float | None]]:
+    """Return mean iterations to the first tolerance per size, of the systems in 3D that all sizes have; {} of one size.
+
+    Only seeds that every size has: means over different seeds are not comparable.
+
+    Examples
+    --------
+    >>> line = {"method": "m", "problem": "mazes", "seed": 0, "tolerance": 1e-6, "status": "CONVERGED"}
+    >>> growth([line | {"shape": (n,) * 3, "iterations": float(n)} for n in (8, 16)], "m")
+    {'mazes': [8.0, 16.0]}
+    """
+    shapes = [(shape, own) for shape, own in by_shape(lines) if len(shape) == 3]
+    parts = [[x for x in own if (x["method"], x["tolerance"]) == (label, TOLERANCES[0])] for _, own in shapes]
+    parts = [own for own in parts if own]
+    if len(parts) < 2:
+        return {}
+    found = {}
+    for name in in_order(parts[0]):
+        seeds = set.intersection(*({x["seed"] for x in own if x["problem"] == name} for own in parts))
+        if seeds:
+            chosen = [[x for x in own if x["seed"] in seeds] for own in parts]
+            found[name] = [mean_of(own, name, label, TOLERANCES[0]) for own in chosen]
+    return found
+
+
+def growth_table(lines: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows: iterations of the default per size, and how much the largest takes more than the first.
+
+    Examples
+    --------
+    >>> growth_table([])
+    (['system', 'last / first'], [])
+    """
+    label, rtol = "krylearn default", TOLERANCES[0]
+    mine = [x for x in lines if (x["method"], x["tolerance"]) == (label, rtol)]
+    sizes = sorted({x["shape"][0] for x in mine if len(x["shape"]) == 3})
+    rows = []
+    for name, means in growth(lines).items():
+        first, last = means[0], means[-1]
+        ratio = "-" if first is None or last is None else f"{last / first:.2f}"
+        rows.append([name, *map(count, means), ratio])
+    return ["system", *(f"{n}³" for n in sizes), "last / first"], rows
