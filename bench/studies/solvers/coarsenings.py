@@ -129,7 +129,7 @@ def run_coarsenings(
             append(output, found)
             bar.advance(task)
     lines = latest(read(output))
-    for shape, own in by_shape(lines):
+    for _, own in by_shape(lines):
         console.print(table(title(own), HEADER, summary(own)))
     if growth(lines):
         console.print(table("iterations by size", *growth_table(lines)))
