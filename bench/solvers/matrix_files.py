@@ -64,6 +64,7 @@ def solve_files(
     rows = [
         ("operator", repr(prepared.operator) if isinstance(prepared.operator, Poisson) else "a matrix"),
         *(("note", note) for note in info.notes),
+        *([("preconditioner", str(info.preconditioner))] if info.preconditioner else []),
         ("outcome", f"{info.reason.name}: {info.reason.value}"),
         ("iterations", info.iterations),
         ("true relative residual", f"{true_relative_residual(csr, x, b):.2e}"),

@@ -196,6 +196,7 @@ class Prepared:
         norm_b = norm(b)
         tolerance = max(rtol * norm_b, atol)
         facts: dict[str, Any] = {"iterations": 0, "matvecs": 0, "residuals": [], "compile_seconds": 0.0, "nullspace": 0}
+        facts["preconditioner"] = None
         remarks: tuple[str, ...] = ()
         setup, reason, best = 0.0, None, (math.inf, x.astype(dtype))
         rounded = np.dtype(dtype) != np.float64
@@ -226,6 +227,7 @@ class Prepared:
             facts["matvecs"] += info.matvecs + 1
             facts["compile_seconds"] += info.compile_seconds
             facts["nullspace"] = info.nullspace
+            facts["preconditioner"] = facts["preconditioner"] or info.preconditioner
             remarks = tuple(note for note in info.notes if note not in remarks) + remarks
             setup += info.setup_seconds
         facts["residuals"] = (*facts["residuals"], best[0])

@@ -135,7 +135,7 @@ def solve_blocks(
     info = SolveInfo.of_batch(
         _judge_rows(joint, residuals, limits, exponents, finite), matvecs=joint.matvecs,
         setup_seconds=joint.setup_seconds, compile_seconds=joint.compile_seconds, nullspace=joint.nullspace,
-        notes=joint.notes,
+        preconditioner=joint.preconditioner, notes=joint.notes,
     )  # fmt: skip
     if strict and info:
         raise ConvergenceError(info, x)

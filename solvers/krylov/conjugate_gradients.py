@@ -133,9 +133,10 @@ def cg(
     with torch.no_grad():
         M, setup = _resolve_preconditioner(A, M, nullspace)
         system, precondition = open_system(A, b, x0, M, nullspace=nullspace)
+        chosen = M.info if isinstance(M, NeuralMultigrid) else None
         return drive(
             _plan_attempts(system, precondition), system, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
-            check_every=check_every, strict=strict, setup=setup,
+            check_every=check_every, strict=strict, setup=setup, preconditioner=chosen,
         )  # fmt: skip
 
 

@@ -219,6 +219,7 @@ def drive(
     check_every: int = 1,
     strict: bool = False,
     setup: tuple[float, float] = (0.0, 0.0),
+    preconditioner: Any = None,
 ) -> tuple[Any, SolveInfo]:
     """Run a method until the true residual decides, and say what happened.
 
@@ -230,6 +231,7 @@ def drive(
     check_every : int; steps between two looks at the residual (a look costs a synchronisation on a GPU)
     strict : bool; raise ConvergenceError instead of returning a failure
     setup : seconds of set-up and of compilation, recorded in info
+    preconditioner : what its set-up chose, recorded in info
 
     Returns
     -------
@@ -266,7 +268,7 @@ def drive(
             reason = _explain(run, reason)
         else:
             reason = _judge_returned(run)
-    info = _build_info(run, reason, maxiter, setup)
+    info = _build_info(run, reason, maxiter, setup, preconditioner)
     x = system.finish(system.x)
     if strict and info:
         raise ConvergenceError(info, x)
@@ -458,7 +460,7 @@ def _check_arguments(rtol: float, atol: float, maxiter: int | None, check_every:
     return int(limit)
 
 
-def _build_info(run: _Run, reason: Reason, maxiter: int, setup: tuple[float, float]) -> SolveInfo:
+def _build_info(run: _Run, reason: Reason, maxiter: int, setup: tuple[float, float], preconditioner: Any) -> SolveInfo:
     """Assemble the facts."""
     system, scale = run.system, run.system.scale
     notes = [note for note in run.notes if note]
@@ -477,5 +479,6 @@ def _build_info(run: _Run, reason: Reason, maxiter: int, setup: tuple[float, flo
         setup_seconds=setup[0],
         compile_seconds=setup[1],
         nullspace=system.nullspace,
+        preconditioner=preconditioner,
         notes=tuple(notes),
     )

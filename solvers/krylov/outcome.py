@@ -39,6 +39,7 @@ class SolveInfo(int):
     setup_seconds : float; what this solve had to prepare and found in no cache: null space and preconditioner
     compile_seconds : float; compiling kernels, at the first solve of a process (`krylearn warmup` fills the disk cache)
     nullspace : int; dimension of the null space that was projected out
+    preconditioner : SetupChoice or None; what the set-up of a `NeuralMultigrid` took, and why
     notes : tuple of str; what was noticed on the way, for example that A is negative definite
     each : tuple of SolveInfo; of a batch one per right-hand side, in C order, else empty. Then the facts above are: the
         first failure's reason, the most iterations, all products, the largest residual, no history
@@ -60,6 +61,7 @@ class SolveInfo(int):
     setup_seconds: float
     compile_seconds: float
     nullspace: int
+    preconditioner: Any
     notes: tuple[str, ...]
     each: tuple[SolveInfo, ...]
 
@@ -69,7 +71,7 @@ class SolveInfo(int):
         defaults: dict[str, Any] = {
             "reason": Reason.MAXITER if value else Reason.CONVERGED, "iterations": 0, "matvecs": 0, "residuals": (),
             "true_residual": math.nan, "setup_seconds": 0.0, "compile_seconds": 0.0, "nullspace": 0, "notes": (),
-            "each": (),
+            "preconditioner": None, "each": (),
         }  # fmt: skip
         info.__dict__.update(defaults | facts)
         return info
@@ -98,6 +100,7 @@ class SolveInfo(int):
             "setup_seconds": sum(info.setup_seconds for info in each),
             "compile_seconds": sum(info.compile_seconds for info in each),
             "nullspace": max((info.nullspace for info in each), default=0),
+            "preconditioner": next((info.preconditioner for info in each), None),
             "notes": (f"{len(failed)} of {len(each)} failed: {listed}",) if failed else (),
             "each": tuple(each),
         }

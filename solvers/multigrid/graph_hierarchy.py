@@ -17,6 +17,7 @@ from torch import Tensor
 from ..kernels.reference import OMEGA
 from . import pieces
 from .hierarchy import COARSEST, visits
+from .setup_choice import share_of_isolated
 
 Array = np.ndarray[Any, Any]
 
@@ -35,11 +36,15 @@ class GraphLevel:
 
 @dataclass(frozen=True)
 class GraphHierarchy:
-    """Levels from fine to coarse, the coarsest graph and its symmetric generalised inverse (m, m)."""
+    """Levels from fine to coarse, the coarsest graph and its symmetric generalised inverse (m, m).
+
+    isolated : the largest share of isolated unknowns on any level, see `share_of_isolated`
+    """
 
     levels: list[GraphLevel]
     bottom: pieces.Graph
     inverse: Array
+    isolated: float = 0.0
 
     @property
     def work(self) -> float:
@@ -50,7 +55,7 @@ class GraphHierarchy:
 
 def build_graphs(graph: pieces.Graph, coarsest: int = COARSEST) -> GraphHierarchy:
     """Coarsen by pieces until at most `coarsest` unknowns are left, or nothing can be merged any more."""
-    levels, n = [], graph.n
+    levels, n, total, isolated = [], graph.n, graph.diag, 0.0
     while graph.n > coarsest:
         coarse_cell, block = pieces.find_blocks(graph.cell, pieces.find_factors(graph))
         piece = pieces.find_pieces(graph, block)
@@ -62,8 +67,10 @@ def build_graphs(graph: pieces.Graph, coarsest: int = COARSEST) -> GraphHierarch
         if coarse.n > 0.95 * graph.n and (coarse_cell.max(0) == graph.cell.max(0)).all():
             break
         levels.append(GraphLevel(graph, prolongation, visits(n / graph.n, varying=True)))
+        total = prolongation.T @ total
+        isolated = max(isolated, share_of_isolated(coarse.diag, total))
         graph = coarse
-    return GraphHierarchy(levels, graph, bottom_inverse(graph))
+    return GraphHierarchy(levels, graph, bottom_inverse(graph), isolated)
 
 
 def bottom_inverse(graph: pieces.Graph) -> Array:

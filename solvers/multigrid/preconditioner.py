@@ -41,6 +41,7 @@ from .hierarchy import (
 )
 from .network import CoefficientNetwork
 from .pieces import graph_of
+from .setup_choice import CONTRAST, MANY, IsolatedPiecesError, SetupChoice, find_contrast
 
 if TYPE_CHECKING:
     from ..kernels.cpu.cell_bytes import CellBytes
@@ -73,7 +74,8 @@ class NeuralMultigrid:
     dtype : None, torch.float32, torch.float64 or torch.bfloat16
         Of the cycle, whatever the dtype of r; fp32 inside an fp64 CG costs no iterations and half the bytes.
         torch.bfloat16 (CUDA): vectors and arithmetic in fp32, stored conductances of the levels in 16 bits. None: that
-        on CUDA, else float32.
+        on CUDA; else float32, but float64 where contrast asks for it: pieces that hardly anything leaves (binary media,
+        image weights of a large beta), and classical rules on diagonals more than 1e6 apart; `info` says so.
     kernels : "auto", "cpu", "triton" or "reference"
         ``"auto"`` takes the fused numba kernels on a CPU, the Triton kernels on a CUDA device, plain torch elsewhere.
 
@@ -83,6 +85,7 @@ class NeuralMultigrid:
     setup_seconds, compile_seconds : float, wall time of the last set-up, and of compiling the kernels before it
     levels : one line per level: its size and by which factors it is coarsened, or to how many pieces it is joined
     uses_pieces : bool, whether levels are pieces
+    info : SetupChoice, what the set-up took: coarsening, rule, precision, kernels, and why
 
     Raises
     ------
@@ -136,6 +139,8 @@ class NeuralMultigrid:
         self.weights, self._kernels = weights, kernels
         self.serves_meanwhile = False  # until kernels are compiled: then nothing else of the solve may compile any
         self._wanted = torch.float64 if dtype == torch.float64 else torch.float32
+        self._any_precision = dtype is None
+        self._found: Any = None  # the survey, where one was taken
         self._storage = dtype or torch.bfloat16  # of the conductances that Triton kernels read
         self._dimension = len(A.grid_shape)
         named = weights if isinstance(weights, str) else None
@@ -167,9 +172,10 @@ class NeuralMultigrid:
         # what is inverted without any smoothing is inverted in fp64: there is nothing that would repair its rounding
         alone = A.unknown.numel() <= COARSEST and self.backend != "triton"
         self.cycle_dtype = torch.float64 if alone else self._wanted
+        self._reasons = self._look_at_contrast()
         self._codes = self._find_codes()
         self.exponent = self._exponent + outer
-        self.compile_seconds = 0.0
+        self.compile_seconds, self._found = 0.0, None
         if self._chooses:
             self.uses_pieces = self.backend == "cpu" and A.unknown.numel() > COARSEST and self._wants_pieces()
         self.compile_seconds += self._compile()
@@ -187,7 +193,47 @@ class NeuralMultigrid:
         else:
             self._hierarchy = self.hierarchy
         self.setup_seconds = time.perf_counter() - start - self.compile_seconds
+        self.info = self._describe()
         return self
+
+    def _look_at_contrast(self) -> list[str]:
+        """Take fp64 for a rule on grids where diagonals are many decades apart; return the reason.
+
+        Not for the network: it is set up in fp32, and where contrast would cost it iterations the default takes pieces.
+        """
+        by_network = isinstance(self._rule, CoefficientNetwork)
+        if self.uses_pieces or by_network or not self._any_precision or self.backend == "triton":
+            return []
+        if self.cycle_dtype == torch.float64 or self._inside.voxels is not None or self._inside.device.type == "mps":
+            return []
+        contrast = find_contrast(self._inside.diag)
+        if contrast < CONTRAST:
+            return []
+        self.cycle_dtype = torch.float64
+        return [f"float64, since diagonals are {contrast:.1g} apart"]
+
+    def _describe(self) -> SetupChoice:
+        """Say what was chosen."""
+        kernels = {"cpu": "numba", "triton": "Triton", "reference": "torch"}[self.backend]
+        if self._sparse is not None:
+            kernels = "sparse products of torch"
+        rule = "resistor" if self.uses_pieces else self.weights if isinstance(self.weights, str | Path) else "network"
+        if not isinstance(self.weights, str | Path | None):
+            rule = "network" if isinstance(self._rule, CoefficientNetwork) else "module"
+        precision = str(self.cycle_dtype).removeprefix("torch.")
+        if self.backend == "triton" and self._storage == torch.bfloat16 and self.cycle_dtype == torch.float32:
+            precision = "bfloat16"
+        coarsening = "pieces" if self.uses_pieces else "blocks"
+        if self.A.unknown.numel() <= COARSEST and self.backend != "triton":
+            coarsening, why = "none", f"{self.A.unknown.numel()} cells"
+        elif self.weights is not None:
+            why = "asked for"
+        elif self._found is None:
+            why = "the default, but for the fused kernels of a CPU, which may take pieces"
+        else:
+            why = self._found.reason
+        why = "; ".join([why, *self._reasons])
+        return SetupChoice(coarsening, str(rule), precision, kernels, 1, tuple(self.levels), why)
 
     def _wants_pieces(self) -> bool:
         """Look whether pieces suit this operator better than grid levels."""
@@ -197,7 +243,8 @@ class NeuralMultigrid:
         start = time.perf_counter()
         compile_survey(kind_of(self._inside, self._codes))
         self.compile_seconds = time.perf_counter() - start
-        return survey_operator(self._inside, self._codes).wants_pieces
+        self._found = survey_operator(self._inside, self._codes)
+        return self._found.wants_pieces
 
     def _compile(self) -> float:
         """Compile the kernels for problems of this kind; return the seconds, few if they are in the disk cache."""
@@ -243,14 +290,32 @@ class NeuralMultigrid:
         """Set up levels of pieces by compiled kernels."""
         from .setup_pieces.build import pieces_cycle
 
-        kind = np.float64 if self.cycle_dtype == torch.float64 else np.float32
-        return pieces_cycle(self._inside, self._exponent, self.mantissa, self._codes, kind, COARSEST)
+        def build_in(kind: Any, allowed: float) -> GraphCycle:
+            unit = self._exponent, self.mantissa
+            return pieces_cycle(self._inside, *unit, self._codes, kind, COARSEST, allowed=allowed)
+
+        if self.cycle_dtype == torch.float64:
+            return build_in(np.float64, 1.0)
+        try:
+            return build_in(np.float32, MANY if self._any_precision and self._codes is None else 1.0)
+        except IsolatedPiecesError as found:
+            self._take_double(found.share)
+            self.compile_seconds += self._compile()
+            return build_in(np.float64, 1.0)
 
     def _sparse_cycle(self) -> SparseCycle:
         """Set up levels of pieces in NumPy, to be applied as sparse products."""
         graph, cells = graph_of(self._inside, math.ldexp(1.0, -self._exponent) / self.mantissa)
-        size = tuple(self._inside.unknown.shape)
-        return SparseCycle(build_graphs(graph), cells, size, self.cycle_dtype, self._inside.device)
+        size, levels = tuple(self._inside.unknown.shape), build_graphs(graph)
+        free = self._any_precision and self.cycle_dtype == torch.float32 and self._inside.device.type != "mps"
+        if free and levels.isolated > MANY:
+            self._take_double(levels.isolated)
+        return SparseCycle(levels, cells, size, self.cycle_dtype, self._inside.device)
+
+    def _take_double(self, isolated: float) -> None:
+        """Run the cycle in fp64, since pieces are isolated; note the reason."""
+        self.cycle_dtype = torch.float64
+        self._reasons.append(f"float64, since {isolated:.0%} of the pieces of a level are left by next to nothing")
 
     def _cuda_cycle(self) -> CudaCycle:
         """Set up on the device by the torch rule, keep what the kernels read; say what a set-up needs if it fails."""
@@ -337,10 +402,7 @@ class NeuralMultigrid:
         return [*lines, f"{' x '.join(map(str, bottom))}, inverted"]
 
     def __repr__(self) -> str:
-        default = "pieces" if self.uses_pieces else "shipped"
-        name = self.weights if isinstance(self.weights, str | Path) else default if self.weights is None else "module"
-        facts = f"weights={name!s}, levels={len(self.levels)}, setup={self.setup_seconds:.3g} s"
-        return f"NeuralMultigrid({self.A!r}, {facts})"
+        return f"NeuralMultigrid({self.A!r}, setup={self.setup_seconds:.3g} s, {self.info})"
 
 
 def power_of_two(value: float) -> int:

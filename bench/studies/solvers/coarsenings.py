@@ -113,7 +113,7 @@ def run_coarsenings(
     names, wanted = list(systems or (*FAMILIES, *FIELD_CASES)), list(methods or METHODS)
     before = [] if fresh else latest(read(output))
     run = before[-1]["more"]["run"] if before else new_run()
-    there = set() if again else {key(line)[:4] for line in before}
+    there: set[tuple[Any, ...]] = set() if again else {key(line)[:4] for line in before}
     todo = [
         (name, (size,) * dim, seed, method)
         for seed in range(seeds) for size in sizes for name in names for method in wanted
@@ -245,7 +245,7 @@ def growth(lines: Sequence[dict[str, Any]], label: str = "krylearn default") -> 
     parts = [own for own in parts if own]
     if len(parts) < 2:
         return {}
-    found = {}
+    found: dict[str, list[float | None]] = {}
     for name in in_order(parts[0]):
         seeds = set.intersection(*({x["seed"] for x in own if x["problem"] == name} for own in parts))
         if seeds:

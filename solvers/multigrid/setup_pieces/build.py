@@ -14,6 +14,7 @@ from ...kernels.cpu.graph_levels import GraphCycle, GraphStage, GridStage
 from ..graph_hierarchy import SHRINKS, bottom_inverse
 from ..hierarchy import visits
 from ..pieces import Array, Graph
+from ..setup_choice import check_isolated
 from .graph_level import Level, coarsen_by_pieces, graph_stage
 from .grid_level import Finest, finest_conductances, first_level
 
@@ -26,21 +27,28 @@ def graph_of_level(level: Level) -> Graph:
 
 
 def pieces_cycle(
-    A: Any, exponent: int, mantissa: float, codes: CellBytes | None, kind: Any, coarsest: int, serial: int = SERIAL
-) -> GraphCycle:
+    A: Any, exponent: int, mantissa: float, codes: CellBytes | None, kind: Any, coarsest: int, serial: int = SERIAL,
+    allowed: float = 1.0,
+) -> GraphCycle:  # fmt: skip
     """Set up the cycle of a Poisson operator divided by mantissa 2^exponent.
 
     codes : the finest operator in bytes, for an fp32 cycle; kind : np.float32 or np.float64
     serial : graph levels of at most so many unknowns are cycled by one thread in one call
+    allowed : the share of isolated unknowns that a level may have, else `IsolatedPiecesError` as soon as one has more
     """
     finest = finest_conductances(A, math.ldexp(1.0, -exponent) / mantissa)
     transfer, level = first_level(finest, SHRINKS, kind)
+    total = np.bincount(transfer.part.ravel(), finest.diag.ravel(), level.n + 1)[: level.n]
+    check_isolated(level.diag, total, allowed)
     unknowns, stages = np.count_nonzero(finest.diag), list[GraphStage]()
     top = GridStage(*grid_arrays(finest, codes, kind), transfer)
     while level.n > coarsest:
         step = coarsen_by_pieces(level, SHRINKS)
         if step is None:
             break
+        inside = step.piece >= 0
+        total = np.bincount(step.piece[inside], total[inside], step.new.size)[step.new >= 0]
+        check_isolated(step.below.diag, total, allowed)
         stages.append(graph_stage(level, step, visits(unknowns / level.n, varying=True), kind))
         level = step.below
     return GraphCycle(top, stages, bottom_inverse(graph_of_level(level)), serial)

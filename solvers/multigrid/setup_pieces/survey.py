@@ -43,6 +43,25 @@ class Survey(NamedTuple):
         """Whether pieces are the better choice."""
         return self.leaning >= LEANING or self.jumps >= JUMPS or self.torn >= TORN
 
+    @property
+    def reason(self) -> str:
+        """Why, in words.
+
+        Examples
+        --------
+        >>> Survey(20.0, 0.0, 0.0).reason
+        'cells lean to one axis as their neighbours do (20 per line of cells; from 9 on pieces pay)'
+        """
+        if self.leaning >= LEANING:
+            count = f"{self.leaning:.0f} per line of cells; from {LEANING:.0f} on pieces pay"
+            return f"cells lean to one axis as their neighbours do ({count})"
+        if self.jumps >= JUMPS:
+            share = f"links of {self.jumps:.0%} of the cells jump by {CONTRAST:g} along an axis"
+            return f"{share} (from {JUMPS:.1%} on pieces pay)"
+        if self.torn >= TORN:
+            return f"walls tear {self.torn:.0%} of the boxes apart (from {TORN:.0%} on pieces pay)"
+        return "neither layers, nor jumps, nor corridors enough for the dearer set-up of pieces"
+
 
 @row_kernel
 def links_of(w0, w1, w2, i, j, k, d):

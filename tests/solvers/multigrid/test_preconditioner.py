@@ -367,7 +367,7 @@ def test_it_describes_itself(blocks):
     _, M = blocks
     assert M.levels[0] == "16 x 12 x 10, coarsened by (2, 2, 2)"
     assert M.levels[-1].endswith("inverted")
-    assert "weights=shipped" in repr(M)
+    assert "blocks by the network" in repr(M)
     reference_kernels = NeuralMultigrid(blocks[0], kernels="reference")
     assert reference_kernels.levels == M.levels
 
