@@ -116,13 +116,15 @@ def _solve_alone(
     """
     if rows is None or alone is None:
         return solver, None
+    if not bool(torch.isfinite(alone).all()):
+        raise ConvergenceError(SolveInfo(1, reason=Reason.NON_FINITE, notes=("a row without neighbours has such a b",)))
     empty = torch.where(rows.diag == 0, alone.detach(), 0).double()
     if bool((empty != 0).any()):
         batch, given = empty.shape[:-1], b.detach().double()
         lost = vectors.from_parts(A, empty.new_zeros((*batch, *A.unknown.shape)), empty, given)
         lost, whole = (torch.linalg.vector_norm(v.reshape(count, -1), dim=1) for v in (lost, given))
-        share = (lost / (solver.rtol * whole).clamp_min(solver.atol)).nan_to_num(0).clamp_max(1)
-        left = 1 - float(share.max()) ** 2
+        share = torch.where(lost > 0, lost / (solver.rtol * whole).clamp_min(solver.atol), 0)
+        left = 1 - float(share.max().clamp_max(1)) ** 2
         if not left > 0:
             words = ("an empty row of A has b != 0",)
             raise ConvergenceError(SolveInfo(1, reason=Reason.INCOMPATIBLE_RHS, notes=words))

@@ -137,6 +137,18 @@ def test_a_value_at_an_empty_row_counts_as_residual(way, share):
         assert relative_residual(S, np.atleast_2d(found)[-1], b) <= 1e-3 / np.linalg.norm(b)
 
 
+@pytest.mark.parametrize("diagonal", [0.0, 1.0])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_an_infinite_value_at_an_uncoupled_row_is_not_lost(value, diagonal):
+    S, alone = insulated(diagonal)
+    A, b = Poisson.from_matrix(S, (8, 8)), np.ones(64)
+    b[np.flatnonzero(alone)[0]] = value
+    for way in (lambda: solve(A, b), lambda: solve([A, A], np.stack([b, b])), lambda: cg(A, b, strict=True)):
+        with pytest.raises(ConvergenceError) as failure:
+            way()
+        assert failure.value.info.reason is Reason.NON_FINITE
+
+
 def test_a_diagonal_matrix_is_solved_at_once():
     d = RNG.uniform(1, 9, 12)
     x, info = cg(Poisson.from_matrix(scipy.sparse.diags_array(d), (3, 4)), np.ones(12), rtol=1e-14)
