@@ -71,6 +71,31 @@ def _published_counts(lines: Lines) -> str:
     return markdown(published_table.COUNTS, published_table.counted(lines))
 
 
+def _fuzz_table(lines: Lines) -> str:
+    """Say what `make fuzz` has found, overall, per precision and decades of A, then per builder and entry point."""
+    names = {line["problem"]: line["more"] for line in lines}
+    kinds = sorted((n for n in names if n.startswith("float") and not n.endswith(" any")), key=_place_of_scale)
+    order = ["all", "float64 any", "float32 any", *kinds, *sorted(n for n in names if n.startswith(("builder", "way")))]
+    rows = []
+    for name in order:
+        found = names[name]
+        counts = {verdict: found.get(verdict, 0) for verdict in ("fine", "failed", "refused", "missed", "lie", "crash")}
+        solvable = counts["fine"] + counts["missed"]
+        rate = f"{100 * counts['fine'] / solvable:.3f} %" if solvable else "-"
+        words = name.replace(" any", "").replace("way ", "by ").replace("builder ", "built from ")
+        words = words.replace("float64 1", "float64, unit of A 1").replace("float32 1", "float32, unit of A 1")
+        rows.append(
+            [words, *(f"{n:,}" for n in (sum(counts.values()), counts["lie"], counts["crash"], solvable)), rate]
+        )
+    return markdown(["", "systems", "lies", "crashes", "solvable", "of these converged"], rows)
+
+
+def _place_of_scale(name: str) -> tuple[bool, bool, float]:
+    """Order "float64 1e-30 to 1e+0" by precision and decade, the unit 1 first."""
+    dtype, first = name.split()[:2]
+    return dtype != "float64", name.count(" ") > 1, float(first)
+
+
 TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "rules": (_rules_table, "krylearn study rules"),
     "ablations": (_ablations_table, "krylearn study ablations"),
@@ -81,6 +106,7 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "published": (_published_table, "krylearn study published"),
     "publishedcounts": (_published_counts, "krylearn study published --counts --seeds 3 --rhs white divergence"),
     "warmstarts": (_warm_starts_table, "krylearn study warmstarts"),
+    "fuzz": (_fuzz_table, 'make fuzz ARGS="systems --publish ..."'),
     "training": (tuner_tables.loss_table, "krylearn study training"),
     "training-train": (tuner_tables.training_loss_table, "krylearn study training"),
     "training-cost": (tuner_tables.cost_table, "krylearn study training"),
