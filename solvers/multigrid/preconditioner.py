@@ -7,6 +7,7 @@ scale back.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from ..kernels import choice
 from ..kernels.graph_break import runs_outside_graphs
 from ..kernels.reference import Stencil, Transfer
+from ..kernels.turns import Turn
 from . import weight_files as storage
 from .graph_hierarchy import SparseCycle, build_graphs
 from .hierarchy import (
@@ -148,13 +150,29 @@ class NeuralMultigrid:
         rule = None if named == "network" else weights
         self._rule: Any = None if self.uses_pieces else find_rule(rule, self._dimension)
         self._kept: list[Any] = []  # what a set-up leaves for the next
+        self._turn = Turn()
+        self.fused: Any = None
         self.update(A)
 
     def update(self, A: Poisson) -> NeuralMultigrid:
         """Set up again for another operator of the same dimension (moved obstacle, new coefficients); returns self.
 
         In place, bit for bit what a new `NeuralMultigrid` would be; on a CPU only what has changed is evaluated.
+        Several threads that update wait for one another. A solve that uses this preconditioner has to end first, since
+        its numbers would change under it: on a CPU that is noticed.
+
+        Raises
+        ------
+        RuntimeError
+            while a solve uses this preconditioner
         """
+        with self._turn:
+            pool = getattr(self.fused, "workspaces", None)
+            with contextlib.nullcontext() if pool is None else pool.closed():
+                return self._set_up(A)
+
+    def _set_up(self, A: Poisson) -> NeuralMultigrid:
+        """Set up for an operator, alone."""
         if len(A.grid_shape) != self._dimension:
             raise ValueError(
                 f"got a grid of {len(A.grid_shape)} dimensions; expected {self._dimension}: make a new NeuralMultigrid"
@@ -180,7 +198,7 @@ class NeuralMultigrid:
             self.uses_pieces = self.backend == "cpu" and A.unknown.numel() > COARSEST and self._wants_pieces()
         self.compile_seconds += self._compile()
         self._hierarchy: Hierarchy | None = None
-        self.fused: Any = None
+        self.fused = None
         self._sparse: SparseCycle | None = None
         if self.uses_pieces and self.backend == "cpu":
             self.fused = self._pieces_cycle()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class Workspaces(Generic[T]):
         POOLS.add(self)
 
     def _start(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a set-up that keeps the pool closed may apply what it sets up
         self._first_is_free, self._idle = True, list[T]()
         self._out, self._most = 0, 1
 
@@ -46,6 +47,17 @@ class Workspaces(Generic[T]):
     def borrow(self, first: T, make: Callable[[], T]) -> Loan[T]:
         """Lend one of them for a while: `first`, which always exists, or another one like it."""
         return Loan(self, first, make)
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Lend nothing for a while: callers wait. RuntimeError while something is lent, which would change in use."""
+        with self._lock:
+            if self._out:
+                raise RuntimeError(
+                    f"got an update of a preconditioner that {self._out} calls use at this moment; expected none: wait "
+                    "for them, or make a new NeuralMultigrid for the new operator"
+                )
+            yield
 
     def take(self, make: Callable[[], T]) -> T | None:
         """Return another one than the first, made if there is none; None: the first is free, and now lent."""

@@ -4,7 +4,7 @@
 
 Scalars stay on the device (`vectors`). All but the update of x is captured in a CUDA graph the second time it
 runs; graph and vectors are kept on the operator, so that a further solve captures nothing. One system is solved at a
-time: two solves with the same operator that take turns need two operators.
+time: other threads wait, and two solves of one thread with the same operator that take turns need two operators.
 
 Per unknown and step 14 words of the outer dtype and 2 of the cycle's, A included with four words (a quarter of a word
 for cell-type operators).
@@ -12,6 +12,7 @@ for cell-type operators).
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from krylearn.pde.poisson.fields import Slot
 from torch import Tensor
 
-from .cycle import CudaCycle
+from .cycle import CUDA, CudaCycle
 from .formats import couplings_of
 from .launch import make_stop, new_sums, programs
 from .smoothing import apply_dot
@@ -52,7 +53,9 @@ class Product:
     def residual(self, b: Tensor, x: Tensor) -> Tensor:
         """Return b - A x, between steps of a solve in the memory of its A p."""
         known = WORKSPACE.get(self.operator)
-        if known is None or known.q.shape != b.shape or not known.q.dtype == b.dtype == x.dtype:
+        if known is None or known.thread != threading.get_ident():
+            return b - self(x)  # the memory may be that of another thread's solve
+        if known.q.shape != b.shape or not known.q.dtype == b.dtype == x.dtype:
             return b - self(x)
         return torch.sub(b, self.write(x, known.q), out=known.q)
 
@@ -66,16 +69,21 @@ def cuda_cg_steps(A: Any, b: Tensor, x: Tensor, M: Any) -> Iterator[tuple[Tensor
     b, x : contiguous internal grids; x is updated in place
     M : None or a map; its `operator` may be a NeuralMultigrid, whose cycle then runs without conversions
     """
-    w = find_workspace(A.operator, b, M)
-    w.start(b - A(x) if bool(x.any()) else b, A.goal)
-    yield x, w.r, w.copy_scalars()[RR], ()
-    while True:
-        with torch.cuda.device_of(b):
-            w.step()
-            w.vectors.advance(x, w.p)
-        A.calls += 1
-        scalars = w.copy_scalars()
-        yield x, w.r, scalars[RR], (scalars[RZ], scalars[PAP])
+    with CUDA:  # until the solve ends: vectors, graph and the cycle's work space are there once
+        w = find_workspace(A.operator, b, M)
+        w.thread = threading.get_ident()
+        try:
+            w.start(b - A(x) if bool(x.any()) else b, A.goal)
+            yield x, w.r, w.copy_scalars()[RR], ()
+            while True:
+                with torch.cuda.device_of(b):
+                    w.step()
+                    w.vectors.advance(x, w.p)
+                A.calls += 1
+                scalars = w.copy_scalars()
+                yield x, w.r, scalars[RR], (scalars[RZ], scalars[PAP])
+        finally:
+            w.thread = 0
 
 
 def find_workspace(operator: Any, b: Tensor, M: Any) -> Workspace:
@@ -109,6 +117,7 @@ class Workspace:
         self.vectors = Vectors(b, most, exponent)
         self.graph: Any = None
         self.runs = 0
+        self.thread = 0  # whose solve these vectors are in at present
 
     @property
     def input(self) -> Tensor | None:

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from ..reference import OMEGA
+from ..turns import Turn
 from .launch import make_stop, programs
 from .level import CudaLevel
 from .small_levels import SmallLevels, count_small_levels
 from .smoothing import correct, relax
 from .transfer import FINISH, finish, multiply, prolong, restrict
+
+CUDA = Turn()  # of work space on devices, which one thread at a time writes to
 
 
 class CudaCycle:
@@ -73,8 +76,9 @@ class CudaCycle:
             return self._descend(b, 0, self.go if stop is None else stop, sums)
 
     def apply(self, b: Tensor) -> Tensor:
-        """Return M b as a tensor of its own."""
-        return self(b.contiguous()).clone()
+        """Return M b as a tensor of its own; several threads may ask at once, and wait for one another."""
+        with CUDA:
+            return self(b.contiguous()).clone()
 
     def scaled_apply(self, r: Tensor, exponent: int) -> Tensor:
         """Apply the cycle to an internal grid of any scale, r/2^e in and z 2^(e - exponent) out, without the host.

@@ -88,6 +88,28 @@ def test_work_space_grows_with_callers_and_shrinks_again():
     assert not pool._idle
 
 
+def test_an_update_waits_for_no_solve_and_says_so():
+    M = NeuralMultigrid(system(), "resistor")
+    other = Poisson.from_coefficients(2 * KAPPA)
+
+    def update(_):
+        M.update(other)
+
+    with pytest.raises(RuntimeError, match="1 calls use at this moment"):
+        cg(M.A, B[0], M=M, callback=update)
+    np.testing.assert_array_equal(M.update(other) @ B[0], NeuralMultigrid(other, "resistor") @ B[0])
+
+
+@pytest.mark.parametrize("weights", [None, "resistor", "pieces"])
+def test_updates_from_eight_threads_wait_for_one_another(weights):
+    M = NeuralMultigrid(system(), weights)
+    others = [Poisson.from_coefficients(KAPPA * (1 + k)) for k in range(3)]
+    expected = [NeuralMultigrid(A, weights) @ B[0] for A in others]
+    in_threads(lambda k: M.update(others[k % 3]), 24)
+    last = next(k for k, A in enumerate(others) if M.A is A)
+    np.testing.assert_array_equal(M @ B[0], expected[last])
+
+
 def test_a_pool_keeps_no_cycle_alive():
     M = NeuralMultigrid(system(), "resistor")
     gone = weakref.ref(M.fused)

@@ -1,6 +1,7 @@
 """Conjugate gradients and set-up over the Triton kernels: the CPU's histories, nothing on the host, memory, errors."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
@@ -231,3 +232,29 @@ def test_same_as_the_cpu_on_hardware(family):
     shared = min(len(info.residuals), len(expected.residuals)) - 1
     np.testing.assert_allclose(info.residuals[:shared], expected.residuals[:shared], rtol=1e-3)
     close(y.cpu(), x, 1e-6)
+
+
+def test_threads_wait_for_one_another():
+    """Vectors, graph and the cycle's work space are there once: the bits are those of a serial run all the same."""
+    A, b = problem("lognormal")
+    M = NeuralMultigrid(A, kernels="triton", dtype=torch.float32)
+    right = [b * (1 + k) + k for k in range(3)]
+    work = {"solve": lambda k: cg(A, right[k], M=M, rtol=1e-4)[0], "apply": lambda k: M @ right[k]}
+    for call in work.values():
+        serial = [call(k) for k in range(3)]
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(call, [0, 1, 2, 0, 1, 2]))
+        assert all(torch.equal(x, serial[k % 3]) for k, x in enumerate(found))
+    assert WORKSPACE.get(A).thread == 0
+
+
+def test_a_residual_beside_another_threads_solve_has_memory_of_its_own():
+    A, b = problem("lognormal")
+    states = started(A, b)[0]
+    next(states)
+    g = A.to_grid(b)
+    with ThreadPoolExecutor(1) as pool:
+        r = pool.submit(cuda_product(A).residual, g, torch.zeros_like(g)).result()
+    assert r.data_ptr() != WORKSPACE.get(A).q.data_ptr() == cuda_product(A).residual(g, torch.zeros_like(g)).data_ptr()
+    states.close()
+    assert cuda_product(A).residual(g, torch.zeros_like(g)).data_ptr() != WORKSPACE.get(A).q.data_ptr()
