@@ -23,7 +23,7 @@ PYTEST   := OMP_WAIT_POLICY=passive $(RUN) -m pytest
 ARGS     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-pages test-distributed test-integrations fuzz check bench report docs wheel clean distclean
+.PHONY: help demo test test-slow test-pages test-distributed test-integrations test-versions fuzz check bench report docs wheel clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -48,6 +48,9 @@ test-pages: $(PAGES_READY)  ## the web pages in headless Chromium (Debian: apt-g
 
 test-integrations: $(READY)  ## the plug-ins with the real packages, in an environment that is deleted afterwards
 	$(RUN) tests/solvers/integrations/with_packages.py $(ARGS)
+
+test-versions: $(READY)  ## a subset under Python 3.12 and 3.13, and with lowest and newest packages; ARGS="3.12 lowest" chooses
+	$(RUN) tests/with_versions.py $(ARGS)
 
 fuzz: $(READY)  ## random and hostile input for some minutes; ARGS="files --seed 7", "kills --count 200", "systems ..." choose
 	nice $(RUN) -m tests.fuzz $(ARGS)
@@ -114,7 +117,7 @@ $(PETSC_READY): pyproject.toml constraints.txt
 	  echo "the tests of several ranks need Debian's packages: apt-get install $(PETSC_DEBS)" >&2; exit 1; }
 	"$(PETSC_PYTHON)" -m venv --clear $(PETSC_VENV)
 	$(PETSC_VENV)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt \
-	  --editable . "numpy<2" mpi4py pytest hypothesis matplotlib "setuptools>=77"
+	  --editable . "numpy<2" mpi4py pytest hypothesis matplotlib "setuptools>=77.0.3"
 	ls -d /usr/lib/petscdir/*/*-real/lib/python3/dist-packages > "$$($(PETSC_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/petsc-debian.pth"
 	$(PETSC_VENV)/bin/python -c "from krylearn.solvers.distributed.petsc_library import load_petsc; load_petsc()"
 	@touch $@
