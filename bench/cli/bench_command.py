@@ -26,7 +26,7 @@ def add_to(commands: Any) -> None:
     )
     text = "which solver for which system on this machine: ours and all rivals, a live table, a page with pictures"
     add = add_command(experiments, "solvers", _solvers, text).add_argument
-    add("--quick", action="store_true", help="small grids: under three minutes on two cores")
+    add("--quick", action="store_true", help="small grids: about a minute on two cores")
     add("--device", default="cpu", help="of our solves, cpu or cuda; rivals run where they can")
     add("--rtol", type=check_tolerance, default=1e-6, help="tolerance on the true relative residual")
     add("--matrix", type=Path, help="measure this system instead: .mtx, .mtx.gz or scipy.sparse.save_npz's .npz")
@@ -52,6 +52,8 @@ def add_to(commands: Any) -> None:
         type=Path,
         help="file to append to (default: in krylearn-records or bench/studies/records)",
     )
+    add("--minutes", type=float, help="begin no further system after so many")
+    add("--resume", action="store_true", help="go on with the last run of the records: nothing is measured twice")
     add("--html", type=Path, default=Path("krylearn-report.html"), help="page to write")
     text = "iterations on every scene family: geometric, resistor, tuned, learned"
     add = add_command(experiments, "families", _families, text).add_argument
@@ -152,6 +154,7 @@ def _solvers(options: argparse.Namespace) -> int:
     usual = HERE / "solvers.jsonl" if options.quick or problem else records_of("solvers")
     output = options.records or usual
     facts = {"quick": options.quick, "device": check_device(options.device), "rtol": options.rtol}
+    facts |= {"minutes": options.minutes, "resume": options.resume}
     run_solvers(problem=problem, more=[load_rival(path) for path in options.rival], output=output, **facts)
     write_page(options.html, output)
     return 0

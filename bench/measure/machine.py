@@ -44,6 +44,21 @@ def version_of(distribution: str) -> str | None:
         return None
 
 
+def free_bytes() -> int | None:
+    """Memory that a process could take now without swapping; None where the system does not say (other than Linux).
+
+    Examples
+    --------
+    >>> (free_bytes() or 1) > 0
+    True
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)
+
+
 def threads() -> int:
     """How many threads our kernels use now (numba's count where it is loaded, else torch's).
 

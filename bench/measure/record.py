@@ -34,8 +34,8 @@ class Record:
 
     `setup_s` and `solve_s` are medians in seconds, None where not measured or not converged; `spread_s` is the
     (lowest, highest) solve; `true_relres` is ‖b - Ax‖/‖b‖ in fp64; `unknowns` counts FLUID cells; `peak_bytes` is the
-    memory that set-up and solve took beyond the system; `more` is what only this experiment has, with `run`, the name
-    of the run.
+    memory that set-up and solve took beyond the system; `threads` is 0 for as many as our kernels use; `more` is what
+    only this experiment has, with `run`, the name of the run.
 
     Examples
     --------
@@ -63,6 +63,7 @@ class Record:
     products: int | None = None
     true_relres: float | None = None
     peak_bytes: int | None = None
+    threads: int = 0
     more: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -75,7 +76,12 @@ class Record:
     def line(self) -> dict[str, Any]:
         """Everything that goes into the file: the measurement, the machine, the commit and the date."""
         facts = {k: plain(v) for k, v in asdict(self).items() if v not in ("", (), {})}
-        here = {"threads": threads(), "machine": machine(), "commit": commit(), "date": time.strftime("%Y-%m-%d")}
+        here = {
+            "threads": self.threads or threads(),
+            "machine": machine(),
+            "commit": commit(),
+            "date": time.strftime("%Y-%m-%d"),
+        }
         return facts | here
 
 

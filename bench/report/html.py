@@ -11,7 +11,7 @@ from krylearn.solvers.files import write_bytes, write_text
 
 from ..measure.console import UsageError, console
 from ..measure.record import faults, latest, read
-from ..show import comparison, figures
+from ..show import comparison, figures, profiles
 from ..show.markdown import provenance
 from ..solvers import contest
 from ..solvers.tables import break_even
@@ -27,7 +27,7 @@ def write_page(output: Path, records: Path, *, before: Path | None = None, pictu
     Parameters
     ----------
     output : .html file
-    records : file of `krylearn bench solvers` or `krylearn bench kernels`
+    records : file of `krylearn bench solvers` or `krylearn bench kernels`, or a folder of such files, one per machine
     before : an older file of records, to say what changed
     pictures : folder that gets the figures as PNG files too
 
@@ -40,7 +40,7 @@ def write_page(output: Path, records: Path, *, before: Path | None = None, pictu
     --------
     >>> write_page(Path("report.html"), Path("krylearn-records/solvers.jsonl"))         # doctest: +SKIP
     """
-    lines = _last_run(records)
+    lines = merged_runs(records) if records.is_dir() else _last_run(records)
     older = _last_run(before) if before else []
     try:
         drawn = sections(lines)
@@ -69,6 +69,45 @@ def _last_run(path: Path) -> list[dict[str, Any]]:
     return latest(lines)
 
 
+def merged_runs(folder: Path) -> list[dict[str, Any]]:
+    """Join the last runs of all files of a folder, each on a machine of its own; systems are named with their machine.
+
+    Raises
+    ------
+    UsageError
+        If the folder holds no file of `krylearn bench solvers`.
+
+    Examples
+    --------
+    >>> merged_runs(Path("krylearn-records"))                           # doctest: +SKIP
+    """
+    files = sorted(folder.rglob("*.jsonl"))
+    runs = {file: [x for x in _last_run(file) if x.get("experiment") == "solvers"] for file in files}
+    runs = {file: lines for file, lines in runs.items() if lines}
+    if not runs:
+        raise UsageError(f"{folder} holds no records of `krylearn bench solvers`; expected one file per machine")
+    labels = {file: _machine_name(lines) for file, lines in runs.items()}
+    merged = []
+    for file, lines in runs.items():
+        alike = list(labels.values()).count(labels[file]) > 1  # two of one kind are told apart by their files
+        label = f"{labels[file]}, {file.relative_to(folder)}" if alike else labels[file]
+        here = lines if len(runs) == 1 else [x | {"problem": f"{x['problem']} ({label})"} for x in lines]
+        merged += here
+    return merged
+
+
+def _by_run(lines: Lines) -> list[Lines]:
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for x in lines:
+        runs.setdefault((x["more"]["run"], str(x["machine"])), []).append(x)
+    return list(runs.values())
+
+
+def _machine_name(lines: Lines) -> str:
+    where = lines[0]["machine"]
+    return f"{where['cpu']}, {max(x['threads'] for x in lines)} of {where['cores']} cores"
+
+
 def rendered(lines: Lines, drawn: Sequence[dict[str, Any]]) -> str:
     """Fill the template; all text is escaped."""
     try:
@@ -83,7 +122,7 @@ def rendered(lines: Lines, drawn: Sequence[dict[str, Any]]) -> str:
             section["picture"] = "data:image/png;base64," + base64.b64encode(section["png"]).decode()
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=f"krylearn bench: {lines[0].get('experiment', 'records')}",
-        provenance=provenance(lines),
+        provenance="; and ".join(provenance(run) for run in _by_run(lines)),
         ceilings=lines[0]["more"].get("ceilings"),
         sections=filled,
     )
@@ -91,11 +130,14 @@ def rendered(lines: Lines, drawn: Sequence[dict[str, Any]]) -> str:
 
 def sections(lines: Lines) -> list[dict[str, Any]]:
     """Make the sections that the records have data for, in the order of the page."""
-    parts = ("file", "tolerance", "sizes", "families")
+    parts = ("file", "tolerance", "accuracy", "sizes", "families")
     of = {part: [x for x in lines if x["more"].get("part") == part] for part in parts}
     contests, found = of["file"] + of["tolerance"], []
     if contests:
         found += _contest_sections(contests)
+    if of["accuracy"] and figures.timed_lines(of["accuracy"]):
+        text = "The tolerance holds for the true residual in double precision."
+        found.append(_section("accuracy", "Time against accuracy", profiles.draw_accuracy, of["accuracy"], text))
     if of["sizes"] and figures.timed_lines(of["sizes"]):
         text = (
             "Flat is scalable. The roofline: what the bytes of krylearn's own iterations would take at a copy's speed."
@@ -131,6 +173,9 @@ def _contest_sections(lines: Lines) -> list[dict[str, Any]]:
     if not timed:
         return [{"id": "tolerance", "title": "Time to tolerance", "tables": tables}]
     made = [_section("tolerance", "Time to tolerance", figures.time_to_tolerance, lines) | {"tables": tables}]
+    if len(figures.names(timed, "problem")) > 1:
+        text = "Higher and further to the left is better; who fails on a system stays below 1."
+        made.append(_section("profiles", "Over all systems", profiles.draw_profiles, lines, text))
     if any(len(x["more"].get("residuals", ())) > 1 for x in timed):
         made.append(
             _section("convergence", "Convergence", figures.convergence, lines, "Direct solves have no history.")

@@ -168,6 +168,9 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "kernels": (_kernels_table, "krylearn bench kernels"),
     "solvers": (contest_tables.contest_tables, "krylearn bench solvers"),
     "solvers-pictures": (contest_tables.pictures, "krylearn bench solvers"),
+    "solvers-profiles": (contest_tables.profile_table, "krylearn bench solvers"),
+    "solvers-equal": (contest_tables.equal_width_table, "krylearn bench solvers"),
+    "solvers-training": (contest_tables.training_table, "krylearn bench solvers"),
     "solvers-breakeven": (contest_tables.break_even_tables, "krylearn bench solvers"),
 }
 # experiment -> what draws its last run into docs/images

@@ -104,7 +104,7 @@ def mean_ratio(ratios: Sequence[float]) -> tuple[float, float, float]:
 
 
 def draw_profiles(lines: Lines) -> bytes:
-    """Performance profiles: on what share of the systems a method is within a factor of the fastest."""
+    """Draw performance profiles: on what share of the systems a method is within a factor of the fastest."""
     methods, plt = list(best_ratios(lines)), _pyplot()
     figure, panels = plt.subplots(1, 2, figsize=(9.5, 4.2), layout="constrained", sharey=True)
     for axes, setup, title in zip(panels, (True, False), ("set-up and one solve", "a solve alone"), strict=True):

@@ -1,12 +1,15 @@
 """`krylearn bench solvers`: which solver for which system on this machine; everybody, timed alike.
 
-Three parts. "tolerance": a few systems, every method, solves in pairs with ours, memory. "sizes": one family on growing
-grids. "families": iterations of every family. Or, with a matrix out of a file, every method on that one.
+Four parts. "tolerance": a few systems, every method, solves in pairs with ours, memory. "accuracy": one system to more
+and more digits. "sizes": one family on growing grids. "families": iterations of every family and field case. Or, with
+a matrix out of a file, every method on that one.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +23,35 @@ from rich.live import Live
 from rich.table import Table
 
 from ..measure.console import UsageError, console, count, progress, seconds, table
-from ..measure.record import Record, append, new_run
+from ..measure.machine import free_bytes
+from ..measure.record import Record, append, latest, new_run, read
 from ..measure.timers import Ceilings, ceilings
 from ..rivals.plugins import installed_rivals, load_system
 from ..rivals.table import PEERS, Peer, System
 from .contest import HEADER, compressed, ours, rival, summary, title
 
-OWN = {"krylearn": None, "krylearn tuned": "tuned", "krylearn resistor": "resistor", "krylearn geometric": "geometric"}
+ONE_THREAD = "krylearn 1 thread"  # as wide as the rivals, which run on one thread or rank
+OWN = {
+    "krylearn": None,
+    ONE_THREAD: None,
+    "krylearn tuned": "tuned",
+    "krylearn resistor": "resistor",
+    "krylearn geometric": "geometric",
+}
 BOX = "plain box"  # the transforms' own ground
 FIELD = ("stretched_1.3", "layers_1000", "image_130")  # as real codes assemble them: scenes/field_cases.py
 EVERYBODY = (*OWN, *PEERS)
-FEW = ("krylearn", "pyamg-sa", "pyamg-rs", "scipy-cg-jacobi", "petsc-boomeramg")
+FEW = ("krylearn", ONE_THREAD, "hypre-pfmg", "petsc-boomeramg", "amgcl", "pyamg-rs", "scipy-cg-jacobi")
+FEWEST = ("krylearn", ONE_THREAD, "hypre-pfmg", "petsc-boomeramg")  # what can be waited for, and held, beyond 128^3
 # of one iteration per cell: fused CG in fp64 (15 words, and 3 of the cycle) and the fp32 cycle (kernels/cpu/cycle.py)
 BYTES_PER_ITERATION = 15 * 8 + 3 * 4 + 188
+
+
+# bytes per unknown of set-up and solve beyond the matrix: estimates on the safe side; of everybody else 2,000
+BYTES_OF_RIVALS = {
+    "scipy-cg": 50, "scipy-cg-jacobi": 60, "hypre-pfmg": 700, "hypre-pfmg-jacobi": 700, "petsc-pcmg": 900,
+    "transforms": 100,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,6 +77,7 @@ class Job:
     methods: tuple[str, ...]
     pairs: int
     time_limit: float = 15.0
+    rtol: float | None = None  # None: that of the whole run
 
 
 def jobs(quick: bool, added: tuple[str, ...] = ()) -> list[Job]:
@@ -66,19 +86,22 @@ def jobs(quick: bool, added: tuple[str, ...] = ()) -> list[Job]:
     Examples
     --------
     >>> sorted({job.part for job in jobs(quick=True)})
-    ['families', 'sizes', 'tolerance']
+    ['accuracy', 'families', 'sizes', 'tolerance']
     """
     families = (BOX, "free_surface", "lognormal", *(() if quick else ("mazes", *FIELD)))
-    sizes = (12, 16, 24, 32, 40) if quick else (16, 32, 48, 64, 96, 128)
-    iterations = (*OWN, "pyamg-sa", "pyamg-rs", "scipy-cg")
+    sizes = (12, 16, 24, 32, 40) if quick else (16, 32, 64, 96, 128, 192, 256)
+    iterations = (*(own for own in OWN if own != ONE_THREAD), "pyamg-sa", "pyamg-rs", "scipy-cg")
     limit = 10.0 if quick else 15.0  # seconds: the full run takes a quarter of an hour
     everybody = (*EVERYBODY, *added)
     contests = [Job("tolerance", f, 32 if quick else 96, everybody, 2 if quick else 3, limit) for f in families]
     if not quick:  # where factorisations can take part
         contests.append(Job("tolerance", "obstacles", 48, everybody, 3, limit))
-    growth = [Job("sizes", "free_surface", size, FEW, 2, limit) for size in sizes]
-    every = [Job("families", family, 16 if quick else 48, iterations, 1, 5.0) for family in FAMILIES]
-    return contests + growth + every
+    growth = [Job("sizes", "free_surface", size, FEW if size <= 128 else FEWEST, 2, limit) for size in sizes]
+    digits = (1e-3, 1e-6) if quick else (1e-3, 1e-6, 1e-9, 1e-12)
+    accuracy = [Job("accuracy", "free_surface", 24 if quick else 64, FEW, 2, limit, rtol) for rtol in digits]
+    known = (*FAMILIES,) if quick else (*FAMILIES, *FIELD_CASES)
+    every = [Job("families", family, 16 if quick else 48, iterations, 1, 5.0) for family in known]
+    return contests + accuracy + growth + every
 
 
 def scene_problem(family: str, size: int, seed: int = 0) -> Problem:
@@ -144,9 +167,13 @@ def measure(
     """
     solve, A = None, problem.system.A
     options: dict[str, Any]
-    facts: dict[str, Any] = {"problem": problem.name, "seed": problem.seed, "experiment": "solvers"}
+    common: dict[str, Any] = {"problem": problem.name, "seed": problem.seed, "experiment": "solvers"}
     for name in methods:
-        if name not in OWN:
+        facts = dict(common)
+        if name not in OWN and not peers[name].absent and (reason := lack_of_memory(name, problem.system)):
+            facts |= {"unknowns": problem.system.matrix.shape[0], "tolerance": rtol, "shape": problem.shape}
+            yield Record(name, status="UNSUITED", config=peers[name].config, more={"reason": reason}, **facts)
+        elif name not in OWN:
             options = {"rtol": rtol, "pairs": pairs, "shape": problem.shape, "time_limit": time_limit}
             yield rival(peers[name], problem.system, problem.b, solve, **options, **facts)
         elif A is None:
@@ -156,11 +183,51 @@ def measure(
             )  # fmt: skip
         else:
             options = {"weights": OWN[name], "device": device, "memory": memory}
-            record, own = ours(A, problem.ours, rtol=rtol, repeats=max(pairs, 2), **options, **facts)
-            record.method = name
+            with limited_width(1 if name == ONE_THREAD else None):
+                record, own = ours(A, problem.ours, rtol=rtol, repeats=max(pairs, 2), **options, **facts)
+            record.method, record.threads = name, 1 if name == ONE_THREAD else 0
             if name == "krylearn" and device == "cpu":
                 solve = own
             yield record
+
+
+def lack_of_memory(method: str, system: System) -> str:
+    """Say that a rival would not fit into the memory that is free, before the system ends this process; else "".
+
+    Examples
+    --------
+    >>> lack_of_memory("scipy-cg", System(sp.csr_array(np.eye(3))))
+    ''
+    """
+    needs = system.matrix.shape[0] * BYTES_OF_RIVALS.get(method, 2000)
+    free = free_bytes()
+    if free is None or needs < 0.9 * free:
+        return ""
+    return f"needs about {needs / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free"
+
+
+@contextmanager
+def limited_width(threads: int | None) -> Iterator[None]:
+    """Run our kernels with so many threads; None changes nothing.
+
+    Examples
+    --------
+    >>> import numba
+    >>> with limited_width(1):
+    ...     numba.get_num_threads()
+    1
+    """
+    if threads is None:
+        yield
+        return
+    import numba
+
+    before = numba.get_num_threads()
+    numba.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
 
 
 def finished(record: Record, part: str, run: str, limits: Ceilings, A: Poisson | None) -> Record:
@@ -197,16 +264,20 @@ def run_solvers(
     rtol: float = 1e-6,
     problem: Problem | None = None,
     more: Sequence[Peer] = (),
+    minutes: float | None = None,
+    resume: bool = False,
     output: Path,
 ) -> list[Record]:
     """Measure, show a live table, append the records, print the tables of the contests.
 
     Parameters
     ----------
-    quick : small grids: a few minutes on two cores
+    quick : small grids: a minute on two cores
     device : of our solves; rivals run where they can
     rtol : tolerance on the true relative residual
     problem : the one system to measure, instead of scenes
+    minutes : no further system is begun after so many; one is in any case
+    resume : go on with the last run of `output`: what is recorded there is not measured again
     more : rivals beside our table's: a user's own; those that installed packages offer come by themselves
     output : file of records
 
@@ -218,24 +289,50 @@ def run_solvers(
     peers, everybody = PEERS | added, (*EVERYBODY, *added)
     todo = [Job("file", problem.name, 0, everybody, 3, 120.0)] if problem else jobs(quick, tuple(added))
     records: list[Record] = []
+    before = latest(read(output)) if resume else []
     run, limits, grown = new_run(), ceilings(device), live_table("everybody, as measured")
+    if before:
+        run, todo = before[0]["more"]["run"], [job for job in todo if not is_recorded(job, rtol, before)]
+    start, begun = time.monotonic(), 0
     bar = progress()
     task = bar.add_task("solvers", total=sum(len(job.methods) for job in todo), note="")
     with Live(Group(grown, bar), console=console, refresh_per_second=2, vertical_overflow="visible"):
         for job in todo:
+            if begun and minutes is not None and time.monotonic() - start > 60 * minutes:
+                break
+            begun += 1
             one = problem or scene_problem(job.family, job.size)
             memory = job.part in ("tolerance", "file")
             facts: dict[str, Any] = {"pairs": job.pairs, "device": device, "time_limit": job.time_limit, "peers": peers}
             done = len(records)
-            for record in measure(one, job.methods, rtol=rtol, memory=memory, **facts):
+            for record in measure(one, job.methods, rtol=job.rtol or rtol, memory=memory, **facts):
                 records.append(finished(record, job.part, run, limits, one.system.A))
                 if job.part != "families":
                     grown.add_row(*live_row(record))
                 bar.update(task, advance=1, note=f"{job.family} {job.size}: {record.method}")
             append(output, records[done:])  # what is measured is kept, whatever happens later
     show(records)
+    if begun < len(todo):
+        console.print(f"{len(todo) - begun} of {len(todo)} systems were not begun: --resume goes on with them")
     console.print(f"copy {limits.copy_gbs:.1f} GB/s, launch {limits.launch_us:.1f} us; records: {output}")
     return records
+
+
+def is_recorded(job: Job, rtol: float, lines: Sequence[dict[str, Any]]) -> bool:
+    """Tell whether every method of a job has its line in a run.
+
+    Examples
+    --------
+    >>> is_recorded(Job("sizes", "mazes", 8, ("krylearn",), 1), 1e-6, [])
+    False
+    """
+    tolerance = job.rtol or rtol
+    found = {
+        x["method"] for x in lines
+        if (x["more"].get("part"), x["problem"], x["tolerance"]) == (job.part, job.family, tolerance)
+        and x.get("shape", [0])[0] == job.size
+    }  # fmt: skip
+    return set(job.methods) <= found
 
 
 def show(records: Sequence[Record]) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from krylearn.solvers.files import write_bytes
 
 from ..measure.console import seconds
-from ..show import figures
+from ..show import figures, profiles
 from ..show.markdown import markdown
 from . import contest
 
 Lines = Sequence[dict[str, Any]]
+FACTOR_NAMES = ("fastest", "within 2", "within 10")  # of the fastest: profiles.FACTORS
 SHOWN = 3  # systems side by side in a picture
 
 
@@ -77,6 +81,76 @@ def break_even(lines: Lines) -> list[dict[str, Any]]:
     return tables
 
 
+def profile_table(lines: Lines) -> str:
+    """Write what every rival takes over all systems: shares within factors of the best, and mean ratios to ours."""
+    found = [x for each in contests(lines).values() for x in each]
+    ratios = profiles.best_ratios(found)
+    header = ("method", *FACTOR_NAMES, "solved", "both / ours", "solve / ours")
+    rows = []
+    for method, factors in ratios.items():
+        shares = [f"{sum(r <= f * (1 + 1e-9) for r in factors)} of {len(factors)}" for f in (*profiles.FACTORS, 1e300)]
+        means = [_mean_with_interval(profiles.ratios_to(found, "krylearn", method, setup=s)) for s in (True, False)]
+        rows.append((method, *shares, *(("1", "1") if method == "krylearn" else means)))
+    return markdown(header, rows)
+
+
+def _mean_with_interval(ratios: Sequence[float]) -> str:
+    if not ratios:
+        return "-"
+    mean, low, high = profiles.mean_ratio(ratios)
+    return f"{mean:.1f} ({low:.1f}-{high:.1f})"
+
+
+def equal_width_table(lines: Lines) -> str:
+    """Write ours on one thread against the fastest rival, which runs on one thread or rank."""
+    rows = []
+    for problem, found in contests(lines).items():
+        own = next((x for x in found if x["method"] == "krylearn 1 thread"), None)
+        rivals = [x for x in found if not x["method"].startswith("krylearn") and contest.total(x) is not None]
+        # SciPy's transforms take all threads
+        rivals = [x for x in rivals if x["method"] != "transforms"]
+        if own is None or contest.total(own) is None or not rivals:
+            continue
+        both = min(rivals, key=lambda x: contest.total(x) or math.inf)
+        alone = min(rivals, key=lambda x: x["solve_s"])
+        ours, theirs = contest.total(own) or math.inf, contest.total(both) or math.inf
+        rows.append((
+            problem, seconds(own["setup_s"]), seconds(own["solve_s"]), both["method"], f"{theirs / ours:.1f}",
+            alone["method"], f"{alone['solve_s'] / own['solve_s']:.1f}",
+        ))  # fmt: skip
+    header = ("system", "set-up", "solve", "least both", "both / ours", "fastest solve", "solve / ours")
+    return markdown(header, rows) if rows else "*No recorded run with one thread yet.*"
+
+
+def training_table(lines: Lines) -> str:
+    """Write what training the network costs, and after how many systems that pays against the best untrained rule."""
+    hours = trained_hours()
+    rows = []
+    for problem, found in contests(lines).items():
+        totals = {x["method"]: contest.total(x) for x in found}
+        learned = totals.get("krylearn")
+        untrained = [t for m in ("krylearn resistor", "krylearn geometric") if (t := totals.get(m)) is not None]
+        if learned is None or not untrained:
+            continue
+        gain = min(untrained) - learned
+        pays = f"{math.ceil(3600 * hours / gain):,} systems" if gain > 0 else "never"
+        rows.append((problem, seconds(learned), seconds(min(untrained)), seconds(abs(gain)), pays))
+    header = ("system", "krylearn, both", "best untrained rule", "difference", "training pays after")
+    return f"Training took {hours:.2f} hours of one thread, once for all systems.\n\n{markdown(header, rows)}"
+
+
+def trained_hours(name: str = "3d-network-v1") -> float:
+    """Read from the card of shipped weights how long training took.
+
+    Examples
+    --------
+    >>> 0 < trained_hours() < 24
+    True
+    """
+    card = resources.files("krylearn.solvers.multigrid") / "weights" / f"{name}.json"
+    return float(json.loads(card.read_text(encoding="utf-8"))["hours"])
+
+
 def pictures(lines: Lines) -> str:
     """Show in a page of docs/studies/ what `draw` leaves in docs/images.
 
@@ -85,23 +159,32 @@ def pictures(lines: Lines) -> str:
     >>> pictures([])
     ''
     """
-    shown = ((name, text) for name, text, _, found in _drawings(lines) if figures.timed_lines(found))
+    shown = ((name, text) for name, text, _, found in _drawings(lines) if _has_data(name, found))
     return "\n\n".join(f"![{text}](../images/{name}.png)" for name, text in shown)
 
 
 def draw(lines: Lines, images: Path) -> None:
-    """Draw time to tolerance, growth with size, and the heat map of iterations into a folder."""
+    """Draw time to tolerance, profiles, growth with size and digits, memory, and iterations into a folder."""
     for name, _, drawing, found in _drawings(lines):
-        if figures.timed_lines(found):
+        if _has_data(name, found):
             write_bytes(images / f"{name}.png", drawing(found))
+
+
+def _has_data(name: str, lines: Lines) -> bool:
+    timed = figures.timed_lines(lines)
+    return any(x.get("peak_bytes") for x in timed) if name == "solvers-memory" else bool(timed)
 
 
 def _drawings(lines: Lines) -> list[tuple[str, str, Callable[[Lines], bytes], Lines]]:
     """Name, what it shows, how it is drawn, and of what."""
     shown = [x for found in list(contests(lines).values())[:SHOWN] for x in found]
-    sizes, families = ([x for x in lines if x["more"].get("part") == part] for part in ("sizes", "families"))
+    parts = ("sizes", "families", "accuracy", "tolerance")
+    sizes, families, digits, everything = ([x for x in lines if x["more"].get("part") == part] for part in parts)
     return [
+        ("solvers-profiles", "Share of systems within a factor of the fastest", profiles.draw_profiles, everything),
         ("solvers-time", "Set-up and solve of every method on three systems", figures.time_to_tolerance, shown),
+        ("solvers-accuracy", "Seconds against the tolerance of the true residual", profiles.draw_accuracy, digits),
+        ("solvers-memory", "Bytes per unknown of every method on three systems", figures.memory, shown),
         ("solvers-sizes", "Nanoseconds per unknown against size, with the roofline", figures.nanoseconds, sizes),
         ("solvers-families", "Iterations of every method on every family", figures.heat_map, families),
     ]

@@ -13,7 +13,9 @@ from .rule_choice import RULES, Change, Facts, Rule
 from .schedules import stretch
 
 MEASURED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # in the study behind "auto"
-DECOUPLED = (torch.optim.AdamW, torch.optim.Muon, torch.optim.Adafactor)  # weight decay apart from the gradient
+# weight decay apart from the gradient; Adafactor came with torch 2.5, Muon with 2.9
+MUON: Any = getattr(torch.optim, "Muon", ())
+DECOUPLED = tuple(getattr(torch.optim, name) for name in ("AdamW", "Muon", "Adafactor") if hasattr(torch.optim, name))
 
 
 class ScalingWarning(UserWarning):
@@ -40,7 +42,7 @@ def facts_of(
     base = getattr(optimizer, "base", optimizer)  # of a wrapper
     decoupled = isinstance(base, DECOUPLED) or bool(group.get("decoupled_weight_decay", False))
     law = sharpness if sharpness is None or isinstance(sharpness, SharpnessLaw) else fit_sharpness(sharpness)
-    adaptive = ("eps" in group or "betas" in group) and not isinstance(base, torch.optim.Muon)
+    adaptive = ("eps" in group or "betas" in group) and not isinstance(base, MUON)
     measured = type(base) in MEASURED
     return Facts(old_batch, new_batch, noise_scale, law, adaptive, decoupled, betas, _eps_rules(optimizer), measured)  # type: ignore[arg-type]
 

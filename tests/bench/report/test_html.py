@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from krylearn.bench.cli import main
 from krylearn.bench.measure.record import read
-from krylearn.bench.report.html import write_page
+from krylearn.bench.report.html import merged_runs, write_page
 from krylearn.bench.show.comparison import changes
 from krylearn.bench.solvers import compare as compare_solvers
 from krylearn.bench.solvers.compare import BOX, FEW, OWN, Job
@@ -143,3 +143,24 @@ def test_break_even(setup, solve, verdict):
     ours = base | {"method": "krylearn", "setup_s": 1.0, "solve_s": 2.0}
     other = base | {"method": "rival", "setup_s": setup, "solve_s": solve}
     assert break_even([ours, other])[0]["rows"][0][-1] == verdict
+
+
+def test_records_of_several_machines_make_one_page(measured, tmp_path):
+    lines = read(measured / "r.jsonl")
+    for name, cpu in (("a", "Processor A"), ("b", "Processor B")):
+        text = "\n".join(json.dumps(x | {"machine": x["machine"] | {"cpu": cpu}}) for x in lines)
+        (tmp_path / f"{name}.jsonl").write_text(text + "\n")
+    page = tmp_path / "page.html"
+    assert main(["report", "--records", str(tmp_path), "--html", str(page)]) == 0
+    text = page.read_text()
+    for cpu in ("Processor A", "Processor B"):
+        assert text.count(f"<caption>lognormal ({cpu}") >= 1, cpu
+    assert '<section id="profiles">' in text
+    merged = merged_runs(tmp_path)
+    assert len(merged) == 2 * len(lines)
+    assert len({x["problem"] for x in merged}) == 2 * len({x["problem"] for x in lines})
+
+
+def test_a_folder_without_records_says_what_it_expected(tmp_path, capsys):
+    assert main(["report", "--records", str(tmp_path), "--html", str(tmp_path / "page.html")]) == 2
+    assert "one file per machine" in capsys.readouterr().err

@@ -39,7 +39,7 @@ def test_every_contest_has_a_table_and_every_absence_its_reason(lines):
 def test_pictures_are_drawn_for_exactly_what_the_page_shows(lines, tmp_path):
     PICTURES["solvers"](lines, tmp_path)
     drawn = {file.name for file in tmp_path.iterdir()}
-    assert drawn == {"solvers-time.png", "solvers-sizes.png", "solvers-families.png"}
+    assert drawn == {"solvers-profiles.png", "solvers-time.png", "solvers-sizes.png", "solvers-families.png"}
     assert all(file.read_bytes().startswith(PNG) for file in tmp_path.iterdir())
     assert all(f"images/{name})" in solvers_report.pictures(lines) for name in drawn)
 
