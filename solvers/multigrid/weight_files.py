@@ -67,14 +67,62 @@ def save_weights(network: CoefficientNetwork, path: str | Path, card: dict[str, 
 def write_tensors(
     state: dict[str, torch.Tensor], facts: dict[str, str], path: str | Path, card: dict[str, Any]
 ) -> Path:
-    """Write tensors with facts (architecture and what it takes to build it) and a card, of any architecture."""
+    """Write tensors with facts (architecture and what it takes to build it) and a card, of any architecture.
+
+    The card is written first, so weights never stand without theirs; while older weights are being replaced it holds
+    their card too, so `card_beside` has the right one after a kill at any moment.
+    """
     path = name_of(path)
     tensors = {k: v.detach().float().cpu().contiguous() for k, v in state.items()}
     metadata = {**facts, "sha256": checksum(tensors)}
-    text = json.dumps({**card, **metadata, "dimension": card.get("dimension")}, indent=2) + "\n"  # before all writing
-    write_bytes(path, save(tensors, metadata))
-    write_text(path.with_suffix(".json"), text)
+    whole = {**card, **metadata, "dimension": card.get("dimension")}
+    text, data = json.dumps(whole, indent=2) + "\n", save(tensors, metadata)  # before all writing
+    try:
+        older = card_beside(path)
+    except (OSError, ValueError):
+        older = None  # no weights there, or none whose card anybody knows
+    if older is not None:
+        write_text(path.with_suffix(".json"), json.dumps({**whole, "replaces": older}, indent=2) + "\n")
+    else:
+        write_text(path.with_suffix(".json"), text)
+    write_bytes(path, data)
+    if older is not None:
+        write_text(path.with_suffix(".json"), text)
     return path
+
+
+def card_beside(path: str | Path) -> dict[str, Any]:
+    """Read the card of a file of weights, and make sure that it is theirs.
+
+    Parameters
+    ----------
+    path : of the weights, as `save_weights` returned it
+
+    Raises
+    ------
+    OSError
+        if there are no weights or no card
+    ValueError
+        if the card is of other weights
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = save_weights(CoefficientNetwork(4), Path(tempfile.mkdtemp()) / "net", {"steps": 7})
+    >>> card_beside(path)["steps"]
+    7
+    """
+    path = name_of(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            checked = (file.metadata() or {}).get("sha256", "")
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is truncated or no safetensors file ({error}); {REMEDY}") from None
+    for found in (card, card.get("replaces")):
+        if isinstance(found, dict) and checked and found.get("sha256") == checked:
+            return {name: value for name, value in found.items() if name != "replaces"}
+    raise ValueError(f"{path.with_suffix('.json').name} is the card of other weights than {path.name}: copy both again")
 
 
 def name_of(path: str | Path) -> Path:

@@ -1,12 +1,14 @@
 """Exit codes are true and results are kept, whatever happens to the disk, the output, the locale or the home folder."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import scipy.sparse as sp
 from krylearn.bench.cli import main
 from krylearn.bench.measure.console import console, table
@@ -39,6 +41,31 @@ def run(arguments, *, shell="", **environment):
     command = " ".join(["exec", sys.executable, "-m", "krylearn.bench.cli", *arguments, shell])
     changes = {name: value for name, value in (os.environ | environment).items() if value is not None}
     return subprocess.run(["/bin/bash", "-c", command], env=changes, capture_output=True, timeout=300)
+
+
+# --- what was solved -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".mtx"])
+@pytest.mark.parametrize("diagonal", [1.0, 7.0])
+def test_rows_with_a_diagonal_alone_are_solved_and_the_residual_is_that_of_the_file(tmp_path, capsys, suffix, diagonal):
+    """A diffusion step around an insulating block: its rows hold a value, x = b / d."""
+    kappa = np.ones((8, 8))
+    kappa[3:5, 3:5] = 0
+    matrix = sp.lil_array(0.1 * Poisson.from_coefficients(kappa, boundary="neumann").matrix())
+    matrix.setdiag(matrix.diagonal() + np.where(kappa.ravel() > 0, 1.0, diagonal))
+    file, x = tmp_path / f"S{suffix}", tmp_path / "x.npy"
+    S = sp.csr_array(matrix)
+    (sp.save_npz if suffix == ".npz" else scipy.io.mmwrite)(file, S)
+    np.save(tmp_path / "b.npy", np.full(64, 20.0))
+    assert main(["solve", str(file), str(tmp_path / "b.npy"), "--shape", "8", "8", "-o", str(x)]) == 0
+    assert np.linalg.norm(20.0 - S @ np.load(x)) <= 1e-6 * 160
+    np.testing.assert_allclose(np.load(x)[kappa.ravel() == 0], 20.0 / diagonal, rtol=1e-12)
+    said = capsys.readouterr().out
+    assert "CONVERGED" in said
+    told = re.search(r"true relative residual\D*([0-9.e+-]+)", said)
+    assert told, said
+    assert float(told[1]) <= 1e-6
 
 
 # --- the disk ---------------------------------------------------------------------------------------------------------

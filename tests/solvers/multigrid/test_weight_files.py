@@ -1,5 +1,6 @@
 """Weights on disk: what was saved comes back, anything else is refused with a remedy, and nothing is ever unpickled."""
 
+import contextlib
 import json
 import pickle
 import stat
@@ -222,3 +223,49 @@ def test_nothing_else_is_shipped():
 def test_shipped_weights_are_read_once():
     name = storage.DEFAULT[3]
     assert storage.shipped(name) is storage.shipped(name)
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2, 3])
+@pytest.mark.parametrize("older", [False, True])
+def test_a_kill_between_weights_and_card_leaves_no_wrong_card(tmp_path, monkeypatch, writes, older):
+    """After any number of the writes there are the older weights with their card, or the new ones with theirs."""
+    first, second = CoefficientNetwork(4), CoefficientNetwork(8)
+    if older:
+        storage.save_weights(first, tmp_path / "net", {"steps": 1})
+    left = [writes]
+
+    def counted(write):
+        def once(*arguments):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            write(*arguments)
+
+        return once
+
+    with monkeypatch.context() as patched:
+        for name in ("write_bytes", "write_text"):
+            patched.setattr(storage, name, counted(getattr(storage, name)))
+        with contextlib.suppress(KeyboardInterrupt):
+            storage.save_weights(second, tmp_path / "net", {"steps": 2})
+    file = tmp_path / "net.safetensors"
+    if file.exists():
+        steps = storage.card_beside(file)["steps"]
+        assert steps == (1 if older and writes < 2 else 2)
+        assert storage.load_weights(file).hidden == {1: 4, 2: 8}[steps]
+    else:
+        assert not older
+        assert writes < 2
+    storage.save_weights(second, tmp_path / "net", {"steps": 2})
+    assert storage.card_beside(file)["steps"] == 2
+    assert "replaces" not in json.loads((tmp_path / "net.json").read_text())
+
+
+def test_a_card_of_other_weights_is_told_apart(tmp_path):
+    for name, hidden in (("a", 4), ("b", 8)):
+        storage.save_weights(CoefficientNetwork(hidden), tmp_path / name, {"steps": hidden})
+    (tmp_path / "a.json").write_bytes((tmp_path / "b.json").read_bytes())
+    with pytest.raises(ValueError, match=r"a\.json is the card of other weights than a\.safetensors"):
+        storage.card_beside(tmp_path / "a")
+    with pytest.raises(OSError, match="none"):
+        storage.card_beside(tmp_path / "none")
