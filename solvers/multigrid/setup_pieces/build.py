@@ -11,8 +11,7 @@ from ...kernels.cpu.cell_bytes import CellBytes
 from ...kernels.cpu.compile import SERIAL
 from ...kernels.cpu.cycle import STEPS
 from ...kernels.cpu.graph_levels import GraphCycle, GraphStage, GridStage
-from ..graph_hierarchy import SHRINKS, bottom_inverse
-from ..hierarchy import visits
+from ..graph_hierarchy import SHRINKS, bottom_inverse, graph_visits
 from ..pieces import Array, Graph
 from ..setup_choice import check_isolated
 from .graph_level import Level, coarsen_by_pieces, graph_stage
@@ -37,8 +36,7 @@ def pieces_cycle(
     allowed : the share of isolated unknowns that a level may have, else `IsolatedPiecesError` as soon as one has more
     """
     finest = finest_conductances(A, math.ldexp(1.0, -exponent) / mantissa)
-    transfer, level = first_level(finest, SHRINKS, kind)
-    total = np.bincount(transfer.part.ravel(), finest.diag.ravel(), level.n + 1)[: level.n]
+    transfer, level, total = first_level(finest, SHRINKS, kind)
     check_isolated(level.diag, total, allowed)
     unknowns, stages = np.count_nonzero(finest.diag), list[GraphStage]()
     top = GridStage(*grid_arrays(finest, codes, kind), transfer)
@@ -49,7 +47,7 @@ def pieces_cycle(
         inside = step.piece >= 0
         total = np.bincount(step.piece[inside], total[inside], step.new.size)[step.new >= 0]
         check_isolated(step.below.diag, total, allowed)
-        stages.append(graph_stage(level, step, visits(unknowns / level.n, varying=True), kind))
+        stages.append(graph_stage(level, step, graph_visits(unknowns / level.n), kind))
         level = step.below
     return GraphCycle(top, stages, bottom_inverse(graph_of_level(level)), serial)
 

@@ -93,9 +93,10 @@ def merge_grid_blocks(start, stop, w, diag, size, strides, factors, merge, forei
     """Write a representative of the cluster of every cell of rows start..stop of blocks, -1 without an unknown."""
     blocks_y, blocks_z = -(-size[1] // factors[1]), -(-size[2] // factors[2])
     between, sums, best = np.zeros((8, 8)), np.empty(8), np.empty(8)
-    cluster, partner, foreign = np.empty(8, np.int32), np.empty(8, np.int32), np.empty(8, np.bool_)
-    cell, place = np.empty(8, np.int64), np.empty((8, 3), np.int64)
-    position, corner, inner = np.empty(8, np.int64), np.empty(3, np.int64), np.array([4, 2, 1])
+    cluster, alive = np.empty(8, np.uint32), np.empty(8, np.uint32)
+    partner, foreign = np.empty(8, np.int32), np.empty(8, np.bool_)
+    cell, place = np.empty(8, np.uint32), np.empty((8, 3), np.int64)
+    position, corner, inner = np.empty(8, np.uint32), np.empty(3, np.int64), np.array([4, 2, 1])
     for row in range(start, stop):
         corner[0], corner[1] = factors[0] * (row // blocks_y), factors[1] * (row % blocks_y)
         for b in range(blocks_z):
@@ -120,7 +121,7 @@ def merge_grid_blocks(start, stop, w, diag, size, strides, factors, merge, forei
                     between[q, other] = 0.0
             least, most, inside, any_foreign = np.inf, 0.0, 0, False
             for q in range(k):
-                c, within, beyond = cell[q], 0.0, 0.0
+                c, within, beyond = np.int64(cell[q]), 0.0, 0.0
                 own = 4 * (place[q, 0] - corner[0]) + 2 * (place[q, 1] - corner[1]) + place[q, 2] - corner[2]
                 sums[q] = diag[c]
                 most = max(most, sums[q])
@@ -129,9 +130,9 @@ def merge_grid_blocks(start, stop, w, diag, size, strides, factors, merge, forei
                     low, high = (at - 1 if at > 0 else size[d] - 1), (at + 1 if at + 1 < size[d] else 0)
                     for up in range(2):
                         there = high if up else low
-                        v = w[d, c if up else c + (low - at) * strides[d]]
+                        v = w[d, np.uint64(c if up else c + (low - at) * strides[d])]
                         if v > 0 and corner[d] <= there < corner[d] + factors[d]:
-                            between[q, position[own + (there - at) * inner[d]]] += v
+                            between[q, position[np.uint64(own + (there - at) * inner[d])]] += v
                             within, least, inside = max(within, v), min(least, v), inside + 1
                         else:
                             beyond = max(beyond, v)
@@ -143,7 +144,7 @@ def merge_grid_blocks(start, stop, w, diag, size, strides, factors, merge, forei
                 for q in range(k):
                     root[cell[q]] = cell[0]
             else:
-                merge_greedily(k, between, sums, foreign, merge, cluster, best, partner)
+                merge_greedily(k, between, sums, foreign, merge, cluster, best, partner, alive)
                 for q in range(k):
                     root[cell[q]] = cell[cluster[q]]
 
@@ -527,8 +528,10 @@ def shorten_grid(tie: Array, x: Array, per: Array, spare: Array) -> tuple[Array,
 
 def coarsen_grid(
     finest: Finest, factors: tuple[int, int, int], piece: Array, count: int, kind: Any
-) -> tuple[GridTransfer, Level]:
-    """Return the interpolation and the next level for a partition, in the precision of a cycle: steps 4 to 6.
+) -> tuple[GridTransfer, Level, Array]:
+    """Return the interpolation, the next level for a partition, in the precision of a cycle, and what diagonals sum to.
+
+    Steps 4 to 6.
 
     piece : (cells,) int32, any partition, -1 without an unknown
     """
@@ -558,10 +561,10 @@ def coarsen_grid(
     part = np.empty(size, np.int32)
     over_strips(place_cells, part.size, piece, new, m, part.ravel())
     coarse = tuple(-(-n // f) for n, f in zip(size, factors, strict=True))
-    return GridTransfer(part, low, high, 1 / steps, m), Level(coarse, rest[0], *links, *rest[1:])
+    return GridTransfer(part, low, high, 1 / steps, m), Level(coarse, rest[0], *links, *rest[1:]), total[kept]
 
 
-def first_level(finest: Finest, shrinks: float, kind: Any) -> tuple[GridTransfer, Level]:
+def first_level(finest: Finest, shrinks: float, kind: Any) -> tuple[GridTransfer, Level, Array]:
     """Coarsen the finest level; merge harder where it would hardly shrink."""
     factors = balanced_factors(link_means(finest), finest.size)
     piece, count = partition_grid(finest, factors, MERGE)

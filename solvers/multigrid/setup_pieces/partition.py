@@ -92,12 +92,13 @@ def number_labels(labels, bins, numbers):
 
 
 @row_kernel
-def find_best(p, k, between, sums, foreign, best, partner):
+def find_best(p, m, alive, between, sums, foreign, best, partner):
     """Write how strongly cluster p is tied to the one that it would rather be part of, 0 if there is none."""
     best[p], partner[p] = 0.0, -1
     if foreign[p]:
         return
-    for o in range(k):
+    for at in range(m):
+        o = alive[at]
         # the lighter of two gives itself to the heavier; of equal ones, the later
         if between[p, o] > 0 and (sums[p] < sums[o] or (sums[p] == sums[o] and p > o)):
             strength = between[p, o] / sums[p]
@@ -106,36 +107,43 @@ def find_best(p, k, between, sums, foreign, best, partner):
 
 
 @row_kernel
-def merge_greedily(k, between, sums, foreign, merge, cluster, best, partner):
+def merge_greedily(k, between, sums, foreign, merge, cluster, best, partner, alive):
     """Merge clusters of k members, the strongest pair first; between and sums change. See `multigrid.pieces`.
 
     best, partner : room; what every cluster would do next, so that only rows that a merger changes are searched again
+    alive : room; what is a cluster still, in order
     """
     for q in range(k):
-        cluster[q] = q
-        find_best(q, k, between, sums, foreign, best, partner)
-    while True:
-        light, strongest = -1, 0.0
-        for p in range(k):
+        cluster[q], alive[q] = q, q
+    for q in range(k):
+        find_best(q, k, alive, between, sums, foreign, best, partner)
+    for m in range(k - 1, 0, -1):  # so many clusters are left after the next merger
+        gone, light, strongest = -1, np.uint32(0), 0.0
+        for at in range(m + 1):
+            p = alive[at]
             if best[p] > strongest:
-                strongest, light = best[p], p
-        if light < 0 or strongest < merge:
+                strongest, light, gone = best[p], p, at
+        if gone < 0 or strongest < merge:
             return
-        heavy = partner[light]
-        for o in range(k):
-            if o != heavy and o != light:
+        heavy = np.uint32(partner[light])
+        for at in range(gone, m):
+            alive[at] = alive[at + 1]
+        for at in range(m):
+            o = alive[at]
+            if o != heavy and between[light, o] > 0:
                 between[heavy, o] += between[light, o]
                 between[o, heavy] = between[heavy, o]
-            between[light, o] = 0.0
-            between[o, light] = 0.0
-            if cluster[o] == light:
-                cluster[o] = heavy
+        for q in range(k):
+            if cluster[q] == light:
+                cluster[q] = heavy
         sums[heavy] += sums[light]
-        best[light], foreign[light] = 0.0, True  # it is no cluster any more
-        for p in range(k):
-            if p == heavy or ((partner[p] == light or partner[p] == heavy) and not foreign[p]):
-                find_best(p, k, between, sums, foreign, best, partner)
-            elif between[p, heavy] > 0 and not foreign[p] and sums[p] <= sums[heavy]:
+        for at in range(m):
+            p = alive[at]
+            if foreign[p]:
+                continue
+            if p == heavy or partner[p] == light or partner[p] == heavy:
+                find_best(p, m, alive, between, sums, foreign, best, partner)
+            elif between[p, heavy] > 0 and sums[p] <= sums[heavy]:
                 strength = between[p, heavy] / sums[p]
                 if strength > best[p] or (strength == best[p] and heavy < partner[p]):
                     if sums[p] < sums[heavy] or p > heavy:
@@ -147,7 +155,8 @@ def merge_blocks(start, stop, blocks, block, links, diag, merge, foreign_factor,
     """Write a representative of the cluster of every member of the blocks start..stop: steps 1 and 2."""
     (first, member, position), (begin, index, w) = blocks, links
     between, sums, best = np.zeros((largest, largest)), np.empty(largest), np.empty(largest)
-    cluster, partner, foreign = np.empty(largest, np.int32), np.empty(largest, np.int32), np.empty(largest, np.bool_)
+    cluster, alive = np.empty(largest, np.uint32), np.empty(largest, np.uint32)
+    partner, foreign = np.empty(largest, np.int32), np.empty(largest, np.bool_)
     for b in range(start, stop):
         low, k = np.int64(first[b]), np.int64(first[b + 1]) - np.int64(first[b])
         if k == 1:
@@ -176,7 +185,7 @@ def merge_blocks(start, stop, blocks, block, links, diag, merge, foreign_factor,
             for q in range(k):
                 root[member[low + q]] = member[low]
             continue
-        merge_greedily(k, between, sums, foreign, merge, cluster, best, partner)
+        merge_greedily(k, between, sums, foreign, merge, cluster, best, partner, alive)
         for q in range(k):
             root[member[low + q]] = member[low + cluster[q]]
 

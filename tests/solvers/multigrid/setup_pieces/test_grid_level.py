@@ -30,7 +30,8 @@ def compare_coarse_levels(A, labels, dtype=np.float64, near=1e-12):
     factors = balanced_factors(grid_level.link_means(finest), finest.size)
     piece = np.full(finest.diag.size, -1, np.int32)
     piece[cells] = labels
-    transfer, level = grid_level.coarsen_grid(finest, factors, piece, int(labels.max()) + 1, dtype)
+    transfer, level, total = grid_level.coarsen_grid(finest, factors, piece, int(labels.max()) + 1, dtype)
+    assert total.size == level.n
     expected, below = pieces.coarsen(g, labels, g.cell // np.array(factors))
     compiled = graph_of_level(level)
     assert (compiled.n, compiled.w.size) == (below.n, below.w.size)
