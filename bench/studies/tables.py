@@ -118,11 +118,14 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     },
     "overhead": (overhead.overhead_table, "krylearn study overhead"),
     "two_scales": (two_scales.table_of_two, "krylearn study two-scales"),
-    "batch_scaling_fresh-auto": (
-        _batch_scaling_table("auto"),
-        "krylearn study batch-scaling --tasks textures pointers mixture --sizes 32 128 512 "
-        "--records bench/studies/records/batch_scaling_fresh.jsonl",
-    ),
+    **{
+        f"batch_scaling_fresh-{view}": (
+            _batch_scaling_table(view),
+            "krylearn study batch-scaling --tasks textures pointers mixture --sizes 32 128 512 "
+            "--records bench/studies/records/batch_scaling_fresh.jsonl",
+        )
+        for view in ("auto", "cost")
+    },
 }
 # experiment -> what draws its last run into docs/images
 PICTURES: dict[str, Callable[[Lines, Path], None]] = {

@@ -100,7 +100,7 @@ class BaseOptimizer:
     def adaptive(self) -> bool:
         """Say whether it divides by second moments, or one of its members does."""
         firsts = [each.param_groups[0] for each in list_members(self.optimizer)]
-        return any("betas" in group or "alpha" in group or "lr_decay" in group for group in firsts)
+        return any(divides(group) for group in firsts)
 
     @property
     def units(self) -> list[int]:
@@ -303,6 +303,17 @@ class BaseOptimizer:
             for name, value in entries.items():
                 if hyper or name in self.stepped_entries:
                     group[name] = _back(value, group["params"][0] if group["params"] else torch.zeros(()))
+
+
+def divides(group: dict[str, Any]) -> bool:
+    """Say whether a group's optimizer divides by second moments.
+
+    Examples
+    --------
+    >>> divides({"lr": 0.1, "betas": (0.9, 0.999)}), divides({"lr": 0.1, "momentum": 0.9})
+    (True, False)
+    """
+    return "betas" in group or "alpha" in group or "lr_decay" in group
 
 
 def find_momentum_entry(base: torch.optim.Optimizer) -> str | None:

@@ -34,7 +34,6 @@ class TunerConstants:
     trial_warm: int = 4  # steps before: second moments of the first step alone are of no use as a scale
     trial_factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)  # times the centre
     trial_batches: int = 4  # batches that a trial trains on
-    trial_beyond: float = 1.0  # times the highest lr tried: how far the parabola may be followed beyond it
     trial_parts: int = 2  # pieces of a batch, each of them a step of a trial
     trial_share: float = 1.0  # of the lr at the vertex
     trial_shown: float = 0.05  # of the loss before: what the best trial must have gained
@@ -56,8 +55,8 @@ class TunerConstants:
     lanczos_steps: int = 12  # products of the one spectrum that may resolve the condition number
     sharpness_cap: float = 4.0  # times the threshold: a sharpness above it halves the lr
     # ratios between units
-    ratio_factors: tuple[float, ...] = (1 / 3, 1.0, 3.0)  # times the ratio in force
-    ratio_batches: int = 4  # batches that a trial of a ratio trains on
+    ratio_shrink: float = 0.06  # step of a unit that divides by second moments, to that of its first update
+    ratio_share: float = 0.5  # of the lr at the vertex of the trials, where momenta are not learned with it
     # later raises
     raise_rounds: tuple[float, ...] = (0.02, 0.05, 0.10, 0.20, 0.35)  # shares of the steps, where the horizon is known
     raise_budget: float = 0.9  # of the budget, for races; the rest is left for looks and products

@@ -112,10 +112,10 @@ class CurvatureTuner(Wrapper):
         constants: TunerConstants | None = None,
         rng: int = 0,
     ) -> None:
-        base = base if isinstance(base, Optimizer) or not isinstance(base, list | tuple) else JoinedOptimizer(base)
-        for each in list_members(base):
+        wrapped: Any = JoinedOptimizer(base) if isinstance(base, list | tuple) else base
+        for each in list_members(wrapped):
             check_base(each)
-        check_base(base)
+        check_base(wrapped)
         if learn_ratios and policy != "edge":
             raise ValueError(f"got learn_ratios=True and policy={policy!r}; expected the policy 'edge' for it")
         if momentum not in ("learn", "keep") or not budget >= 0 or every < 1:
@@ -131,7 +131,7 @@ class CurvatureTuner(Wrapper):
             raise TypeError(f"got validation={validation!r}; expected a function () -> loss on held-out batches")
         if not callable(policy) and policy not in ("edge", "granziol"):
             raise ValueError(f"got policy={policy!r}; expected 'edge', 'granziol' or a function of Ritz values")
-        self.base, self.policy, self.every, self.group, self.closure = base, policy, every, group, closure
+        self.base, self.policy, self.every, self.group, self.closure = wrapped, policy, every, group, closure
         self._options: dict[str, Any] = {
             "momentum": momentum, "budget": budget, "rng": rng, "total_steps": total_steps, "schedule": schedule,
             "validation": validation, "learn_ratios": learn_ratios, "constants": constants or TunerConstants(),

@@ -17,7 +17,7 @@ import math
 
 from .hold import Hold
 from .loss import VALUE, LossSource
-from .ratios import begin_ratio_race, decide_ratio, list_raises, may_begin
+from .ratios import list_raises
 from .session import Session
 from .state import RaceState
 from .trials import advance_trials, judge_trials
@@ -29,7 +29,7 @@ class HoldAndRaise(Hold):
     def is_due(self, session: Session) -> bool:
         """Say whether a race is on, a round begins, or anything of `Hold` is due."""
         state = session.state
-        if state.race.lrs or state.steps >= state.raises.next_step or may_begin(session):
+        if state.race.lrs or state.steps >= state.raises.next_step:
             return True
         return (session.validation is not None and state.steps >= state.raises.held_out_next) or super().is_due(session)
 
@@ -42,10 +42,6 @@ class HoldAndRaise(Hold):
         if session.validation is not None and state.steps >= state.raises.held_out_next:
             self._compare_held_out(session, source)
         if state.race.lrs:
-            self._race(session, source)
-        elif may_begin(session):
-            session.find_modules(source)
-            begin_ratio_race(session)
             self._race(session, source)
         elif state.steps >= state.raises.next_step:
             self._begin(session, source)
@@ -96,10 +92,7 @@ class HoldAndRaise(Hold):
             race.judged = losses
             return
         start, *ends = (a + b for a, b in zip(race.judged, losses, strict=True))
-        if race.unit >= 0:
-            self._take_ratio(session, start, ends)
-        else:
-            self._take_raise(session, start, ends)
+        self._take_raise(session, start, ends)
         state.race = RaceState()
 
     def _take_raise(self, session: Session, start: float, ends: list[float]) -> None:
@@ -115,13 +108,6 @@ class HoldAndRaise(Hold):
             session.set_ratios(race.ratios[best])
         state.drift.blocks_left = 0
         session.note("raised by trial", higher / 2)
-
-    def _take_ratio(self, session: Session, start: float, ends: list[float]) -> None:
-        """Take the ratio of a unit that its trials speak for."""
-        state, unit = session.state, session.state.race.unit
-        factor = decide_ratio(session.constants.ratio_factors, ends, start, session.constants.raise_gain)
-        session.set_ratios([ratio * (factor if k == unit else 1.0) for k, ratio in enumerate(state.ratios)])
-        session.note(f"ratio {unit}", min(ends) / 2)
 
     def _compare_held_out(self, session: Session, source: LossSource) -> None:
         """Go back to the minimum of the held-out loss where it has risen twice while the training loss fell."""

@@ -1,63 +1,53 @@
 """Several learned scales: one per unit, that is per member of joined optimizers, or per group of one.
 
-The start gives each unit the critical lr of its own part of the first update, the others standing still, so the ratios
-between the lrs that the user gave do not matter any more than the first one does. Once the common scale is found, the
-units are taken in turn: a third, once and three times its ratio run beside the training, and the vertex of the parabola
-through their losses is taken. Later only upwards: with up to three units the raises try each of them alone too.
+The start lets all units move their parameters by the same root mean square a step, if the size of their updates does
+not hang on the gradient's (Adam, Muon); else each gets the critical lr of its own part of the first update, the others
+standing still. So the ratios between the lrs that the user gave matter no more than the first one does. The trials then
+find the common scale. Later only upwards: with up to three units the raises try each of them alone too. (Trials of the
+ratios themselves, right after the start, were left out: a dozen steps always ask for a higher lr of Muon's.)
 """
 
 from __future__ import annotations
 
 import math
 
-from .loss import VALUE
+from torch import Tensor
+
+from .base_optimizer import divides
+from .loss import norm
 from .session import Session
-from .state import RaceState
-from .trials import find_vertex, find_winner
 
 MOST_UNITS = 16
 ALONE = 3  # units up to which raises try each alone
 
 
-def may_begin(session: Session) -> bool:
-    """Say whether the ratio of a unit is still to be tried, and the budget allows it by the end of the run."""
-    state, constants = session.state, session.constants
-    if state.raises.units_left <= 0:
-        return False
-    lines = len(constants.ratio_factors)
-    cost = lines * constants.ratio_batches + 2 * VALUE * (lines + 1)
-    return state.spent + cost <= session.budget * (session.total_steps or state.steps)
-
-
-def begin_ratio_race(session: Session) -> None:
-    """Begin to try the next unit's ratio."""
-    state, constants = session.state, session.constants
-    unit = len(state.ratios) - state.raises.units_left
-    state.raises.units_left -= 1
-    origin, lr = session.take_snapshot(host=False), state.scale * state.nominal
-    ratios = [
-        [ratio * (factor if k == unit else 1.0) for k, ratio in enumerate(state.ratios)]
-        for factor in constants.ratio_factors
-    ]
-    count = len(ratios)
-    state.race = RaceState(lrs=[lr] * count, ratios=ratios, unit=unit, length=constants.ratio_batches, centre=lr,
-                           lines=[origin] * count, origin=origin)  # fmt: skip
-
-
-def decide_ratio(factors: tuple[float, ...], losses: list[float], start: float, gain: float = 0.001) -> float:
-    """Return the factor of a unit's ratio: the vertex of the parabola, or 1 where no trial beats the present ratio.
+def is_normalized(update: list[Tensor], doubled: list[Tensor]) -> bool:
+    """Say whether twice the gradient gives the same update, as Adam's signs and Muon's orthogonal matrices are.
 
     Examples
     --------
-    >>> factors = (1 / 3, 1.0, 3.0)
-    >>> round(decide_ratio(factors, [2.0, 1.5, 1.6], 2.5), 2), decide_ratio(factors, [3.0, 3.0, 3.0], 2.5)
-    (1.44, 1)
+    >>> import torch
+    >>> is_normalized([torch.ones(2)], [torch.ones(2)]), is_normalized([torch.ones(2)], [2 * torch.ones(2)])
+    (True, False)
     """
-    tried = list(zip(factors, losses, strict=True))
-    finite = [loss for loss in losses if math.isfinite(loss)]
-    if not finite or min(finite) >= start - gain * abs(start):
-        return 1
-    return find_vertex(tried, start) if math.isfinite(dict(tried)[find_winner(tried)]) else 1
+    return norm([b - a for a, b in zip(update, doubled, strict=True)]) <= 0.05 * norm(update)
+
+
+def match_sizes(session: Session, update: list[Tensor], units: list[int]) -> list[float]:
+    """Return the ratios with which all units move their parameters by the same root mean square a step.
+
+    For updates that are normalised, whose sizes the gradient does not set. Those that divide by second moments shrink
+    after the first step, to a fifth or so, as signs that disagree average out.
+    """
+    base, count = session.base, max(session.base.units) + 1
+    squares, numbers = [0.0] * count, [0] * count
+    for unit, u in zip(units, update, strict=True):
+        squares[unit] += norm([u]) ** 2
+        numbers[unit] += u.numel()
+    sizes = [math.sqrt(s / n) if n else 0.0 for s, n in zip(squares, numbers, strict=True)]
+    groups = dict(zip(reversed(base.units), reversed(base.optimizer.param_groups), strict=True))  # each unit's first
+    usual = [size * (session.constants.ratio_shrink if divides(groups[k]) else 1.0) for k, size in enumerate(sizes)]
+    return [usual[0] / size if size > 0 and usual[0] > 0 else 1.0 for size in usual]
 
 
 def list_raises(session: Session) -> list[list[float]]:

@@ -224,7 +224,6 @@ class Session:
         state.drift = DriftState(blocks_left=len(constants.drift_targets))
         state.ramp, state.race = RampState(), RaceState()
         state.raises = RaiseState(next_step=constants.raise_first, held_out_next=state.steps)
-        state.raises.units_left = len(state.ratios) if self.learn_ratios else 0
         state.curvature.next_measurement = state.steps + constants.refresh_first
         state.believed = self.find_schedule()
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..curvature.preconditioner import propose_update
 from ..sharpness_meters.edges import bracket_rise
 from .loss import VALUE, LossSource, norm, shifted
+from .ratios import is_normalized, match_sizes
 from .session import Session
 from .state import RaceState, RampState
 
@@ -53,12 +54,18 @@ class Idle:
         gradient = source.gradient_or_none(base.parameters())
         steps = propose_update(base.optimizer, gradient, unit=True)
         parts = zip(base.unit_of_parameters(), steps, base.parameters(), strict=True)
-        units, update = zip(*((unit, u) for unit, u, p in parts if p.requires_grad), strict=True)
+        mine = [(unit, u) for unit, u, p in parts if p.requires_grad]
+        units, update = [unit for unit, _ in mine], [u for _, u in mine]
         ratios: list[float] = []
         if session.learn_ratios and len(set(base.units)) > 1:
-            ratios = find_first_ratios(session, source, owned, list(update), list(units), loss)
+            doubled = propose_update(base.optimizer, [None if g is None else 2 * g for g in gradient], unit=True)
+            doubled = [u for u, p in zip(doubled, base.parameters(), strict=True) if p.requires_grad]
+            if is_normalized(update, doubled):
+                ratios = match_sizes(session, update, units)
+            else:
+                ratios = find_first_ratios(session, source, owned, update, units, loss)
             update = [u * ratios[unit] for u, unit in zip(update, units, strict=True)]
-        critical = critical_lr(source, owned, list(update), loss, constants.search_limit)
+        critical = critical_lr(source, owned, update, loss, constants.search_limit)
         if not 0 < critical < math.inf:
             return session.warn("no lr along the first update lowers the loss; the base optimizer goes on as it is")
         if base.learns_momentum:

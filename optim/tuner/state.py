@@ -48,7 +48,7 @@ class RaceState:
 
     lrs : of the trials;  done, length : batches they have trained on, and will;  centre : what the lrs are centred on
     failures : attempts that raised an exception;  judged : losses on the first of two batches, origin first
-    ratios : of each trial, where they differ from those in force;  unit : whose ratio is tried (-1: none's)
+    ratios : of each trial, where they differ from those in force
     lines : the weights of each trial;  origin : where they began
     """
 
@@ -59,7 +59,6 @@ class RaceState:
     failures: int = 0
     judged: list[float] = field(default_factory=list)
     ratios: list[list[float]] = field(default_factory=list)
-    unit: int = -1
     lines: list[Snapshot] = field(default_factory=list, metadata=TENSORS)
     origin: Snapshot | None = field(default=None, metadata=TENSORS)
 
@@ -114,13 +113,9 @@ class CurvatureState:
 
 @dataclass
 class RaiseState:
-    """Later raises: round, step of the next one; held-out losses: lowest one, rises in a row, the step of the next.
-
-    units_left : units whose ratio is still to be tried after the start
-    """
+    """Later raises: round, step of the next one; held-out losses: lowest one, rises in a row, the step of the next."""
 
     round: int = 0
-    units_left: int = 0
     next_step: int = 0
     held_out_best: float = math.inf
     held_out_mean: float = math.nan

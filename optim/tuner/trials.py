@@ -68,30 +68,23 @@ def choose_without_gain(tried: Tried, start: float, centre: float, share: float 
     return max(harmless) if harmless else min(below)[0]
 
 
-def find_vertex(tried: Tried, start: float, beyond: float = 1.0) -> float:
+def find_vertex(tried: Tried, start: float) -> float:
     """Return the lr at the vertex of the parabola, in log lr, through the winner and its neighbours.
 
-    A loss above that of the start counts as the start's: how far a trial was thrown says nothing. Where the highest lr
-    wins, the parabola through the last three is followed beyond it, up to a factor.
+    A loss above that of the start counts as the start's: how far a trial was thrown says nothing.
 
     Examples
     --------
     >>> round(find_vertex([(0.1, 2.0), (0.2, 1.5), (0.4, 1.9)], 2.5), 4)
     0.2079
-    >>> round(find_vertex([(0.1, 2.0), (0.2, 1.5), (0.4, 1.2)], 2.5, beyond=4.0), 4)
-    0.8
     """
     ordered = sorted((lr, min(_finite(loss), start)) for lr, loss in tried)
     best = min(range(len(ordered)), key=lambda k: ordered[k][1])
-    highest = ordered[-1][0]
-    if best == 0 or len(ordered) < 3 or (best == len(ordered) - 1 and beyond == 1.0):
+    if not 0 < best < len(ordered) - 1:
         return ordered[best][0]
-    middle = min(best, len(ordered) - 2)
-    (a, fa), (b, fb), (c, fc) = ((math.log(lr), loss) for lr, loss in ordered[middle - 1 : middle + 2])
+    (a, fa), (b, fb), (c, fc) = ((math.log(lr), loss) for lr, loss in ordered[best - 1 : best + 2])
     left, right = (fb - fa) / (b - a), (fc - fb) / (c - b)
     bend = (right - left) / (c - a)
-    if best > middle:
-        return min(max(math.exp((a + b) / 2 - left / (2 * bend)), highest) if bend > 0 else math.inf, beyond * highest)
     return math.exp((a + b) / 2 - left / (2 * bend)) if bend > 0 else math.exp(b)
 
 
@@ -225,7 +218,8 @@ class Trials:
         start, tried = judge_trials(session, source)
         shown = shows_gain(tried, start, constants.trial_shown)
         if shown:
-            lr = constants.trial_share * find_vertex(tried, start, constants.trial_beyond)
+            share = constants.ratio_share if state.ratios else constants.trial_share
+            lr = share * find_vertex(tried, start)
             best = race.lines[race.lrs.index(find_winner(tried))]
             state.spent += race.length  # the steps made meanwhile are given up
             session.base.restore(best, [])  # running statistics stay those of the training

@@ -134,7 +134,7 @@ class JoinedOptimizer(Wrapper):
         self._restore_hooks()
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override, misc]
         """Groups of all members."""
         return [group for each in self.optimizers for group in each.param_groups]
 
@@ -144,12 +144,12 @@ class JoinedOptimizer(Wrapper):
         return [k for k, each in enumerate(self.optimizers) for _ in each.param_groups]
 
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:  # type: ignore[override, misc]
         """State of all members."""
         return _JoinedState(self.optimizers)
 
     @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override, misc]
         """Defaults of the first member."""
         return self.optimizers[0].defaults
 

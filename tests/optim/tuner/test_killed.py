@@ -30,7 +30,7 @@ MAKERS = {
 PLACES = [  # who, step, phase, and what is going on there
     ("sgd", 1, "ramp", None), ("sgd", 7, "ramp", None), ("sgd", 45, "hold", "drift"), ("sgd", 102, "hold", "race"),
     ("adamw", 3, "trials", None), ("adamw", 7, "trials", "race"), ("adamw", 45, "hold", "drift"),
-    ("adamw", 102, "hold", "race"), ("ratios", 12, "hold", "race"), ("granziol", 30, "spectral", None),
+    ("adamw", 102, "hold", "race"), ("ratios", 7, "trials", "race"), ("granziol", 30, "spectral", None),
 ]  # fmt: skip
 
 

@@ -55,13 +55,11 @@ def test_neither_lr_of_the_user_matters(make):
 
 @quiet
 @pytest.mark.parametrize("make", MAKERS)
-def test_it_trains_and_every_unit_is_tried(make):
+def test_it_trains_with_a_scale_for_every_unit(make):
     task = Task()
     start = task.final()
     tuner = tuned(make, task, 1.0, 100.0)
     train(task, tuner, 0, 400)
-    events = {row["event"] for row in tuner.history}
-    assert {"ratio 0", "ratio 1"} <= events
     assert len(tuner.tuning.ratios) == 2
     assert tuner.tuning.ratios[0] == 1.0
     assert task.final() < 0.5 * start
@@ -75,7 +73,7 @@ def test_a_unit_that_is_far_too_slow_is_raised():
         train(task, tuner, step, step + 1)
         step += 1
     state = tuner.tuning
-    state.drift.blocks_left = state.raises.units_left = 0
+    state.drift.blocks_left = 0
     state.scale, state.ratios[1] = state.scale / 300, state.ratios[1] * 300  # the first one, which has the matrices
     before = state.scale
     train(task, tuner, step, 700)
@@ -85,7 +83,7 @@ def test_a_unit_that_is_far_too_slow_is_raised():
 
 @quiet
 @pytest.mark.parametrize("make", MAKERS)
-@pytest.mark.parametrize("stop", [3, 7, 12, 17, 23, 104])
+@pytest.mark.parametrize("stop", [3, 7, 12, 50, 104])
 def test_resume_is_exact_whatever_is_being_tried(make, stop):
     whole, part, again = Task(), Task(), Task()
     tuner = tuned(make, whole)
