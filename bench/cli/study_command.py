@@ -41,6 +41,11 @@ def add_to(commands: Any) -> None:
     add("--again", action="store_true", help="measure once more what the last run holds; otherwise it is continued")
     add("--fresh", action="store_true", help="begin a new run")
     add("--records", type=Path, help="file to append to (default: coarsenings.jsonl in bench/studies/records)")
+    text = "other people's packages: their default, their fastest own mode, ours; in an environment that has them"
+    add = _add_study(studies, "integrations", _integrations, text).add_argument
+    add("--packages", nargs="+", metavar="PACKAGE", help="names as pip has them (default: all that are installed)")
+    add("--jobs", type=check_count, default=1, help="packages at the same time; processor time is measured")
+    add("--records", type=Path, help="file to append to (default: integrations.jsonl in bench/studies/records)")
     text = "a moving obstacle, set up anew at every step: ours against PyAMG"
     add = _add_study(studies, "sequence", _sequence, text).add_argument
     add("--size", type=check_count, default=96, help="cells per axis")
@@ -115,6 +120,14 @@ def _add_study(studies: Any, name: str, run: Run, text: str) -> argparse.Argumen
         return run(options)
 
     return add_command(studies, name, run_in_checkout, text)
+
+
+def _integrations(options: argparse.Namespace) -> int:
+    from ..measure.record import records_of
+    from ..studies.integrations.compare import run_integrations
+
+    run_integrations(options.packages, jobs=options.jobs, output=options.records or records_of("integrations"))
+    return 0
 
 
 def _warm_starts(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..show.markdown import markdown
 from .curvature import table as curvature_table
+from .integrations import table as integrations_table
 from .solvers import coarsenings, cycle_ablations, published_table, rules, sequence, warm_starts
 from .tuner import overhead, tables as tuner_tables, two_scales
 
@@ -63,6 +64,21 @@ def _batch_scaling_picture(lines: Lines, images: Path) -> None:
     scaling_figure(lines, images / "scaling.png")
 
 
+def _integrations_table(lines: Lines) -> str:
+    return markdown(integrations_table.HEADER, integrations_table.rows(lines))
+
+
+def _integrations_sentence(package: str) -> Callable[[Lines], str]:
+    return lambda lines: integrations_table.sentence(lines, package)
+
+
+INTEGRATED = {
+    "scipy": "SciPy", "simpeg": "SimPEG", "fipy": "FiPy", "openpnm": "OpenPNM", "phiflow": "PhiFlow", "pypde": "py-pde",
+    "skimage": "scikit-image", "taufactor": "TauFactor", "porespy": "PoreSpy", "flopy": "flopy", "xinvert": "xinvert",
+    "blending": "image editing",
+}  # fmt: skip
+
+
 def _published_table(lines: Lines) -> str:
     return published_table.blocks(lines, markdown)
 
@@ -101,6 +117,11 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "ablations": (_ablations_table, "krylearn study ablations"),
     "coarsenings": (_coarsenings_table, "krylearn study coarsenings"),
     "coarsenings-sizes": (_coarsenings_sizes, "krylearn study coarsenings --sizes 64 128 --methods default"),
+    "integrations": (_integrations_table, "krylearn study integrations"),
+    **{
+        f"integrations-{name}": (_integrations_sentence(package), "krylearn study integrations")
+        for name, package in INTEGRATED.items()
+    },
     "sequence": (_sequence_table, "krylearn study sequence"),
     "curvature": (_curvature_table, "krylearn study curvature"),
     "published": (_published_table, "krylearn study published"),

@@ -16,7 +16,7 @@ from .cells import Voxels, cut
 from .fields import PoissonFields, Slot
 
 EPS = np.finfo(np.float64).eps
-SMALL = 20_000  # cells up to which NumPy is fast enough and numba need not be loaded
+SMALL = 2_000  # cells up to which NumPy is fast enough and numba need not be loaded
 
 
 class Components(NamedTuple):

@@ -55,6 +55,17 @@ def prepared_for(A: Any, shape: Any = None) -> Prepared | Bordered:
     return made
 
 
+def forget_matrices() -> None:
+    """Give back the memory of the preparations that `prepared_for` remembers.
+
+    Examples
+    --------
+    >>> forget_matrices()
+    """
+    with _LOCK:
+        _REMEMBERED.clear()
+
+
 def krylearn_cg(
     A: Any, b: Any, x0: Any = None, *, rtol: float = 1e-5, atol: float = 0.0, maxiter: int | None = None, M: Any = None,
     callback: Callable | None = None, shape: Any = None,

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 from krylearn.pde import Poisson
+from krylearn.pde.compiled import compile_once
 
-from ..front_door.small_systems import cg_from_small
+from ..front_door.small_systems import choose_steps, steps_with_diagonal
+from ..krylov.conjugate_gradients import cg
 
 SMALLEST = 1e-10  # added to every weight, as in scikit-image
 MODES = (None, "cg", "cg_j", "cg_mg", "bf")
@@ -46,11 +48,9 @@ def random_walker(
     image, seeds = _image(data, channel_axis), np.array(labels, copy=bool(copy))
     if image.shape[:-1] != seeds.shape or seeds.ndim not in (2, 3):
         raise ValueError(f"got data on {image.shape[:-1]} and labels on {seeds.shape}; expected one 2D or 3D grid")
-    values, places = np.unique(seeds, return_inverse=True)
+    values, number = _numbered(seeds)
     if values[-1] <= 0:
         raise ValueError("got labels without a seed; expected at least one positive value")
-    zero = int(np.searchsorted(values, 0))
-    number = places.reshape(seeds.shape) - zero - (0 if 0 in values else 1) * (places.reshape(seeds.shape) < zero)
     if 0 not in values:
         warnings.warn("got labels without 0; nothing is to be found: returning the labels", stacklevel=2)
         given = [seeds == value for value in values if value > 0]
@@ -75,6 +75,25 @@ def random_walker(
     return out
 
 
+def _numbered(seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels that occur, and the image with 0 as 0, the positive ones as 1, 2, ... and negative ones as < 0.
+
+    >>> _numbered(np.array([[7, 0], [-1, 3]]))[1].tolist()
+    [[2, 0], [-1, 1]]
+    """
+    low, high = int(seeds.min()), int(seeds.max())
+    if high - low < 65_536:  # a table is faster than sorting
+        above = seeds.astype(np.int64) - low
+        occurs = np.bincount(above.ravel(), minlength=high - low + 1) > 0
+        values = np.flatnonzero(occurs) + low
+        table = np.empty(high - low + 1, dtype=np.int64)
+        table[values - low] = np.where(values > 0, np.cumsum(values > 0), np.minimum(values, 0))
+        return values, table[above]
+    values, places = np.unique(seeds, return_inverse=True)
+    ranks = np.where(values > 0, np.cumsum(values > 0), np.minimum(values, 0))
+    return values, ranks[places.reshape(seeds.shape)]
+
+
 def _image(data: Any, channel_axis: int | None) -> np.ndarray:
     """Return the image as floats with channels last."""
     from skimage.util import img_as_float
@@ -90,10 +109,12 @@ def _reached(number: np.ndarray) -> np.ndarray:
     """Return which pixels of the image are connected to a seed and to a pixel without one."""
     from scipy.ndimage import label
 
-    components, _ = label(number >= 0)
-    with_seed, without = np.unique(components[number > 0]), np.unique(components[number == 0])
-    both = np.zeros(components.max() + 1, dtype=bool)
-    both[np.intersect1d(with_seed, without)] = True
+    components, count = label(number >= 0)
+    both = np.zeros(count + 1, dtype=bool)
+    with_seed = np.bincount(components[number > 0], minlength=count + 1)
+    if count == 1:  # of connected pixels, so of all
+        return components > 0 if with_seed[1] and (number == 0).any() else np.zeros(number.shape, dtype=bool)
+    both |= (with_seed > 0) & (np.bincount(components[number == 0], minlength=count + 1) > 0)
     both[0] = False
     return both[components]
 
@@ -122,16 +143,79 @@ def _probabilities(
     channels: bool,
 ) -> np.ndarray:  # fmt: skip
     """Return the probability of every label at the unknown pixels, (labels, pixels)."""
+    weights, limit = _weights(image, beta, spacing, channels), max(0.1 * tol, 1e-12)
+    unknown = np.flatnonzero((number == 0) & reached)
+    found = _by_diagonal(weights, number, reached, unknown, count, limit)
+    if found is not None:
+        return found
     closed = [tuple((1, 1) if a == axis else (0, 0) for a in range(number.ndim)) for axis in range(number.ndim)]
-    weights = _weights(image, beta, spacing, channels)
     faces = [np.pad(w, ends) for w, ends in zip(weights, closed, strict=True)]
     A = Poisson.from_faces(faces, cells=reached, fixed=(number > 0) & reached)
-    unknown = np.flatnonzero((number == 0) & reached)
     found = np.empty((count, len(unknown)))
     for label in range(1, count):
-        x, info = cg_from_small(A, A.rhs(0.0, fixed=(number == label).astype(np.float64)), rtol=max(0.1 * tol, 1e-12))
+        x, info = cg(A, A.rhs(0.0, fixed=(number == label).astype(np.float64)), rtol=limit)
         if info:
             warnings.warn(f"label {label}: {info.reason.value}", stacklevel=3)
         found[label - 1] = x.ravel()[unknown]
     found[count - 1] = 1 - found[: count - 1].sum(axis=0)
     return found
+
+
+def _by_diagonal(
+    weights: list[np.ndarray], number: np.ndarray, reached: np.ndarray, unknown: np.ndarray, count: int, rtol: float
+) -> np.ndarray | None:
+    """Return the probabilities by CG with the diagonal, where a small or densely seeded image makes that the fastest.
+
+    None where it is not, or where it takes too many steps after all.
+    """
+    grounded = len(unknown) < 0.8 * number.size
+    steps = choose_steps(number.size, grounded)
+    if not steps:
+        return None
+    nx, ny, nz = shape = number.shape if number.ndim == 3 else (number.shape[0], 1, number.shape[1])
+    links = np.zeros((3, *shape))
+    for axis, w in zip(range(3) if number.ndim == 3 else (0, 2), weights, strict=True):
+        links[axis][tuple(slice(n - 1) if a == axis else slice(None) for a, n in enumerate(shape))] = w.reshape(
+            tuple(n - 1 if a == axis else n for a, n in enumerate(shape))
+        )
+    links, seeds = links.reshape(3, -1), np.where(reached, number, -1).ravel()
+    diag, sources = np.zeros(seeds.size), np.zeros((max(count - 1, 1), seeds.size))
+    compile_once(separate_seeds)(links, seeds, nx, ny, nz, diag, sources)
+    found = np.empty((count, len(unknown)))
+    for label in range(1, count):
+        b = sources[label - 1]
+        tolerance = rtol * float(np.linalg.norm(b))
+        u, done, left = steps_with_diagonal(links, diag, shape, b, 0.9 * tolerance, steps)
+        if done < 0 or left > tolerance:
+            return None
+        found[label - 1] = u[unknown]
+    found[count - 1] = 1 - found[: count - 1].sum(axis=0)
+    return found
+
+
+def separate_seeds(links, number, nx, ny, nz, diag, sources):
+    """Take seeds and foreign pixels out of the links: what leads to a seed adds to its neighbour's source.
+
+    links : (3, cells), to the next pixel along each axis;  number : 0 unknown, > 0 a label, < 0 not part of the image
+    diag, sources : zero on entry;  sources : a row for every label but the last
+    """
+    strides = (ny * nz, nz, 1)
+    for i in range(nx):
+        for j in range(ny):
+            for k in range(nz):
+                c = (i * ny + j) * nz + k
+                for axis in range(3):
+                    if (i if axis == 0 else j if axis == 1 else k) == (nx, ny, nz)[axis] - 1:
+                        continue
+                    other, w = c + strides[axis], links[axis, c]
+                    here, there = number[c], number[other]
+                    if here == 0 and there >= 0:
+                        diag[c] += w
+                    if there == 0 and here >= 0:
+                        diag[other] += w
+                    if here == 0 and 0 < there <= len(sources):
+                        sources[there - 1, c] += w
+                    if there == 0 and 0 < here <= len(sources):
+                        sources[here - 1, other] += w
+                    if here != 0 or there != 0:
+                        links[axis, c] = 0.0

@@ -20,7 +20,7 @@ def test_every_section_has_a_snippet():
 def test_the_snippet_runs(section, tmp_path):
     script = tmp_path / "snippet.py"
     script.write_text(SECTIONS[section])
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     absent = re.search(r"ModuleNotFoundError: No module named '(?!krylearn)(\w+)", done.stderr)
     if absent and section not in ALWAYS:
         pytest.skip(f"{absent[1]} is not installed")
