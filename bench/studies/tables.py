@@ -68,15 +68,14 @@ def _integrations_table(lines: Lines) -> str:
     return markdown(integrations_table.HEADER, integrations_table.rows(lines))
 
 
-def _integrations_sentence(package: str) -> Callable[[Lines], str]:
-    return lambda lines: integrations_table.sentence(lines, package)
+def _gains_table(lines: Lines) -> str:
+    return markdown(integrations_table.GAINS, integrations_table.gains(lines))
 
 
-INTEGRATED = {
-    "scipy": "SciPy", "simpeg": "SimPEG", "fipy": "FiPy", "openpnm": "OpenPNM", "phiflow": "PhiFlow", "pypde": "py-pde",
-    "skimage": "scikit-image", "taufactor": "TauFactor", "porespy": "PoreSpy", "flopy": "flopy", "xinvert": "xinvert",
-    "blending": "image editing",
-}  # fmt: skip
+def _blend_picture(lines: Lines, images: Path) -> None:
+    from .integrations.picture import draw
+
+    draw(lines, images)
 
 
 def _published_table(lines: Lines) -> str:
@@ -118,10 +117,7 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "coarsenings": (_coarsenings_table, "krylearn study coarsenings"),
     "coarsenings-sizes": (_coarsenings_sizes, "krylearn study coarsenings --sizes 64 128 --methods default"),
     "integrations": (_integrations_table, "krylearn study integrations"),
-    **{
-        f"integrations-{name}": (_integrations_sentence(package), "krylearn study integrations")
-        for name, package in INTEGRATED.items()
-    },
+    "integrations-gains": (_gains_table, "krylearn study integrations"),
     "sequence": (_sequence_table, "krylearn study sequence"),
     "curvature": (_curvature_table, "krylearn study curvature"),
     "published": (_published_table, "krylearn study published"),
@@ -152,4 +148,5 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
 PICTURES: dict[str, Callable[[Lines, Path], None]] = {
     "training": tuner_tables.draw,
     "batch_scaling": _batch_scaling_picture,
+    "integrations": _blend_picture,
 }

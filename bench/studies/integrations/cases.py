@@ -510,7 +510,7 @@ def _has(module: str) -> bool:
 CASES: dict[str, tuple[str, Callable[[], Iterator[System]]]] = {
     "scipy": ("scipy", scipy_systems),
     "scikit-image": ("skimage", skimage_systems),
-    "krylearn": ("krylearn", blending_systems),
+    "blending": ("scipy", blending_systems),
     "taufactor": ("taufactor", taufactor_systems),
     "porespy": ("porespy", porespy_systems),
     "openpnm": ("openpnm", openpnm_systems),

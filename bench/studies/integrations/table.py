@@ -1,4 +1,4 @@
-"""Tables of `krylearn study integrations`: one of everything, and a sentence for each package's section."""
+"""Tables of `krylearn study integrations`: one of everything, and one with a row for each package."""
 
 from __future__ import annotations
 
@@ -71,8 +71,18 @@ def rows(lines: Sequence[Line]) -> list[list[str]]:
     return made
 
 
-def sentence(lines: Sequence[Line], package: str) -> str:
-    """Say what the largest system of a package gains, and the smallest.
+GAINS = (
+    "package",
+    "part",
+    "smallest system",
+    "its default / its fastest",
+    "largest system",
+    "its default / its fastest",
+)
+
+
+def gains(lines: Sequence[Line]) -> list[list[str]]:
+    """Write a row for each package: how many times faster the smallest and the largest of its systems is.
 
     Examples
     --------
@@ -80,15 +90,20 @@ def sentence(lines: Sequence[Line], package: str) -> str:
     >>> given = {"problem": "box", "shape": [4, 4], "unknowns": 16, "version": "1.0"}
     >>> ours = given | {"method": "ours", "solve_s": 0.1, "more": facts | {"role": "ours"}}
     >>> theirs = given | {"method": "direct", "solve_s": 0.3, "more": facts | {"role": "default"}}
-    >>> print(sentence([ours, theirs], "p"))
-    *Measured, whole call: box, 4 x 4: 3 times faster than its default (direct).*
+    >>> gains([ours, theirs])
+    [['p', 'whole call', '4 x 4', '3 / -', '4 x 4', '3 / -']]
     """
-    parts, part = [], ""
-    for roles in by_system([line for line in lines if line["more"]["package"] == package]):
-        first = next(iter(roles.values()))
-        known = [(name, roles[name], ratio(roles, name)) for name in ("default", "fastest") if name in roles]
-        said = [f"{r:.2g} times faster than its {name} ({line['method']})" for name, line, r in known if r is not None]
-        if said:
-            part = first["more"]["part"]
-            parts.append(f"{first['problem']}, {' x '.join(map(str, first['shape']))}: {', '.join(said)}")
-    return f"*Measured, {part}: {'; '.join(parts)}.*" if parts else "*Not measured.*"
+    packages: dict[str, list[dict[str, Line]]] = {}
+    for roles in by_system(lines):
+        if "ours" in roles:
+            packages.setdefault(roles["ours"]["more"]["package"], []).append(roles)
+    made = []
+    for package, systems in packages.items():
+        systems.sort(key=lambda roles: roles["ours"]["unknowns"])
+        row = [package, systems[0]["ours"]["more"]["part"]]
+        for roles in (systems[0], systems[-1]):
+            found = [ratio(roles, role) for role in ("default", "fastest")]
+            row.append(" x ".join(map(str, roles["ours"]["shape"])))
+            row.append(" / ".join("-" if r is None else f"{r:.2g}" if r < 100 else f"{r:.0f}" for r in found))
+        made.append(row)
+    return made

@@ -32,6 +32,7 @@ PACKAGES = (
     "taufactor ipython jedi matplotlib-inline pexpect prompt_toolkit stack_data traitlets pure_eval asttokens executing"
     " parso ptyprocess wcwidth ipython_pygments_lexers decorator",
     "phiflow phiml",
+    "findiff",
     "flopy pandas",
     "py-pde h5py",
     "xinvert xarray dask toolz partd locket click cloudpickle importlib-metadata zipp",
