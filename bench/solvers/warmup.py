@@ -62,7 +62,9 @@ def warmup(weights: str | None = None) -> bool:
 
     start, folder = time.perf_counter(), cache_folder()
     kept = folder is not None and os.access(folder, os.W_OK)
-    tasks = [(f"{words}: {step}", partial(run, kind)) for kind, words in KINDS.items() for step, run in STEPS.items()]
+    tasks: list[tuple[str, Callable[[], object]]] = [
+        (f"{words}: {step}", partial(run, kind)) for kind, words in KINDS.items() for step, run in STEPS.items()
+    ]
     tasks.append(("matrices, two dimensions", partial(solve_tiny_systems, weights)))
     with without_messages(), event.install_recorder("numba:compile") as recorder:
         helped = (os.cpu_count() or 1) > 1 and not is_everything_ready() and compile_meanwhile("voxels", announce=False)
