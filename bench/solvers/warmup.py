@@ -65,6 +65,7 @@ def warmup(weights: str | None = None) -> bool:
     tasks: list[tuple[str, Callable[[], object]]] = [
         (f"{words}: {step}", partial(run, kind)) for kind, words in KINDS.items() for step, run in STEPS.items()
     ]
+    tasks.append(("coefficients: levels of pieces in float64", partial(compile_pieces, "medium", double=True)))
     tasks.append(("matrices, two dimensions", partial(solve_tiny_systems, weights)))
     with without_messages(), event.install_recorder("numba:compile") as recorder:
         helped = (os.cpu_count() or 1) > 1 and not is_everything_ready() and compile_meanwhile("voxels", announce=False)

@@ -36,9 +36,11 @@ from ..kernels.graph_break import runs_outside_graphs
 from ..multigrid.preconditioner import NeuralMultigrid, default_preconditioner
 from .batches import is_systems, leading_shape, solve_rows, solve_systems
 from .conjugate_directions import direction_steps
-from .driver import Attempt, SolveInfo, State, Steps, add_multiple, dot, drive, initial_residual
+from .driver import Attempt, Reason, SolveInfo, State, Steps, add_multiple, dot, drive, initial_residual
 from .symmetry_check import SymmetryCheck, check_symmetry
 from .system import Preconditioner, System, open_system
+
+MEANWHILE_STEPS = 40  # in torch, while kernels are being compiled: a system that needs more waits for them
 
 
 def cg_steps(A: Callable, b: torch.Tensor, x: torch.Tensor, M: Callable | None) -> Iterator[State]:
@@ -130,14 +132,25 @@ def cg(
     batch = leading_shape(A, b)
     if batch:
         return solve_rows(partial(cg, A, rtol=rtol, atol=atol, **options), b, x0, batch, strict=strict)
-    with torch.no_grad():
-        M, setup = _resolve_preconditioner(A, M, nullspace)
+
+    def run(M: Any, setup: tuple[float, float], limit: int | None, strict: bool) -> tuple[Any, SolveInfo]:
         system, precondition = open_system(A, b, x0, M, nullspace=nullspace)
         chosen = M.info if isinstance(M, NeuralMultigrid) else None
         return drive(
-            _plan_attempts(system, precondition), system, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
+            _plan_attempts(system, precondition), system, rtol=rtol, atol=atol, maxiter=limit, callback=callback,
             check_every=check_every, strict=strict, setup=setup, preconditioner=chosen,
         )  # fmt: skip
+
+    with torch.no_grad():
+        found, setup = _resolve_preconditioner(A, M, nullspace, meanwhile=callback is None)
+        if getattr(found, "serves_meanwhile", False):
+            few = MEANWHILE_STEPS if maxiter is None else min(MEANWHILE_STEPS, maxiter)
+            x, info = run(found, setup, few, strict=False)
+            if info == 0:
+                return x, info
+            if info.reason not in (Reason.NON_FINITE, Reason.INCOMPATIBLE_RHS):  # else no kernel would help
+                found, setup = _resolve_preconditioner(A, M, nullspace, meanwhile=False)
+        return run(found, setup, maxiter, strict)
 
 
 def _plan_attempts(system: System, M: Preconditioner | None) -> list[Attempt]:
@@ -176,8 +189,11 @@ def _explain_out_of_memory(steps: Steps, A: Callable, b: torch.Tensor, x: torch.
     yield from states
 
 
-def _resolve_preconditioner(A: Any, M: Any, nullspace: Any) -> tuple[Any, tuple[float, float]]:
-    """Replace None or a name by the preconditioner it stands for; second: seconds of set-up and of compilation."""
+def _resolve_preconditioner(A: Any, M: Any, nullspace: Any, meanwhile: bool) -> tuple[Any, tuple[float, float]]:
+    """Replace None or a name by the preconditioner it stands for; second: seconds of set-up and of compilation.
+
+    meanwhile : take one in torch while kernels are being compiled
+    """
     if not isinstance(A, Poisson):
         if isinstance(M, str) and M != "none":
             raise ValueError(f'M is {M!r}; expected "none" or an operator: only a Poisson A has named preconditioners')
@@ -187,7 +203,7 @@ def _resolve_preconditioner(A: Any, M: Any, nullspace: Any) -> tuple[Any, tuple[
     if isinstance(nullspace, str):
         _ = A.nullspace  # found here, so that it counts as set-up
     if M is None or (isinstance(M, str) and M != "none"):
-        M = default_preconditioner(A, M)
+        M = default_preconditioner(A, M, meanwhile)
         compilation = 0.0 if id(M) in known else M.compile_seconds
     elapsed = time.perf_counter() - begin - compilation
     fresh = not set(map(id, list(A.cache.values()))) <= known

@@ -477,12 +477,15 @@ def quantise(h: Hierarchy, dtype: torch.dtype) -> Hierarchy:
     return Hierarchy(levels, h.bottom.to(dtype), generalised_inverse(h.bottom, dtype).to(dtype))
 
 
-def default_preconditioner(A: Poisson, weights: Any = None) -> NeuralMultigrid:
-    """Return the preconditioner that `cg` uses for A, cached on A by weights: a second set-up is free."""
+def default_preconditioner(A: Poisson, weights: Any = None, meanwhile: bool = False) -> NeuralMultigrid:
+    """Return the preconditioner that `cg` uses for A, cached on A by weights: a second set-up is free.
+
+    meanwhile : if the kernels are not compiled yet, return one in torch while another process compiles them
+    """
     name = weights if isinstance(weights, str | Path | None) else id(weights)
     slot: Slot[NeuralMultigrid] = Slot(f"NeuralMultigrid, weights {name}")
     first: Slot[NeuralMultigrid] = Slot(f"NeuralMultigrid without kernels, weights {name}")
-    if not slot.is_filled(A) and _lacks_kernels(A, weights):
+    if meanwhile and not slot.is_filled(A) and _lacks_kernels(A, weights):
         return first.compute_once(A, lambda: _make_without_kernels(A, weights))
     first.clear(A)
     return slot.compute_once(A, lambda: NeuralMultigrid(A, weights))

@@ -126,6 +126,37 @@ def test_who_waits_for_the_kernels(without_kernels, monkeypatch, case):
     assert not without_kernels
 
 
+@pytest.mark.parametrize("case", ["many steps", "few allowed", "callback"])
+def test_a_solve_that_is_hard_for_torch_is_one_of_the_kernels(without_kernels, monkeypatch, case):
+    A, seen = medium(17), []
+    b = np.random.default_rng(53).standard_normal(A.shape[0])
+    _, expected = cg(A, b, rtol=1e-9, M=NeuralMultigrid(A))
+    options = {"callback": seen.append} if case == "callback" else {"maxiter": 99}
+    if case == "many steps":
+        monkeypatch.setattr("krylearn.solvers.krylov.conjugate_gradients.MEANWHILE_STEPS", 2)
+    if case == "few allowed":  # what fails in torch is tried with the kernels, and fails as it would have
+        options = {"maxiter": 2}
+    _, info = cg(A, b, rtol=1e-9, **options)
+    assert NOTE not in info.notes
+    if case == "few allowed":
+        assert (int(info), info.iterations, info.reason.name) == (2, 2, "MAXITER")
+    else:
+        assert info == 0
+        assert info.residuals == expected.residuals
+    if case == "callback":
+        assert len(seen) == info.iterations
+
+
+def test_no_kernel_is_waited_for_where_none_would_help(without_kernels):
+    A = medium()
+    b = np.ones(A.shape[0])
+    b[3] = np.nan
+    _, info = cg(A, b)
+    assert info.reason.name == "NON_FINITE"
+    assert int(info) == 10 * A.unknowns
+    assert NOTE in info.notes
+
+
 # --- the mark that says what is there ---------------------------------------------------------------------------------
 def test_a_mark_is_of_one_kind_one_step_and_one_source(tmp_path, monkeypatch):
     monkeypatch.setattr(readiness, "cache_folder", lambda: tmp_path)
