@@ -27,3 +27,9 @@ def test_the_pages_build_without_a_warning(tmp_path):
 def test_every_page_has_a_title():
     for page in (ROOT / "docs").rglob("*.md"):
         assert page.read_text().startswith("# "), page
+
+
+def test_every_example_stands_in_the_gallery():
+    text = (ROOT / "docs" / "gallery.md").read_text()
+    for example in (ROOT / "examples").glob("*.py"):
+        assert text.count(f"{{literalinclude}} ../examples/{example.name}") == 1, example

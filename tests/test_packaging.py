@@ -128,7 +128,7 @@ def test_the_conda_recipe_asks_for_what_the_project_asks_for():
     assert dict(map(requirement, recipe["requirements"]["run"])) == wanted
     assert recipe["context"]["version"] == project["version"]
     assert recipe["build"]["python"]["entry_points"] == [f"{k} = {v}" for k, v in project["scripts"].items()]
-    assert dict(map(requirement, recipe["requirements"]["host"]))["setuptools"] == ">=77"
+    assert dict(map(requirement, recipe["requirements"]["host"]))["setuptools"] == ">=77.0.3"
 
 
 def test_version_and_licence_are_the_same_everywhere():
