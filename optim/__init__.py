@@ -12,6 +12,7 @@ from .sharpness_meters.meters import stability
 from .spectra.eigenpairs import Eigenpairs, top_eigenpairs
 from .spectra.quadrature import Spectrum, slq
 from .spectra.trace import estimate_trace
+from .tuner.checkpoint import load_distributed, save_distributed
 from .tuner.constants import TunerConstants
 from .tuner.optimizer import CurvatureTuner
 from .tuner.session import TunerWarning
@@ -21,6 +22,6 @@ __all__ = [
     "Change", "Curvature", "CurvatureTuner", "CurvatureWarning", "Eigenpairs", "Facts", "GradientNoise", "Proposal",
     "ScalingWarning", "Spectrum", "TunerConstants", "TunerWarning", "batch_extremes", "batch_sharpness",
     "critical_sharpness", "deconvolve", "empirical_fisher", "estimate_trace", "fit_sharpness", "ggn",
-    "gradient_noise_scale", "hessian", "hessian_noise", "preconditioned", "scale_hyperparameters", "sharpness", "slq",
-    "stability", "top_eigenpairs",
+    "gradient_noise_scale", "hessian", "hessian_noise", "load_distributed", "preconditioned", "save_distributed",
+    "scale_hyperparameters", "sharpness", "slq", "stability", "top_eigenpairs",
 ]  # fmt: skip

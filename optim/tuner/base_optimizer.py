@@ -372,6 +372,25 @@ def get_local(value: Tensor) -> Tensor:
     return value.to_local() if hasattr(value, "to_local") else value
 
 
+def share_of(local: Tensor, owner: Any) -> Tensor:
+    """Return the sharded tensor of which `local` is this rank's part, sharded as the parameter `owner` is, if it is.
+
+    Parts may be of different sizes: where they are, the size of the whole cannot be told from one of them.
+
+    Examples
+    --------
+    >>> share_of(torch.ones(1), torch.zeros(1)).tolist()
+    [1.0]
+    """
+    if not hasattr(owner, "to_local"):
+        return local
+    from torch.distributed.tensor import DTensor
+
+    same = local.shape == owner.to_local().shape
+    whole = {"shape": owner.shape, "stride": owner.stride()} if same else {}
+    return DTensor.from_local(local, owner.device_mesh, owner.placements, **whole)
+
+
 def _copy(value: Tensor, device: Any) -> Tensor:
     return value.clone() if device is None else value.to(device, copy=True)
 
@@ -392,11 +411,7 @@ def _back(value: Any, owner: Tensor) -> Any:
     """Undo `_copied`: step counters that were in host memory stay there, the rest goes to the parameter's device."""
     if isinstance(value, dict) and "was" in value and "tensor" in value:
         tensor = value["tensor"].to("cpu" if value["was"] == "cpu" else owner.device, copy=True)
-        if value.get("sharded"):
-            from torch.distributed.tensor import DTensor
-
-            return DTensor.from_local(tensor, owner.device_mesh, owner.placements)  # type: ignore[attr-defined]
-        return tensor
+        return share_of(tensor, owner) if value.get("sharded") else tensor
     if isinstance(value, dict):
         return {name: _back(each, owner) for name, each in value.items()}
     if isinstance(value, list | tuple):
