@@ -55,7 +55,7 @@ test-versions: $(READY)  ## a subset under Python 3.12 and 3.13, and with lowest
 fuzz: $(READY)  ## random and hostile input for some minutes; ARGS="files --seed 7", "kills --count 200", "systems ..." choose
 	nice $(RUN) -m tests.fuzz $(ARGS)
 
-test-distributed: $(PETSC_READY)  ## install PETSc and MPI (Debian, as root), and run the tests of 1 to 4 ranks (under 10 minutes)
+test-distributed: $(PETSC_READY)  ## install PETSc and MPI (Debian, as root), and run the tests of 1 to 8 ranks (under 10 minutes)
 	OMP_NUM_THREADS=1 $(PETSC_VENV)/bin/python -m pytest tests/solvers/distributed $(ARGS)
 
 check: $(READY) $(CHECK_READY)  ## lint, format, import arrows, and types of the installed wheel

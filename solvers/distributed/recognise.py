@@ -78,8 +78,9 @@ def recognise(A: Any, part: Partition) -> tuple[Fields, Array]:
             ),
         ),
     )
-    surplus = np.where(surplus > noise, surplus, 0.0)
     unknown = (diag > 0) & (coupled | (np.abs(diag - 1) > TOLERANCE))
+    # the 1 of a row that is no unknown is no shift: coarse cells would inherit it
+    surplus = np.where(unknown & (surplus > noise), surplus, 0.0)
     shift, ground = _split(part, box, surplus, unknown)
     links = np.stack([np.maximum(u, 0.0) for u in up], -1)
     return Fields(links, ground, shift, unknown), diag

@@ -1,5 +1,6 @@
 """Run a program on several MPI ranks, for tests that compare what comes out with one process."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -35,6 +36,7 @@ def command(ranks, program, *arguments):
 def run_ranks(ranks, program, *arguments, timeout=540, check=True, environment=None):
     """Run, and return the finished process; a run that hangs is ended with all its ranks."""
     threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
+    threads["KRYLEARN_WAIT_FOR_KERNELS"] = "1"  # the solves to compare with are those of the kernels
     process = subprocess.Popen(
         command(ranks, program, *arguments),
         stdout=subprocess.PIPE,
@@ -54,9 +56,28 @@ def run_ranks(ranks, program, *arguments, timeout=540, check=True, environment=N
     return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 
+def json_lines(done):
+    """What a finished program has printed, one JSON object per line."""
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
 def lines_of(ranks, program, *arguments, **options):
-    """What a program has printed, one JSON object per line."""
+    """What a program prints, one JSON object per line."""
     done = run_ranks(ranks, program, *arguments, **options)
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    lines = json_lines(done)
     assert lines, f"{program} on {ranks} ranks ended without output\n{done.stderr}"
     return lines
+
+
+@functools.cache
+def cases_of(ranks):
+    """The lines of all modules of cases on so many ranks, by module: one launch serves several files of tests."""
+    modules = ("iterations_cases", "builders_cases", "plugin_cases")
+    few = {"PETSC_OPTIONS": "-krylearn_gather 500"}
+    found = {}
+    for line in lines_of(ranks, "cases_program.py", *modules, environment=few):
+        if "module" in line:
+            found[line["module"]] = []
+        else:
+            found[list(found)[-1]].append(line)
+    return found

@@ -1,16 +1,16 @@
 """On any number of ranks: the iterations and the solution of one process, for every partition."""
 
 import pytest
-from ranks import lines_of, needs_petsc
+from ranks import cases_of, needs_petsc
 
 pytestmark = needs_petsc
-CASES = 13
+CASES = 15
 ROUTES = 2
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3, 4])
+@pytest.fixture(scope="module", params=[1, 2, 3, 4, 8])
 def lines(request):
-    return lines_of(request.param, "iterations_program.py", 1000, "ghosted,assembled")
+    return cases_of(request.param)["iterations_cases"]
 
 
 def test_every_case_has_run(lines):
@@ -19,7 +19,8 @@ def test_every_case_has_run(lines):
 
 def test_iterations_are_those_of_one_process(lines):
     for line in lines:
-        assert abs(line["iterations"] - line["serial"]) <= 1, line
+        for ours, serial in zip(line["iterations"], line["serial"], strict=True):  # to 1e-8 and to 1e-12
+            assert abs(ours - serial) <= 1, line
 
 
 def test_solutions_are_those_of_one_process(lines):
@@ -30,8 +31,8 @@ def test_solutions_are_those_of_one_process(lines):
 def test_info_zero_is_a_promise(lines):
     for line in lines:
         assert line["converged"], line
-        assert line["residual"] <= 1e-8, line
-        assert line["told"] == pytest.approx(line["residual"], rel=1e-6), line
+        assert line["residual"] <= 1e-12, line
+        assert line["told"] == pytest.approx(line["residual"], rel=1e-2), line
 
 
 def test_products_are_those_of_one_process(lines):
@@ -51,7 +52,6 @@ def test_the_cycle_is_symmetric_and_definite(lines):
         assert line["definite"], line
 
 
-def test_gathered_levels_change_nothing():
-    few, many = (lines_of(2, "iterations_program.py", gather, "ghosted,assembled") for gather in (128, 10**6))
-    for a, b in zip(few, many, strict=True):
-        assert abs(a["iterations"] - b["iterations"]) <= 1
+def test_gathered_levels_change_nothing(lines):
+    counts = {line["iterations"][0] for line in lines if line["case"].startswith("lognormal")}
+    assert max(counts) - min(counts) <= 1, counts
