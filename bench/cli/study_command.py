@@ -46,6 +46,13 @@ def add_to(commands: Any) -> None:
     add("--packages", nargs="+", metavar="PACKAGE", help="names as pip has them (default: all that are installed)")
     add("--jobs", type=check_count, default=1, help="packages at the same time; processor time is measured")
     add("--records", type=Path, help="file to append to (default: integrations.jsonl in bench/studies/records)")
+    text = "ours beside GAMG, BoomerAMG and PFMG on several ranks, under mpirun: times, memory, messages"
+    add = _add_study(studies, "ranks", _ranks, text).add_argument
+    add("--size", type=check_count, default=96, help="cells per axis")
+    add("--repeats", type=check_count, default=4, help="runs per method, of which the fastest counts")
+    add("--systems", nargs="+", metavar="NAME", help="scene families and field cases (default: four)")
+    add("--methods", nargs="+", metavar="METHOD", help='names as in the table, for example krylearn "PETSc GAMG"')
+    add("--records", type=Path, help="file to append to (default: ranks.jsonl in bench/studies/records)")
     text = "a moving obstacle, set up anew at every step: ours against PyAMG"
     add = _add_study(studies, "sequence", _sequence, text).add_argument
     add("--size", type=check_count, default=96, help="cells per axis")
@@ -173,6 +180,19 @@ def _coarsenings(options: argparse.Namespace) -> int:
     output = options.records or records_of("coarsenings")
     names = ("dim", "systems", "methods", "again", "fresh")
     run_coarsenings(options.sizes, options.seeds, output=output, **{name: getattr(options, name) for name in names})
+    return 0
+
+
+def _ranks(options: argparse.Namespace) -> int:
+    from krylearn.solvers.distributed.petsc_library import ending_all_ranks, world
+
+    from ..measure.record import records_of
+    from ..studies.solvers.rank_contest import run_contest
+
+    names = ("systems", "methods")
+    given = {name: getattr(options, name) for name in names}
+    with ending_all_ranks(world(), "krylearn study ranks"):
+        run_contest(options.size, options.repeats, output=options.records or records_of("ranks"), **given)
     return 0
 
 

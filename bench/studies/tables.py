@@ -10,6 +10,7 @@ from ..show.markdown import markdown
 from .curvature import table as curvature_table
 from .integrations import table as integrations_table
 from .solvers import coarsenings, cycle_ablations, published_table, rules, sequence, warm_starts
+from .solvers import coarsenings, cycle_ablations, published_table, rank_contest, rules, sequence, warm_starts
 from .tuner import overhead, tables as tuner_tables, two_scales
 
 Lines = Sequence[dict[str, Any]]
@@ -35,6 +36,10 @@ def _coarsenings_table(lines: Lines) -> str:
 
 def _coarsenings_sizes(lines: Lines) -> str:
     return markdown(*coarsenings.growth_table(lines))
+
+
+def _ranks_table(lines: Lines) -> str:
+    return f"**{rank_contest.title(lines)}**\n\n{markdown(rank_contest.HEADER, rank_contest.rows(lines))}"
 
 
 def _sequence_table(lines: Lines) -> str:
@@ -118,6 +123,7 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "coarsenings-sizes": (_coarsenings_sizes, "krylearn study coarsenings --sizes 64 128 --methods default"),
     "integrations": (_integrations_table, "krylearn study integrations"),
     "integrations-gains": (_gains_table, "krylearn study integrations"),
+    "ranks": (_ranks_table, "mpirun -n 2 krylearn study ranks"),
     "sequence": (_sequence_table, "krylearn study sequence"),
     "curvature": (_curvature_table, "krylearn study curvature"),
     "published": (_published_table, "krylearn study published"),
