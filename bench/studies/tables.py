@@ -9,7 +9,6 @@ from typing import Any
 from ..show.markdown import markdown
 from .curvature import table as curvature_table
 from .integrations import table as integrations_table
-from .solvers import coarsenings, cycle_ablations, published_table, rules, sequence, warm_starts
 from .solvers import coarsenings, cycle_ablations, published_table, rank_contest, rules, sequence, warm_starts
 from .tuner import overhead, tables as tuner_tables, two_scales
 
