@@ -315,8 +315,8 @@ def largest(v: torch.Tensor) -> float:
     >>> largest(torch.tensor([-3.0, 2.0, float("nan")]))
     3.0
     """
-    size = v.abs().max() if v.numel() else torch.zeros(())
-    return float(size if bool(torch.isfinite(size)) else torch.where(torch.isfinite(v), v.abs(), 0).max())
+    size = float(v.abs().max()) if v.numel() else 0.0
+    return size if math.isfinite(size) else float(torch.where(torch.isfinite(v), v.abs(), 0).max())
 
 
 def _largest_entry(A: Any) -> float:
