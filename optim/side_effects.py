@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import functools
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 SEED = 20_060_909  # of the dropout mask
 _INTERNAL = ("_parameters", "_buffers", "_modules")
+_IMMUTABLE = frozenset({bool, int, float, str, bytes, type(None), complex})
 _DEPTH = 3  # functions within functions that are searched for modules
 
 
@@ -55,7 +57,9 @@ def undisturbed(function: Any = None) -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 -- what users draw from
     try:
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(SEED)
+            torch.default_generator.manual_seed(SEED)  # torch.manual_seed queues a call for CUDA, with a stack trace
+            if devices:
+                torch.cuda.manual_seed_all(SEED)
             yield
     finally:
         handle.remove()
@@ -101,6 +105,11 @@ class _Kept:
 
 def _content(value: Any) -> Any:
     """Return what is needed to undo a change inside a value; None where nothing can change."""
+    kind = type(value)
+    if kind in _IMMUTABLE:
+        return None
+    if (kind is dict or kind is list or kind is set or kind is OrderedDict) and not value:
+        return kind()
     if isinstance(value, Tensor):
         return value.detach().clone() if not value.requires_grad else None
     if isinstance(value, list | dict | set) and not any(isinstance(x, nn.Module) for x in value):
@@ -111,7 +120,10 @@ def _content(value: Any) -> Any:
 def _restore_content(value: Any, content: Any) -> None:
     if content is None:
         return
-    if isinstance(value, Tensor):
+    if isinstance(value, list | dict | set) and not content:
+        if value:
+            value.clear()
+    elif isinstance(value, Tensor):
         value.copy_(content)
     elif isinstance(value, list):
         value[:] = content

@@ -85,6 +85,7 @@ def unpack(session: Session, state_dict: dict[str, Any]) -> str:
     outside = [group.get(KEY, {}).get("outside", {}) for group in state_dict["param_groups"]]
     state = {k: v for k, v in state_dict["state"].items() if k != KEY}
     base.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    session.modules_known = False
     session.modules, session.expected, session.plain_values = [], None, []
     told, joined = "", None
     if "state" in own:

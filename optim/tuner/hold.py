@@ -27,33 +27,22 @@ class Hold:
         """Say whether a look, repeated trials or a measurement are due."""
         state = session.state
         hold, steps = state.hold, state.steps
-        if (
-            steps - hold.last_look_step >= self._gap(session)
-            or hold.alarm_step >= 0
-            or 0 < hold.retry_trials_at <= steps
-        ):
+        if hold.alarm_step >= 0 or 0 < hold.retry_trials_at <= steps or self._may_look(session):
             return True
-        return steps >= state.curvature.next_measurement or (
-            not state.curvature.spectrum_done and self._may_resolve(session)
-        )
+        return self._may_measure(session) or (not state.curvature.spectrum_done and self._may_resolve(session))
 
     def look(self, session: Session, source: LossSource) -> None:
         """Do what is due."""
-        state, constants = session.state, session.constants
+        state, high = session.state, session.is_high
         hold = state.hold
-        high = session.is_high
-        gap = self._gap(session)
-        if hold.alarm_step >= 0 or (
-            state.steps - hold.last_look_step >= gap and (high or hold.rescues or session.affords(VALUE))
-        ):
+        if hold.alarm_step >= 0 or self._may_look(session):
             session.find_modules(source)
             if self._look_at_loss(session, source, high):
                 return
         if 0 < hold.retry_trials_at <= state.steps:  # trials on a plateau have shown nothing
             session.find_modules(source)
             return repeat_trials(session)
-        cost = GRADIENT + 2 * PRODUCT
-        if state.steps >= state.curvature.next_measurement and session.affords(constants.refresh_share * cost):
+        if self._may_measure(session):
             measure_sharpness(session, source)
         if not state.curvature.spectrum_done and self._may_resolve(session):
             resolve_momentum(session, source)
@@ -71,6 +60,17 @@ class Hold:
         state = session.state
         if state.steps % session.constants.look_every == 0:
             correct_schedule(session)
+
+    def _may_look(self, session: Session) -> bool:
+        """Say whether a look at the loss is due, and allowed."""
+        hold = session.state.hold
+        late = session.state.steps - hold.last_look_step >= self._gap(session)
+        return late and bool(session.is_high or hold.rescues or session.affords(VALUE))
+
+    def _may_measure(self, session: Session) -> bool:
+        """Say whether a measurement of the sharpness is due, and allowed."""
+        cost = session.constants.refresh_share * (GRADIENT + 2 * PRODUCT)
+        return session.state.steps >= session.state.curvature.next_measurement and session.affords(cost)
 
     def _gap(self, session: Session) -> int:
         every = session.constants.look_every  # a blow-up that goes on is seen before it costs much

@@ -76,6 +76,7 @@ class Session:
         self.total_steps, self.schedule, self.validation = total_steps, schedule, validation
         self.state = TunerState(nominal=base.first_lr)
         self.modules: list[nn.Module] = []  # those with buffers that run in the loss
+        self.modules_known = False  # there may be none
         self.history: list[dict[str, Any]] = []
         self.scheduler_attached = False
         self.find_group: Callable[[], Any] = lambda: None  # the process group whose ranks hold different samples
@@ -200,8 +201,8 @@ class Session:
 
     def find_modules(self, source: LossSource) -> list[nn.Module]:
         """Return the modules with buffers, found once."""
-        if not self.modules:
-            self.modules = source.modules()
+        if not self.modules_known:
+            self.modules, self.modules_known = source.modules(), True
         return self.modules
 
     def take_snapshot(self, *, host: bool = True) -> Snapshot:

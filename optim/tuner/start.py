@@ -49,7 +49,7 @@ class Idle:
         loss = source.value()
         if not math.isfinite(loss):
             return session.warn("the loss is not finite at the first observation; the base optimizer goes on as it is")
-        session.modules = source.modules()
+        session.find_modules(source)
         state.spent += VALUE
         gradient = source.gradient_or_none(base.parameters())
         steps = propose_update(base.optimizer, gradient, unit=True)
