@@ -36,7 +36,7 @@ class Finest(NamedTuple):
     """
 
     links: Array
-    ground: tuple[Array, Array, Array]
+    ground: tuple[Array, ...]
     shift: Array
     diag: Array
     wraps: Array
@@ -557,11 +557,12 @@ def coarsen_grid(
     rest = np.empty(m, np.int32), np.empty((m, 3)), np.empty(m), np.empty(m)
     where = pieces, piece.view(np.uint32), tie.reshape(3, -1), np.array(size), finest.strides, finest.wraps
     args = kept, *where, (*ground, diag), r.reshape(3, -1), np.array(factors), new, held, rest
-    links = joined_rows(collect_strips(sum_grid_paths, m, *args))
+    begin, index, w, axis = joined_rows(collect_strips(sum_grid_paths, m, *args))
     part = np.empty(size, np.int32)
     over_strips(place_cells, part.size, piece, new, m, part.ravel())
-    coarse = tuple(-(-n // f) for n, f in zip(size, factors, strict=True))
-    return GridTransfer(part, low, high, 1 / steps, m), Level(coarse, rest[0], *links, *rest[1:]), total[kept]
+    nx, ny, nz = (-(-n // f) for n, f in zip(size, factors, strict=True))
+    level = Level((nx, ny, nz), rest[0], begin, index, w, axis, *rest[1:])
+    return GridTransfer(part, low, high, 1 / steps, m), level, total[kept]
 
 
 def first_level(finest: Finest, shrinks: float, kind: Any) -> tuple[GridTransfer, Level, Array]:
