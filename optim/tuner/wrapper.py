@@ -133,8 +133,8 @@ class JoinedOptimizer(Wrapper):
             )
         self._restore_hooks()
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override, misc]
+    @property  # type: ignore[misc]
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """Groups of all members."""
         return [group for each in self.optimizers for group in each.param_groups]
 
@@ -143,13 +143,13 @@ class JoinedOptimizer(Wrapper):
         """Number of the member that each group belongs to."""
         return [k for k, each in enumerate(self.optimizers) for _ in each.param_groups]
 
-    @property
-    def state(self) -> Any:  # type: ignore[override, misc]
+    @property  # type: ignore[misc]
+    def state(self) -> Any:  # type: ignore[override]
         """State of all members."""
         return _JoinedState(self.optimizers)
 
-    @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override, misc]
+    @property  # type: ignore[misc]
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
         """Defaults of the first member."""
         return self.optimizers[0].defaults
 
