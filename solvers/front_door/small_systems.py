@@ -7,7 +7,6 @@ reached.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -101,7 +100,7 @@ def run_steps(x, y, z, diag, nx, ny, nz, b, u, r, p, q, inverse, tolerance, step
 
 
 def steps_with_diagonal(
-    links: Sequence[Any], diag: Any, shape: tuple[int, ...], b: Any, tolerance: float, steps: int
+    links: Any, diag: Any, shape: tuple[int, ...], b: Any, tolerance: float, steps: int
 ) -> tuple[Any, int, float]:
     """Return u of `run_steps` with how many steps it took and the norm of b - A u; arrays are flat.
 

@@ -81,6 +81,36 @@ def test_random_walker_without_unlabelled_pixels_warns():
         random_walker(np.eye(3), np.zeros((3, 3), int))
 
 
+@pytest.mark.parametrize("shape", [(14, 17), (9, 8, 10)])
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_diagonal_finds_the_probabilities_that_multigrid_does(shape, dense, monkeypatch):
+    from krylearn.solvers.integrations import skimage
+
+    image, labels = disks(shape)
+    number = np.where(RNG.random(shape) < (0.3 if dense else 0.02), RNG.integers(1, 4, shape), labels)
+    number[:, 3] = -1  # a wall, and what lies behind it may be without a seed
+    reached = skimage._reached(number)
+    given = (image[..., None], number, reached, 3, 130, None, 1e-9, False)
+    by_diagonal = skimage._probabilities(*given)
+    monkeypatch.setattr(skimage, "choose_steps", lambda cells, grounded: 0)
+    np.testing.assert_allclose(by_diagonal, skimage._probabilities(*given), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64])
+def test_labels_are_numbered_in_ascending_order(dtype):
+    from krylearn.solvers.integrations.skimage import _numbered
+
+    seeds = np.array([[127, 0], [3, 5]], dtype=dtype)
+    if np.issubdtype(dtype, np.signedinteger):
+        seeds[1, 1] = -128
+    far = np.where(seeds == 127, 2**40, seeds.astype(np.int64))
+    for each in (seeds, far):
+        number = _numbered(each)[1]
+        assert number[0].tolist() == [len(set(each[each > 0].tolist())), 0]
+        assert number[1, 0] == 1
+        assert (number[1, 1] < 0) == (each[1, 1] < 0)
+
+
 # --- TauFactor and PoreSpy --------------------------------------------------------------------------------------------
 def porous(shape, seed=34039):
     from scipy.ndimage import gaussian_filter
