@@ -149,7 +149,9 @@ def from_coefficients(
         alpha = {} if axis is None else {end: robin[axis, end] for end in (0, 1) if (axis, end) in robin}
         parts.append(_along(own, is_open, d, pair, alpha, mesh, axis, shape))
     whole = extra.reshape(inside).double() * mesh.volume * fluid
-    links, ground, opened = (as_triple(part[k].to(dtype) for part in parts) for k in (0, 1, 3))
+    links, ground, opened = (
+        as_triple(w.to(dtype) for w in along) for along in zip(*((p[0], p[1], p[3]) for p in parts), strict=True)
+    )
     sides = tuple((part[2][0].to(dtype), part[2][1].to(dtype)) for part in parts)
     source = Conductances(links, ground, whole.to(dtype), sides, opened)
     fields = {
