@@ -231,7 +231,7 @@ def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype == x.dtype or not x.numel():
         return rounded
     change = (x - rounded.to(x.dtype)).abs().amax() if bool(torch.isfinite(rounded).all()) else math.inf
-    if not float(change) <= 4 * torch.finfo(dtype).eps * float(x.abs().amax()):
+    if not float(change) <= torch.finfo(dtype).eps * float(x.abs().amax()):  # twice what rounding is; more: subnormal
         words = f"x of size {float(x.abs().amax()):.3g} leaves the range of {dtype}: pass b in double precision"
         raise ConvergenceError(SolveInfo(1, reason=Reason.NON_FINITE, notes=(words,)), x)
     return rounded

@@ -5,6 +5,7 @@ import pytest
 import torch
 from krylearn.pde import Poisson
 from krylearn.solvers import NeuralMultigrid, cg, solve
+from krylearn.solvers.krylov.driver import ConvergenceError
 
 RNG = np.random.default_rng(13806)
 
@@ -172,3 +173,14 @@ def test_batches_for_m_have_a_scale_each():
     M, r = NeuralMultigrid(A), torch.from_numpy(RNG.standard_normal((3, 81)))
     scales = torch.tensor([1.0, 1e-200, 1e200], dtype=torch.float64)[:, None]
     torch.testing.assert_close((M @ (r * scales)) / scales, M @ r, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("size", [1e-36, 1e-38, 1e-39, 1e-40])
+def test_solve_hands_over_no_digits_that_single_precision_has_lost(size):
+    A = Poisson.from_coefficients(np.full((6, 6), 1e29))
+    b = (A @ (size * RNG.uniform(0.5, 1, 36))).astype(np.float32)
+    if size < 6e-39:  # subnormal
+        with pytest.raises(ConvergenceError, match="leaves the range"):
+            solve(A, b, rtol=1e-6)
+        return
+    assert np.linalg.norm(b - A @ solve(A, b, rtol=1e-6).astype(float)) <= 3e-6 * np.linalg.norm(b)
