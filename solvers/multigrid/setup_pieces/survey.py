@@ -21,8 +21,9 @@ LEAN = 3.0  # links along one axis against another, both relative to their means
 CONTRAST = 1e3  # of the two links of a cell along one axis, from which on it is a jump
 PART = 0.1  # of the largest component in a box: smaller ones are pores, not corridors
 # from which on pieces are taken; chosen on the families and field cases of docs/studies/neural-multigrid.md, by time: a
-# set-up of pieces costs 1.5 to four of the network's and a step twice as much, so thin walls, blocks (jumps 0.016 to
-# 0.025) and cellwise media keep the network; reservoirs have jumps of 0.02 to 0.1, the less the finer the grid
+# set-up of pieces costs 1.5 to 2.5 of the network's (more where blocks fall apart) and a step twice as much, so thin
+# walls, blocks (jumps 0.016 to 0.025) and cellwise media keep the network; reservoirs have jumps of 0.02 to 0.1, the
+# less the finer the grid
 LEANING, JUMPS, TORN = 9.0, 0.028, 0.45
 
 
