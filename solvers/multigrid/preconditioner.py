@@ -81,6 +81,10 @@ class NeuralMultigrid:
     kernels : "auto", "cpu", "triton" or "reference"
         ``"auto"`` takes the fused numba kernels on a CPU, the Triton kernels on a CUDA device, plain torch elsewhere.
 
+    reuse : int >= 1
+        How many solves a set-up serves; for ``weights=None``. Pieces have the dearer set-up and, on media that change
+        from cell to cell and between thin walls, fewer iterations: they are taken there from some solves on.
+
     Attributes
     ----------
     shape, dtype : what SciPy asks for
@@ -130,6 +134,7 @@ class NeuralMultigrid:
         *,
         dtype: torch.dtype | None = None,
         kernels: str = "auto",
+        reuse: int = 1,
     ) -> None:
         if not isinstance(A, Poisson):
             raise TypeError(f"got A of type {type(A).__name__}; expected krylearn.pde.Poisson; see Poisson.from_matrix")
@@ -138,7 +143,9 @@ class NeuralMultigrid:
         serves = choice.backend(kernels, A.device)  # refuses what cannot be
         if dtype == torch.bfloat16 and serves != "triton":
             raise ValueError("got dtype=torch.bfloat16; expected torch.float32 or torch.float64 but on CUDA")
-        self.weights, self._kernels = weights, kernels
+        if not (isinstance(reuse, int) and reuse >= 1):
+            raise ValueError(f"got reuse={reuse!r}; expected how many solves the set-up serves, an integer >= 1")
+        self.weights, self._kernels, self._reuse = weights, kernels, reuse
         self.serves_meanwhile = False  # until kernels are compiled: then nothing else of the solve may compile any
         self._wanted = torch.float64 if dtype == torch.float64 else torch.float32
         self._any_precision = dtype is None
@@ -249,9 +256,9 @@ class NeuralMultigrid:
         elif self._found is None:
             why = "the default, but for the fused kernels of a CPU, which may take pieces"
         else:
-            why = self._found.reason
+            why = self._found.explain(self._reuse)
         why = "; ".join([why, *self._reasons])
-        return SetupChoice(coarsening, str(rule), precision, kernels, 1, tuple(self.levels), why)
+        return SetupChoice(coarsening, str(rule), precision, kernels, self._reuse, tuple(self.levels), why)
 
     def _wants_pieces(self) -> bool:
         """Look whether pieces suit this operator better than grid levels."""
@@ -262,7 +269,7 @@ class NeuralMultigrid:
         compile_survey(kind_of(self._inside, self._codes))
         self.compile_seconds = time.perf_counter() - start
         self._found = survey_operator(self._inside, self._codes)
-        return self._found.wants_pieces
+        return self._found.prefers_pieces(self._reuse)
 
     def _compile(self) -> float:
         """Compile the kernels for problems of this kind; return the seconds, few if they are in the disk cache."""
@@ -400,7 +407,9 @@ class NeuralMultigrid:
         if self.cycle_dtype == torch.float64:
             return self.apply(r, power)
         if self._double is None:
-            self._double = NeuralMultigrid(self.A, self.weights, dtype=torch.float64, kernels=self._kernels)
+            self._double = NeuralMultigrid(
+                self.A, self.weights, dtype=torch.float64, kernels=self._kernels, reuse=self._reuse
+            )
         return self._double.apply(r, power)
 
     @property

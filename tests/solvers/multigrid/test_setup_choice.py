@@ -7,6 +7,8 @@ from krylearn.bench.measure.timing import iterations_to
 from krylearn.pde import FAMILIES, Poisson, right_hand_side, scene
 from krylearn.pde.scenes.field_cases import FIELD_CASES, field_case, image
 from krylearn.solvers import NeuralMultigrid, cg, solve_matrix
+from krylearn.solvers.kernels.cpu.cell_bytes import find_cell_bytes
+from krylearn.solvers.multigrid.setup_pieces.survey import survey_operator
 
 EASY = ("open_box", "obstacles", "free_surface", "lognormal", "anisotropic", "neumann", "periodic", "porous")
 
@@ -138,3 +140,40 @@ def test_front_door_passes_it_on():
 def test_every_system_has_a_reason(name):
     A = scene(name, (12, 12, 12), 3) if name in FAMILIES else field_case(name, (12, 12, 12), 3)
     assert NeuralMultigrid(A).info.why
+
+
+def test_many_solves_per_set_up_take_pieces_where_they_save_iterations():
+    A = scene("cellwise", (32, 30, 34), 1)
+    once, often = NeuralMultigrid(A), NeuralMultigrid(A, reuse=5)
+    assert (once.info.coarsening, once.info.reuse) == ("blocks", 1)
+    assert (often.info.coarsening, often.info.reuse) == ("pieces", 5)
+    assert "for 5 solves" in often.info.why
+    assert iterations(A, often) < 0.75 * iterations(A, once)
+
+
+@pytest.mark.parametrize("name", ["open_box", "obstacles", "free_surface", "anisotropic", "neumann", "periodic"])
+def test_easy_media_keep_the_network_however_often_it_serves(name):
+    A = scene(name, (32, 30, 34), 1)
+    M = NeuralMultigrid(A, reuse=1000)
+    assert not M.uses_pieces
+    r = right_hand_side(A, "white", 1)
+    assert np.array_equal(M @ r, NeuralMultigrid(A, "network") @ r)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *FIELD_CASES])
+def test_more_solves_per_set_up_never_take_pieces_away(name):
+    A = scene(name, (16, 15, 17), 4) if name in FAMILIES else field_case(name, (16, 15, 17), 4)
+    found = survey_operator(A, find_cell_bytes(A))
+    chosen = [found.prefers_pieces(reuse) for reuse in (1, 2, 3, 5, 9)]
+    assert chosen == sorted(chosen)
+
+
+@pytest.mark.parametrize("reuse", [0, -1, 2.5, None])
+def test_reuse_is_a_count(reuse):
+    with pytest.raises(ValueError, match="how many solves"):
+        NeuralMultigrid(Poisson.from_coefficients(np.ones((4, 4))), reuse=reuse)
+
+
+def test_a_closed_reservoir_gets_pieces():
+    A = field_case("reservoir", (64, 64, 64), 0)  # its share of jumps is the least of all that need pieces
+    assert survey_operator(A, None).prefers_pieces()
