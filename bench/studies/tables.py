@@ -33,6 +33,10 @@ def _coarsenings_table(lines: Lines) -> str:
     return "\n\n".join(tables)
 
 
+def _coarsenings_costs(lines: Lines) -> str:
+    return markdown(*coarsenings.costs_table(lines))
+
+
 def _coarsenings_sizes(lines: Lines) -> str:
     return markdown(*coarsenings.growth_table(lines))
 
@@ -119,6 +123,7 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "rules": (_rules_table, "krylearn study rules"),
     "ablations": (_ablations_table, "krylearn study ablations"),
     "coarsenings": (_coarsenings_table, "krylearn study coarsenings"),
+    "coarsenings-costs": (_coarsenings_costs, "krylearn study coarsenings --methods pieces"),
     "coarsenings-sizes": (_coarsenings_sizes, "krylearn study coarsenings --sizes 64 128 --methods default"),
     "integrations": (_integrations_table, "krylearn study integrations"),
     "integrations-gains": (_gains_table, "krylearn study integrations"),

@@ -19,6 +19,7 @@ import numpy as np
 from krylearn.pde import FAMILIES, Poisson, right_hand_side, scene
 from krylearn.pde.scenes.field_cases import FIELD_CASES, field_case
 from krylearn.solvers import NeuralMultigrid, cg
+from krylearn.solvers.kernels.cpu.traffic import cost_of
 
 from ...measure.console import console, count, progress, table
 from ...measure.record import Record, append, latest, new_run, read
@@ -74,7 +75,8 @@ def measure(name: str, shape: tuple[int, ...], seed: int, method: str) -> list[R
         M = NeuralMultigrid(A, WEIGHTS[method])
         x, info = cg(A, b, rtol=TOLERANCES[-1], maxiter=LIMIT, M=M)
         residuals, relres = info.residuals, true_relative_residual(A, x, b)
-        config, more = f"{'pieces' if M.uses_pieces else 'grids'}, rhs white", {}
+        config = f"{'pieces' if M.uses_pieces else 'grids'}, {M.info.precision}, rhs white"
+        more = {name: round(value, 2) for name, value in cost_of(M.fused)._asdict().items()}
     records = []
     for rtol in TOLERANCES:
         taken = iterations_to(residuals, rtol)
@@ -227,6 +229,25 @@ def mean_of(lines: Sequence[dict[str, Any]], name: str, label: str, rtol: float)
     """
     own = [line for line in lines if (line["problem"], line["method"], line["tolerance"]) == (name, label, rtol)]
     return mean_iterations(own)
+
+
+def costs_table(lines: Sequence[dict[str, Any]], label: str = "krylearn pieces") -> tuple[list[str], list[list[str]]]:
+    """Return header and rows: what a cycle over pieces costs per system, means over the seeds of the largest 3D grid.
+
+    Examples
+    --------
+    >>> line = {"method": "m", "problem": "mazes", "seed": 0, "tolerance": 1e-6, "shape": (8, 8, 8)}
+    >>> costs_table([line | {"more": {"moved": 180.0, "kept": 90.0, "steps": 1.25}}], "m")[1]
+    [['mazes', '180', '90', '1.25']]
+    """
+    own = [x for x in lines if x["method"] == label and len(x["shape"]) == 3 and "moved" in x["more"]]
+    parts = [part for _, part in by_shape(own)]
+    rows = []
+    for name in in_order(parts[-1]) if parts else []:
+        found = [x["more"] for x in parts[-1] if x["problem"] == name]
+        moved, kept, steps = (sum(x[k] for x in found) / len(found) for k in ("moved", "kept", "steps"))
+        rows.append([name, f"{moved:.0f}", f"{kept:.0f}", f"{steps:.2f}"])
+    return ["system", "bytes moved per cell", "bytes kept per cell", "smoothing, steps of the finest level"], rows
 
 
 def growth(lines: Sequence[dict[str, Any]], label: str = "krylearn default") -> dict[str, list[float | None]]:
