@@ -83,7 +83,7 @@ class NeuralMultigrid:
 
     reuse : int >= 1
         How many solves a set-up serves; for ``weights=None``. Pieces have the dearer set-up and, on media that change
-        from cell to cell and between thin walls, fewer iterations: they are taken there from some solves on.
+        from cell to cell and in small mazes, fewer iterations: they are taken there from some solves on.
 
     Attributes
     ----------
