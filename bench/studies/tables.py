@@ -26,11 +26,8 @@ def _ablations_table(lines: Lines) -> str:
 
 
 def _coarsenings_table(lines: Lines) -> str:
-    parts = [own for _, own in coarsenings.by_shape(lines) if {line["method"] for line in own} >= coarsenings.LABELS]
-    tables = [
-        f"**{coarsenings.title(own)}**\n\n{markdown(coarsenings.HEADER, coarsenings.summary(own))}" for own in parts
-    ]
-    return "\n\n".join(tables)
+    parts = [own for _, own in coarsenings.by_shape(lines)]
+    return "\n\n".join(f"**{coarsenings.title(own)}**\n\n{markdown(*coarsenings.measured(own))}" for own in parts)
 
 
 def _coarsenings_costs(lines: Lines) -> str:

@@ -33,7 +33,6 @@ WEIGHTS: dict[str, str | None] = {
 }  # fmt: skip
 AMG = ("pyamg-rs", "pyamg-sa")
 METHODS = (*WEIGHTS, *AMG)
-LABELS = {*(f"krylearn {name}" for name in WEIGHTS), *AMG}  # what records call them
 TOLERANCES = (1e-6, 1e-8)
 HEADER = ("system", *METHODS)
 LIMIT = 300
@@ -132,7 +131,7 @@ def run_coarsenings(
             bar.advance(task)
     lines = latest(read(output))
     for _, own in by_shape(lines):
-        console.print(table(title(own), HEADER, summary(own)))
+        console.print(table(title(own), *measured(own)))
     if growth(lines):
         console.print(table("iterations by size", *growth_table(lines)))
 
@@ -204,6 +203,20 @@ def summary(lines: Sequence[dict[str, Any]]) -> list[list[str]]:
         pairs = [[mean_of(lines, name, label_of(method), rtol) for rtol in TOLERANCES] for method in METHODS]
         rows.append([name, *(" / ".join(map(count, pair)) for pair in pairs)])
     return rows
+
+
+def measured(lines: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of `summary` without the methods that nobody has run.
+
+    Examples
+    --------
+    >>> line = {"problem": "mazes", "method": "krylearn pieces", "iterations": 9.0, "status": "CONVERGED"}
+    >>> measured([line | {"tolerance": 1e-6}, line | {"tolerance": 1e-8}])
+    (['system', 'pieces'], [['mazes', '9.0 / 9.0']])
+    """
+    there = {line["method"] for line in lines}
+    kept = [0, *(1 + k for k, method in enumerate(METHODS) if label_of(method) in there)]
+    return [HEADER[k] for k in kept], [[row[k] for k in kept] for row in summary(lines)]
 
 
 def in_order(lines: Sequence[dict[str, Any]]) -> list[str]:
