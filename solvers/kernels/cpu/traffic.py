@@ -54,7 +54,9 @@ def graph_cycle_bytes(cycle: GraphCycle) -> float:
     stored = [(s.links[1].size, s.prolongation[1].size) for s in cycle.large]
     rows = {int(row): (int(n), int(m)) for n, row, _, _, m, _ in small.plan if m >= 0}
     begins = small.links[0], small.prolongation[0]
-    stored += [tuple(int(b[row + n]) - int(b[row]) for b in begins) for row, (n, _) in sorted(rows.items())]
+    for row, (n, _) in sorted(rows.items()):
+        links_of, weights_of = (int(b[row + n]) - int(b[row]) for b in begins)
+        stored.append((links_of, weights_of))
     for (n, links, visits, m), (_, prolonged) in zip(cycle.facts, stored, strict=True):
         entry, start = 4 + number, 4
         # per visit: four passes over the links; vectors are b / diag (3), from zero (3), residual (4), steps (4 each)
