@@ -13,7 +13,7 @@ from .rule_choice import RULES, Change, Facts, Rule
 from .schedules import stretch
 
 MEASURED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # in the study behind "auto"
-# weight decay apart from the gradient; Adafactor came with torch 2.5, Muon with 2.9
+# weight decay apart from the gradient; Muon came with torch 2.9
 MUON: Any = getattr(torch.optim, "Muon", ())
 DECOUPLED = tuple(getattr(torch.optim, name) for name in ("AdamW", "Muon", "Adafactor") if hasattr(torch.optim, name))
 
