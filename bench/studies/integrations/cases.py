@@ -32,7 +32,7 @@ class Entrant:
 
     role: str
     name: str
-    run: Callable[[Any], Answer]
+    run: Callable[..., Answer]  # lambdas bind what they need as defaults
     ladder: tuple[Any, ...] = LADDER
 
 
@@ -81,7 +81,8 @@ class Clock:
 
     def __init__(self, *methods: tuple[Any, str]) -> None:
         self.methods = [(owner, name) for owner, name in methods if hasattr(owner, name)]
-        self.seconds, self._before, self._depth = 0.0, [], 0
+        self.seconds, self._depth = 0.0, 0
+        self._before: list[Any] = []
 
     def __enter__(self) -> Clock:
         """Put timed methods in place of the class's own."""

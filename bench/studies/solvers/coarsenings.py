@@ -69,7 +69,8 @@ def measure(name: str, shape: tuple[int, ...], seed: int, method: str) -> list[R
         make = pyamg.ruge_stuben_solver if method == "pyamg-rs" else pyamg.smoothed_aggregation_solver
         watched = ScipyLoop(matrix, make(matrix).aspreconditioner(), LIMIT).watch(b, TOLERANCES[-1], math.inf)
         residuals, relres = tuple(watched.residuals), true_relative_residual(matrix, watched.x, b)
-        config, more = "as shipped, rhs white", {}
+        more: dict[str, Any] = {}
+        config = "as shipped, rhs white"
     else:
         M = NeuralMultigrid(A, WEIGHTS[method])
         x, info = cg(A, b, rtol=TOLERANCES[-1], maxiter=LIMIT, M=M)

@@ -64,7 +64,8 @@ def finest_conductances(A: Any, factor: float) -> Finest:
     def scaled(v: Any) -> Array:
         return np.ascontiguousarray(np.broadcast_to(v.numpy(), size), np.float64) * factor
 
-    ground, shift = tuple(map(scaled, source.ground)), scaled(source.shift)
+    gx, gy, gz = map(scaled, source.ground)
+    ground, shift = (gx, gy, gz), scaled(source.shift)
     grounded = bool(shift.any()) or any(g.any() for g in ground)
     over_strips(sum_links, size[0] * size[1], *links, *ground, shift, diag)
     return Finest(links, ground, shift, diag, np.array(A.periodic), grounded)
@@ -554,14 +555,14 @@ def coarsen_grid(
     keep = (held < HELD * total) & (linked | (held > 0))
     kept, m = np.flatnonzero(keep), int(np.count_nonzero(keep))
     new = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)
-    rest = np.empty(m, np.int32), np.empty((m, 3)), np.empty(m), np.empty(m)
+    rest = place, on_axes, shift, sums = np.empty(m, np.int32), np.empty((m, 3)), np.empty(m), np.empty(m)
     where = pieces, piece.view(np.uint32), tie.reshape(3, -1), np.array(size), finest.strides, finest.wraps
     args = kept, *where, (*ground, diag), r.reshape(3, -1), np.array(factors), new, held, rest
     begin, index, w, axis = joined_rows(collect_strips(sum_grid_paths, m, *args))
     part = np.empty(size, np.int32)
     over_strips(place_cells, part.size, piece, new, m, part.ravel())
     nx, ny, nz = (-(-n // f) for n, f in zip(size, factors, strict=True))
-    level = Level((nx, ny, nz), rest[0], begin, index, w, axis, *rest[1:])
+    level = Level((nx, ny, nz), place, begin, index, w, axis, on_axes, shift, sums)
     return GridTransfer(part, low, high, 1 / steps, m), level, total[kept]
 
 
