@@ -43,9 +43,15 @@ def make_optimizer(method: str, network: nn.Module, lr: float, **change: Any) ->
 
 
 def measure_facts(
-    task: Task, method: str, lr: float, seed: int, *, batch_size: int = BASE, shares: Sequence[float] = SHARES
+    task: Task,
+    method: str,
+    lr: float,
+    seed: int,
+    *,
+    batch_size: int = BASE,
+    shares: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Train once at this lr and measure at each of the shares of the training.
+    """Train once at this lr and measure at each of the shares of the training, those of `SHARES` by default.
 
     Returns
     -------
@@ -60,7 +66,7 @@ def measure_facts(
     network = task.made(seed)
     optimizer = make_optimizer(method, network, lr)
     order = task.order(seed, batch_size)
-    at = {round(share * len(order)): share for share in shares}
+    at = {round(share * len(order)): share for share in shares or SHARES}
     found = []
     for step, picked in enumerate(order):
         factor = schedule(step, len(order))
