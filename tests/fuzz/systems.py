@@ -356,6 +356,9 @@ def run_case(case, pool=None):
     try:
         if way == "matrix":
             S = A.matrix()
+            if keeps:  # this is what is handed over; what was read of a matrix has its rounding
+                coo = scipy.sparse.coo_array(S)
+                matrix = coo.row, coo.col, coo.data.astype(LONG)
             project = None
             if A.nullspace:
                 labels = A.nullspace.labels.reshape(-1)

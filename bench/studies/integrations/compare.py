@@ -57,10 +57,10 @@ def measure(system: System, entrant: Entrant, package: str) -> Record:
 
     Examples
     --------
-    >>> exact = System("none", "one half", (2,), 1, "whole call", "x", lambda x: abs(x - 0.5), 1e-3)
-    >>> found = measure(exact, Entrant("ours", "guess", lambda tol: 0.5 + tol / 10), "numpy")
+    >>> exact = System("none", "one half", (2,), 1, "whole call", "x", lambda x: abs(x - 0.5), 1e-4)
+    >>> found = measure(exact, Entrant("ours", "guess", lambda tol: 0.5 + tol / 20), "numpy")
     >>> found.status, found.more["asked"], found.repeats
-    ('CONVERGED', 0.01, 4)
+    ('CONVERGED', 0.001, 4)
     """
     asked, error, seconds, fault = None, float("inf"), [], ""
     for asked in entrant.ladder:
