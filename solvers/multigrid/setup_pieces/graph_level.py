@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels.cpu.compile import kernel, over_strips, strip_kernel
+from ...kernels.cpu.compile import kernel, ordered_row_kernel as row_kernel, over_strips, strip_kernel
 from ...kernels.cpu.graph_levels import GraphStage
 from ..coarsening import balanced_factors
 from ..pieces import HELD, MERGE, SWEEPS
@@ -144,6 +144,27 @@ def find_weights(start, stop, pieces, piece, level, r, sweeps, a, share, centre,
                 centre[i, d] = min(r[i, d], new[q, d] / per[q, d]) if per[q, d] > 0 else r[i, d]
 
 
+@row_kernel
+def close_row(c, before, used, new, held, slot, links, below):
+    """Turn links from entry `before` on, to pieces, into those of coarse unknown c; write its diagonal, return the end.
+
+    links : (to, values, axes); slot : where a piece stands among them per axis, -1 again afterwards
+    """
+    (to, values, axes), (_, coarse_ground, coarse_shift, coarse_diag) = links, below
+    end, own = before, 0.0
+    for e in range(before, used):
+        q, v, d = to[e], values[e], axes[e]
+        slot[q, d] = -1
+        if new[q] < 0:  # what leads to a piece without a coarse unknown leads to p = 0
+            coarse_ground[c, d] += 1 / (1 / v + 1 / held[q])
+        else:
+            to[end], values[end], axes[end] = new[q], v, d
+            own += v
+            end += 1
+    coarse_diag[c] = own + coarse_shift[c] + coarse_ground[c, 0] + coarse_ground[c, 1] + coarse_ground[c, 2]
+    return end
+
+
 @strip_kernel
 def sum_paths(start, stop, kept, pieces, piece, level, centre, place, new, held, below):
     """Return the links of coarse unknowns start..stop, row by row, and write the rest of them into `below`.
@@ -151,12 +172,12 @@ def sum_paths(start, stop, kept, pieces, piece, level, centre, place, new, held,
     kept : the piece of every coarse unknown; new : the coarse unknown of every piece, -1 if none
     """
     (first, member), (begin, index, w, axis, ground, shift, diag) = pieces, level
-    coarse_place, coarse_ground, coarse_shift, coarse_diag = below
+    coarse_place, coarse_ground, coarse_shift, _ = below
     counts, used = np.zeros(stop - start, np.int32), 0
     to, values, axes = np.empty(8192, np.uint32), np.empty(8192), np.empty(8192, np.uint8)
     slot = np.full((new.size, 3), -1, np.int32)
     for c in range(start, stop):
-        p, before, heaviest, own = kept[c], used, -1.0, 0.0
+        p, before, heaviest = kept[c], used, -1.0
         for d in range(3):
             coarse_ground[c, d] = 0.0
         coarse_shift[c], room = 0.0, 0
@@ -185,17 +206,7 @@ def sum_paths(start, stop, kept, pieces, piece, level, centre, place, new, held,
                     used += 1
                 else:
                     values[np.uint32(at)] += path
-        last, used = used, before
-        for e in range(before, last):  # what leads to a piece without a coarse unknown leads to p = 0
-            q, v, d = to[e], values[e], axes[e]
-            slot[q, d] = -1
-            if new[q] < 0:
-                coarse_ground[c, d] += 1 / (1 / v + 1 / held[q])
-            else:
-                to[used], values[used], axes[used] = new[q], v, d
-                own += v
-                used += 1
-        coarse_diag[c] = own + coarse_shift[c] + coarse_ground[c, 0] + coarse_ground[c, 1] + coarse_ground[c, 2]
+        used = close_row(c, before, used, new, held, slot, (to, values, axes), below)
         counts[c - start] = used - before
     return counts, to[:used].copy(), values[:used].copy(), axes[:used].copy()
 

@@ -17,7 +17,7 @@ from ...kernels.cpu.compile import ordered_row_kernel as row_kernel, over_strips
 from ...kernels.cpu.graph_levels import GridTransfer
 from ..coarsening import balanced_factors
 from ..pieces import FOREIGN, HELD, MERGE, ROUNDS, SWEEPS
-from .graph_level import Level
+from .graph_level import Level, close_row
 from .partition import (
     Array,
     choose_joins,
@@ -450,13 +450,13 @@ def sum_grid_paths(start, stop, kept, pieces, piece, paths, size, strides, wraps
     kept : the piece of every coarse unknown; new : the coarse unknown of every piece, -1 if none
     """
     (first, member), (g0, g1, g2, shift, grounded, diag) = pieces, facts
-    coarse_place, coarse_ground, coarse_shift, coarse_diag = below
+    coarse_place, coarse_ground, coarse_shift, _ = below
     blocks_y, blocks_z = -(-size[1] // factors[1]), -(-size[2] // factors[2])
     counts, used = np.zeros(stop - start, np.int32), 0
     to, values, axes = np.empty(8192, np.uint32), np.empty(8192), np.empty(8192, np.uint8)
     slot = np.full((new.size, 3), -1, np.int32)
     for c in range(start, stop):
-        p, before, heaviest, own, place = kept[c], used, -1.0, 0.0, 0
+        p, before, heaviest, place = kept[c], used, -1.0, 0
         for d in range(3):
             coarse_ground[c, d] = 0.0
         coarse_shift[c] = 0.0
@@ -485,19 +485,9 @@ def sum_grid_paths(start, stop, kept, pieces, piece, paths, size, strides, wraps
                             used += 1
                         else:
                             values[np.uint32(at)] += path
-        last, used = used, before
-        for e in range(before, last):  # what leads to a piece without a coarse unknown leads to p = 0
-            q, v, d = to[e], values[e], axes[e]
-            slot[q, d] = -1
-            if new[q] < 0:
-                coarse_ground[c, d] += 1 / (1 / v + 1 / held[q])
-            else:
-                to[used], values[used], axes[used] = new[q], v, d
-                own += v
-                used += 1
+        used = close_row(c, before, used, new, held, slot, (to, values, axes), below)
         x, y, z = place // (size[1] * size[2]), place // size[2] % size[1], place % size[2]
         coarse_place[c] = (x // factors[0] * blocks_y + y // factors[1]) * blocks_z + z // factors[2]
-        coarse_diag[c] = own + coarse_shift[c] + coarse_ground[c, 0] + coarse_ground[c, 1] + coarse_ground[c, 2]
         counts[c - start] = used - before
     return counts, to[:used].copy(), values[:used].copy(), axes[:used].copy()
 
