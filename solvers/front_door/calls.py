@@ -36,8 +36,9 @@ def solve_matrix(
         Mended and reported in ``info.notes``: negative signs (of all rows or of some), rows of fixed values kept in A
         (with or without their columns), rows divided by volumes, symmetric scaling, explicit zeros, rounding
     b : (n,), (n, 1) or (n, k), a column per right-hand side; NumPy or torch
-    shape : (nx, ny) or (nx, ny, nz), numbered with the last or the first axis fastest; None: found in the pattern of A
-    cells : `Cell` codes or booleans on the grid, if only FLUID cells are numbered; asks for `shape`
+    shape : (nx, ny) or (nx, ny, nz), numbered with the last or the first axis fastest; None: that of `cells`, or found
+        in the pattern of A
+    cells : `Cell` codes or booleans on the grid, if only FLUID cells are numbered
     rtol : float; ‖b - A x‖ <= rtol ‖b‖ for each column
     strict : bool; raise ConvergenceError on failure
 
@@ -77,12 +78,12 @@ def solve_matrix(
     return x, info
 
 
-def factorized(A: Any, shape: Any = None, rtol: float = 1e-10) -> Callable[[Any], Any]:
+def factorized(A: Any, shape: Any = None, rtol: float = 1e-10, *, cells: Any = None) -> Callable[[Any], Any]:
     """Return ``solve(b)`` for many right-hand sides, with the call of ``scipy.sparse.linalg.factorized``.
 
     Parameters
     ----------
-    A, shape, rtol : as in `solve_matrix`; what has to be found out about A is found out here
+    A, shape, rtol, cells : as in `solve_matrix`; what has to be found out about A is found out here
 
     Returns
     -------
@@ -98,7 +99,7 @@ def factorized(A: Any, shape: Any = None, rtol: float = 1e-10) -> Callable[[Any]
     >>> float(abs(A @ x - 1).max()) < 1e-8
     True
     """
-    prepared = prepare(A.copy() if scipy.sparse.issparse(A) else A, shape)  # later changes of A do not matter
+    prepared = prepare(A.copy() if scipy.sparse.issparse(A) else A, shape, cells)  # later changes of A do not matter
 
     def solve(b: Any) -> Any:
         x, info = _solve_columns(prepared, A, b, rtol)

@@ -40,6 +40,8 @@ class Prepared:
     def __init__(self, A: Any, shape: Any = None, cells: Any = None, *, weights: Any = None) -> None:
         start = time.perf_counter()
         self.csr, self.eps = to_csr(A)
+        if shape is None and cells is not None:
+            shape = np.shape(cells)
         self.shape = shape if shape is None else tuple(int(n) for n in np.atleast_1d(shape))
         self.cells, self.weights, self.M, self.nullspace = cells, weights, None, None
         self.mended, self.operator = self._make_ready()
@@ -72,7 +74,7 @@ class Prepared:
             mended = make_symmetric(mended)
             found = self._on_grid(mended)
         if found is None:
-            if self.shape is not None and self.cells is not None:
+            if self.cells is not None:
                 raise RefusedMatrixError(self.refusal)
             return mended, self._reduced(mended)
         if bool((found.shift < 0).any()):
@@ -173,7 +175,7 @@ class Prepared:
             count, labels = scipy.sparse.csgraph.connected_components(S, directed=False)
             if count <= 16:
                 self.nullspace = (labels[:, None] == np.arange(count)).astype(np.float64)
-        why = "A is no 5-point or 7-point stencil of a grid that could be found"
+        why = "A is no 5-point or 7-point stencil of a grid that could be found (without cells=, only full boxes are)"
         if self.shape is not None:
             why = f"A is no stencil on the grid {self.shape} ({self.refusal.partition(';')[0]})"
         try:

@@ -199,7 +199,11 @@ def test_a_mask_whose_cells_alone_are_numbered():
     mask = np.random.default_rng(31081).random((12, 13)) > 0.2
     A = Poisson.from_cells(mask, boundary="dirichlet")
     C = sp.csr_array(A.matrix(unknowns=True))
-    x, _ = check(C, right_side(C.shape[0]), shape=mask.shape, cells=mask)
+    x, _ = check(C, right_side(C.shape[0]), cells=mask)
+    np.testing.assert_array_equal(check(C, right_side(C.shape[0]), shape=mask.shape, cells=mask)[0], x)
+    np.testing.assert_allclose(factorized(C, cells=mask)(right_side(C.shape[0])), x, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="rows"):
+        solve_matrix(C, right_side(C.shape[0]), cells=np.ones_like(mask))  # not the cells of this matrix
     y, _ = check(C, right_side(C.shape[0]), notes=["no 5-point or 7-point stencil of a grid that could be found"])
     np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
 
