@@ -1,4 +1,4 @@
-"""Small or strongly grounded systems: some steps of CG with the diagonal, compiled as one loop, before any set-up.
+"""Small and strongly grounded systems: some steps of CG with the diagonal, compiled as one loop, before any set-up.
 
 Setting up multigrid costs some milliseconds, as much as hundreds of steps with the diagonal on 16^3 cells. So these are
 tried first where they may suffice; where the residual does not fall fast enough, multigrid goes on from the iterate
@@ -17,66 +17,111 @@ from krylearn.pde.compiled import compile_once
 from ..krylov.conjugate_gradients import cg
 from ..krylov.outcome import Reason, SolveInfo
 
-# cells, steps: what costs less than set-up and solve by multigrid (ours, one core); above the second of these sizes
-# only systems with many given values converge in so few
-STEPS = ((5_000, 500), (40_000, 150), (400_000, 150))
-LOOK = 20  # a part of the steps, after which the rate tells each time whether the rest is in reach
+# cells, steps on uniform and on varied media: about what set-up and solve by multigrid cost (ours, one core; set-up is
+# dearer where conductances vary)
+STEPS = ((5_000, 500, 500), (20_000, 300, 500), (40_000, 160, 280), (150_000, 120, 250), (400_000, 40, 100))
+LOOK = 10  # a part of the steps, after which the rate tells each time whether the rest is in reach
 
 
-def choose_steps(cells: int, grounded: bool) -> int:
-    """Return how many steps with the diagonal are worth trying; grounded : whether many values are given.
+def choose_steps(cells: int, varied: bool) -> int:
+    """Return how many steps with the diagonal are worth trying; varied : whether conductances differ.
 
-    >>> choose_steps(4096, False), choose_steps(64**3, False), choose_steps(64**3, True)
-    (500, 0, 150)
+    >>> choose_steps(4096, False), choose_steps(64**3, False), choose_steps(64**3, True), choose_steps(10**6, True)
+    (500, 40, 100, 0)
     """
-    steps = next((count for limit, count in STEPS if cells <= limit), 0)
-    return steps if grounded or cells <= STEPS[1][0] else 0
+    return next((counts[varied] for limit, *counts in STEPS if cells <= limit), 0)
 
 
-def run_steps(x, y, z, diag, nx, ny, nz, b, u, r, p, q, inverse, tolerance, steps, look):
+def is_varied(links: Any) -> bool:
+    """Tell from some of the conductances whether they differ by more than a factor of four.
+
+    >>> is_varied([np.array([1.0, 0.0, 1.0]), np.array([2.0])]), is_varied([np.array([1.0, 0.0, 9.0])])
+    (False, True)
+    """
+    some = np.concatenate([w[:: max(w.size // 1000, 1)] for w in links])
+    some = some[some > 0]
+    return bool(some.size and some.max() > 4 * some.min())
+
+
+def run_steps(x, y, z, diag, nx, ny, nz, b, u, r, p, q, inverse, links, sizes, tolerance, steps, look):
     """Do CG steps with the diagonal on A u = b from u = 0; return how many, and the norm of b - A u.
 
-    Every `look` steps it gives up if the mean rate so far does not reach the tolerance within `steps`. Loops are over
-    whole rows of cells and free of conditions, so that they become vector instructions. The last product is with u.
+    x, y, z : links to the next cell along each axis, those of the last cells wrap around (0 where they do not)
+    p : n + 2 ny nz numbers, of which the first and last ny nz remain 0;  links : three times n + ny nz
+    sizes : steps + 1, the norms of the residual
+
+    Every `look` steps it gives up if the tolerance is not in reach: at the rate of all steps so far, or of the second
+    half of them, whichever is slower, since the first steps gain most. The product runs over all cells in one loop
+    free of conditions, which becomes vector instructions: neighbours are read at fixed distances, from zeros outside,
+    and links that wrap around are added in loops of their own. The last product is with u.
     """
-    n = nx * ny * nz
-    sx, sy = ny * nz, nz
+    n, sx, sy = nx * ny * nz, ny * nz, nz
     rz, first = 0.0, 0.0
+    links[:] = 0.0
+    links[0, sx:] = x
+    links[1, sx:] = y
+    links[2, sx:] = z
+    wrap_x, wrap_y, wrap_z = False, False, False
+    for t in range(sx):
+        wrap_x = wrap_x or x[n - sx + t] != 0
+        links[0, n + t] = 0.0
+    for i in range(nx):
+        for k in range(nz):
+            last = i * sx + (ny - 1) * sy + k
+            wrap_y = wrap_y or y[last] != 0
+            links[1, sx + last] = 0.0
+    for row in range(0, n, nz):
+        wrap_z = wrap_z or z[row + nz - 1] != 0
+        links[2, sx + row + nz - 1] = 0.0
+    to_xa, to_ya, to_za = links[0, sx:], links[1, sx:], links[2, sx:]
+    to_xb, to_yb, to_zb = links[0, :n], links[1, sx - sy : sx - sy + n], links[2, sx - 1 : sx - 1 + n]
+    own, xa, xb = p[sx : sx + n], p[2 * sx : 2 * sx + n], p[:n]
+    ya, yb = p[sx + sy : sx + sy + n], p[sx - sy : sx - sy + n]
+    za, zb = p[sx + 1 : sx + 1 + n], p[sx - 1 : sx - 1 + n]
+    p[:] = 0.0
     for c in range(n):
         inverse[c] = 1 / diag[c] if diag[c] > 0 else 0.0
         u[c] = 0.0
         r[c] = b[c]
-        p[c] = b[c] * inverse[c]
-        rz += r[c] * p[c]
-        first += r[c] * r[c]
-    size = np.sqrt(first)
-    start, ended = size, False
+        own[c] = b[c] * inverse[c]
+        rz += b[c] * own[c]
+        first += b[c] * b[c]
+    start = np.sqrt(first)
+    size = start
     for step in range(steps + 1):
         ended = size <= tolerance or step == steps
+        sizes[step] = size
         if step > 0 and step % look == 0 and not ended and tolerance > 0:
-            ended = np.log(tolerance / start) < steps / step * np.log(size / start)
+            half = step // 2
+            rate = max(np.log(size / start) / step, np.log(size / sizes[half]) / (step - half))
+            ended = np.log(tolerance / size) < (steps - step) * rate
         if ended:
-            for c in range(n):
-                p[c] = u[c]
+            own[:] = u
         curvature = 0.0
-        for i in range(nx):
-            to_xb, to_xa = (-sx if i > 0 else (nx - 1) * sx), (sx if i < nx - 1 else (1 - nx) * sx)
-            for j in range(ny):
-                to_yb, to_ya = (-sy if j > 0 else (ny - 1) * sy), (sy if j < ny - 1 else (1 - ny) * sy)
-                row = i * sx + j * sy
-                last = row + nz - 1
-                for c in range(row, row + nz):
-                    q[c] = diag[c] * p[c] - x[c] * p[c + to_xa] - x[c + to_xb] * p[c + to_xb]
-                for c in range(row, row + nz):
-                    q[c] -= y[c] * p[c + to_ya] + y[c + to_yb] * p[c + to_yb]
-                for c in range(row, last):
-                    q[c] -= z[c] * p[c + 1]
-                for c in range(row + 1, last + 1):
-                    q[c] -= z[c - 1] * p[c - 1]
-                q[row] -= z[last] * p[last]  # 0 unless the axis wraps
-                q[last] -= z[last] * p[row]
-                for c in range(row, row + nz):
-                    curvature += q[c] * p[c]
+        for c in range(n):
+            product = diag[c] * own[c] - to_xa[c] * xa[c] - to_xb[c] * xb[c]
+            product -= to_ya[c] * ya[c] + to_yb[c] * yb[c] + to_za[c] * za[c] + to_zb[c] * zb[c]
+            q[c] = product
+            curvature += product * own[c]
+        if wrap_x:
+            for c in range(sx):
+                last = n - sx + c
+                q[c] -= x[last] * own[last]
+                q[last] -= x[last] * own[c]
+                curvature -= 2 * x[last] * own[c] * own[last]
+        if wrap_y:
+            for i in range(nx):
+                for c in range(i * sx, i * sx + nz):
+                    last = c + sx - sy
+                    q[c] -= y[last] * own[last]
+                    q[last] -= y[last] * own[c]
+                    curvature -= 2 * y[last] * own[c] * own[last]
+        if wrap_z:
+            for c in range(0, n, nz):
+                last = c + nz - 1
+                q[c] -= z[last] * own[last]
+                q[last] -= z[last] * own[c]
+                curvature -= 2 * z[last] * own[c] * own[last]
         if ended:
             square = 0.0
             for c in range(n):
@@ -87,14 +132,14 @@ def run_steps(x, y, z, diag, nx, ny, nz, b, u, r, p, q, inverse, tolerance, step
         alpha = rz / curvature
         new, square = 0.0, 0.0
         for c in range(n):
-            u[c] += alpha * p[c]
-        for c in range(n):
-            r[c] -= alpha * q[c]
-            square += r[c] * r[c]
-            new += r[c] * r[c] * inverse[c]
+            left = r[c] - alpha * q[c]
+            r[c] = left
+            square += left * left
+            new += left * left * inverse[c]
         beta, rz = new / rz, new
         for c in range(n):
-            p[c] = r[c] * inverse[c] + beta * p[c]
+            u[c] += alpha * own[c]
+            own[c] = r[c] * inverse[c] + beta * own[c]
         size = np.sqrt(square)
     return steps, size
 
@@ -111,18 +156,13 @@ def steps_with_diagonal(
     >>> u.tolist(), steps, left
     ([0.5, 0.5, 0.5, 0.5], 1, 0.0)
     """
-    work = [np.empty(b.size) for _ in range(5)]
+    n, plane = b.size, shape[1] * shape[2]
+    u, r, q, inverse = np.empty((4, n))
+    p, padded = np.empty(n + 2 * plane), np.empty((3, n + plane))
     look = max(steps // LOOK, 8)
+    work = (u, r, p, q, inverse, padded, np.empty(steps + 1))
     done, left = compile_once(run_steps)(*links, diag, *shape, b, *work, tolerance, steps, look)
-    return work[0], done, left
-
-
-def _is_grounded(A: Poisson) -> bool:
-    """Tell whether so many cells are tied to given values that errors cannot be smooth."""
-    tied = A.shift > 0
-    for g in A.ground:
-        tied = tied | (g > 0)
-    return float(tied.sum()) > 0.3 * A.unknowns
+    return u, done, left
 
 
 def cg_from_small(A: Poisson, b: Any, *, rtol: float, M: Any = None) -> tuple[Any, SolveInfo]:
@@ -136,9 +176,8 @@ def cg_from_small(A: Poisson, b: Any, *, rtol: float, M: Any = None) -> tuple[An
     (True, ('solved by cg with the diagonal, which is faster for so small a system',))
     """
     cells = A.unknown.numel()
-    steps = choose_steps(cells, cells <= STEPS[-1][0] and (cells <= STEPS[1][0] or _is_grounded(A)))
     largest = float(np.abs(np.asarray(b)).max(initial=0.0))
-    usual = steps and M is None and A.device.type == "cpu" and A.torch_dtype == torch.float64
+    usual = cells <= STEPS[-1][0] and M is None and A.device.type == "cpu" and A.torch_dtype == torch.float64
     if not usual or A.uncoupled is not None or not 1e-100 < largest < 1e100:
         return cg(A, b, rtol=rtol, M=M)
     grid = A.to_grid(np.asarray(b, dtype=np.float64))
@@ -149,7 +188,7 @@ def cg_from_small(A: Poisson, b: Any, *, rtol: float, M: Any = None) -> tuple[An
     reachable = nullspace.project(grid) if nullspace else grid
     flat = np.ascontiguousarray(reachable.numpy()).reshape(-1)
     links = [np.ascontiguousarray(w.numpy()).reshape(-1) for w in A.links]
-    diag = np.ascontiguousarray(A.diag.numpy()).reshape(-1)
+    diag, steps = np.ascontiguousarray(A.diag.numpy()).reshape(-1), choose_steps(cells, is_varied(links))
     place = A.unknown.shape
     u, done, true = steps_with_diagonal(links, diag, place, flat, 0.9 * rtol * norm, steps)
     x = torch.from_numpy(u).reshape(place)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from krylearn.pde import Poisson
 from krylearn.solvers import cg
-from krylearn.solvers.front_door.small_systems import cg_from_small
+from krylearn.solvers.front_door.small_systems import cg_from_small, steps_with_diagonal
 
 RNG = np.random.default_rng(36007)
 KAPPA = 10 ** RNG.uniform(-0.5, 0.5, (10, 11, 12))
@@ -50,3 +50,25 @@ def test_what_it_is_not_made_for_goes_to_cg():
         assert x.shape == b.shape
     negative = Poisson.from_cells(np.ones((9, 9)), shift=-0.5)
     assert cg_from_small(negative, RNG.standard_normal(81), rtol=1e-6)[1] != 0
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4), (6, 1, 4), (1, 5, 4), (2, 2, 2)])
+@pytest.mark.parametrize("periodic", [(), "x", "yz", "xyz"])
+def test_the_flat_product_is_that_of_the_matrix(shape, periodic):
+    sides = {axis: "periodic" if axis in periodic else "neumann" for axis in "xyz"}
+    A = Poisson.from_coefficients(10 ** RNG.uniform(-1, 1, shape), boundary=sides, shift=0.5)
+    b = RNG.standard_normal(A.shape[0])
+    links = [w.numpy().reshape(-1) for w in A.links]
+    for steps in (1, 3, 200):  # the norm that it returns is that of the last product, with u
+        u, _, left = steps_with_diagonal(links, A.diag.numpy().reshape(-1), shape, b, 1e-13, steps)
+        assert left == pytest.approx(np.linalg.norm(b - A.matrix() @ u), rel=1e-9, abs=1e-12)
+    np.testing.assert_allclose(u, np.linalg.solve(A.matrix().toarray(), b), atol=1e-10)
+
+
+def test_what_is_out_of_reach_ends_early():
+    A = Poisson.from_coefficients(np.ones((32, 32, 32)), boundary={"x": "dirichlet", "y": "neumann", "z": "neumann"})
+    links = [w.numpy().reshape(-1) for w in A.links]
+    b = np.asarray(A.rhs(1.0)).ravel()
+    _, steps, left = steps_with_diagonal(links, A.diag.numpy().reshape(-1), A.grid_shape, b, 1e-6, 100)
+    assert steps < 50
+    assert left > 1e-6
