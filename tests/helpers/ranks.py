@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -70,14 +71,21 @@ def lines_of(ranks, program, *arguments, **options):
 
 
 @functools.cache
-def cases_of(ranks):
-    """The lines of all modules of cases on so many ranks, by module: one launch serves several files of tests."""
+def run_cases():
+    """What all modules of cases say on 1 to 8 ranks, by number of ranks and module: one launch serves all tests."""
     modules = ("iterations_cases", "builders_cases", "plugin_cases")
     few = {"PETSC_OPTIONS": "-krylearn_gather 500"}
     found = {}
-    for line in lines_of(ranks, "cases_program.py", *modules, environment=few):
-        if "module" in line:
-            found[line["module"]] = []
-        else:
-            found[list(found)[-1]].append(line)
+    with tempfile.TemporaryDirectory() as folder:
+        done = run_ranks(8, "cases_program.py", folder, *modules, environment=few)
+        for file in Path(folder).iterdir():
+            by_module = found.setdefault(int(file.stem), {})
+            for line in map(json.loads, file.read_text().splitlines()):
+                by_module.setdefault(line.pop("module"), []).append(line)
+    assert sorted(found) == [1, 2, 3, 4, 8], f"{sorted(found)} ranks have said something\n{done.stdout}\n{done.stderr}"
     return found
+
+
+def cases_of(ranks):
+    """The lines of all modules of cases on so many ranks, by module."""
+    return run_cases()[ranks]

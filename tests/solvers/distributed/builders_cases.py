@@ -1,6 +1,4 @@
-"""The builders from own parts give the operator that one process builds; one JSON line per system."""
-
-import json
+"""The builders from own parts give the operator that one process builds; one line per system."""
 
 import numpy as np
 from krylearn.pde import Poisson
@@ -58,11 +56,16 @@ CASES = {
 }
 
 
-def main():
-    """Compare, solve, print."""
+def references():
+    """None: operators are compared where they are built."""
+    return {}
+
+
+def lines(comm, references):
+    """Compare and solve."""
     for name, (serial, distributed) in CASES.items():
         S = serial()
-        part = Partition(S.grid_shape)
+        part = Partition(S.grid_shape, comm)
         A = distributed(part)
         x = np.random.default_rng(10159).standard_normal(S.grid_shape)
         gap = np.abs(A @ x[part.own] - (S @ x)[part.own]).max(initial=0) / np.abs(S @ x).max()
@@ -74,23 +77,30 @@ def main():
         _, plain = cg(A, b, rtol=1e-2, M="none")
         _, few = cg(A, b, rtol=1e-8, M=M, maxiter=2)
         _, none = cg(A, 0 * b, M=M)
-        gap, source = part.comm.allreduce(np.array([gap, source]))
-        if part.comm.rank == 0:
-            line = {
-                "case": name,
-                "gap": gap,
-                "rhs": source,
-                "unknowns": [A.unknowns, S.unknowns],
-                "iterations": [one.iterations, two.iterations, plain.iterations],
-                "converged": [int(one), int(two), int(plain)],
-                "few": [few.reason.name, few.iterations, int(few)],
-                "zero": [int(none), none.iterations],
-            }
-            print(json.dumps(line), flush=True)
+        gap, source = comm.allreduce(np.array([gap, source]))
+        M.destroy()
+        yield {
+            "case": name,
+            "gap": gap,
+            "rhs": source,
+            "unknowns": [A.unknowns, S.unknowns],
+            "iterations": [one.iterations, two.iterations, plain.iterations],
+            "converged": [int(one), int(two), int(plain)],
+            "few": [few.reason.name, few.iterations, int(few)],
+            "zero": [int(none), none.iterations],
+        }
 
     # b with a part in the null space
-    part = Partition((12, 11, 13))
+    part = Partition((12, 11, 13), comm)
     A = D.from_cells(np.ones(part.own_shape), part)
     x, info = cg(A, np.ones(part.own_shape))
-    if part.comm.rank == 0:
-        print(json.dumps({"case": "incompatible", "reason": info.reason.name, "value": int(info)}), flush=True)
+    yield {"case": "incompatible", "reason": info.reason.name, "value": int(info)}
+
+    # a part of the wrong shape on one rank
+    wrong = np.ones((3, 8, 8) if comm.rank == comm.size - 1 else part.own_shape)
+    try:
+        D.from_coefficients(wrong, part)
+        message = "accepted"
+    except ValueError as error:
+        message = str(error)
+    yield {"case": "wrong part", "messages": comm.allgather(message)}

@@ -1,6 +1,6 @@
 """The PC class on DMDA matrices: periodic and 2D ones, changed operators, identity rows, matrices that it refuses."""
 
-import json
+from functools import partial
 
 import numpy as np
 from krylearn.pde import Poisson, scene
@@ -8,13 +8,12 @@ from krylearn.solvers import NeuralMultigrid, cg as serial_cg
 from krylearn.solvers.distributed import PC
 from petsc4py import PETSc
 
-rank = PETSc.COMM_WORLD.rank
 
-
-def dmda(shape, periodic=()):
+def dmda(shape, comm, periodic=()):
     """A DMDA, periodic along the axes named."""
     kinds = [d in periodic for d in range(len(shape))]
-    return PETSc.DMDA().create(list(shape), dof=1, stencil_width=1, boundary_type=kinds, stencil_type="star")
+    facts = {"dof": 1, "stencil_width": 1, "boundary_type": kinds, "stencil_type": "star"}
+    return PETSc.DMDA().create(list(shape), **facts, comm=comm)
 
 
 def natural(da, shape):
@@ -39,14 +38,15 @@ def distribute(csr, da, shape):
     csr.sort_indices()
     index = PETSc.IntType
     size = ((len(mine), len(order)),) * 2
-    A = PETSc.Mat().createAIJ(size, csr=(csr.indptr.astype(index), csr.indices.astype(index), csr.data))
+    parts = csr.indptr.astype(index), csr.indices.astype(index), csr.data
+    A = PETSc.Mat().createAIJ(size, csr=parts, comm=da.comm)
     A.setDM(da)
     return A
 
 
 def solver(A):
     """Conjugate gradients with the plug-in, on the true residual's norm."""
-    ksp = PETSc.KSP().create()
+    ksp = PETSc.KSP().create(comm=A.comm)
     ksp.setOperators(A)
     ksp.setType("cg")
     ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
@@ -66,12 +66,6 @@ def solve(ksp, A, b):
     return ksp.getIterationNumber(), r.norm() / b.norm()
 
 
-def tell(**facts):
-    """Print a line on rank 0."""
-    if rank == 0:
-        print(json.dumps(facts), flush=True)
-
-
 def vector(A, da, values, shape):
     """The rows of a rank out of an array over the grid."""
     b = A.createVecLeft()
@@ -79,9 +73,9 @@ def vector(A, da, values, shape):
     return b
 
 
-def main():
-    """Solve, refuse, print."""
-    rng = np.random.default_rng(10133)
+def media():
+    """Coefficients, boundary and right-hand side by name."""
+    rng, found = np.random.default_rng(10133), {}
     for name, shape, periodic in (
         ("flat", (61, 83), ()),
         ("seam", (23, 26, 21), (0, 2)),
@@ -89,35 +83,45 @@ def main():
     ):
         kappa = np.exp(rng.standard_normal(shape))
         boundary = {"xyz"[d]: "periodic" if d in periodic else "dirichlet" for d in range(len(shape))}
-        S = Poisson.from_coefficients(kappa, boundary=boundary)
         values = rng.standard_normal(shape)
         values -= values.mean() if name == "torus" else 0
-        da = dmda(shape, periodic)
-        A = distribute(S.matrix(), da, shape)
+        found[name] = Poisson.from_coefficients(kappa, boundary=boundary), values, periodic
+    S = scene("obstacles", (24, 22, 20), seed=10169)
+    found["identity rows"] = S, rng.standard_normal(S.grid_shape), ()
+    return found
+
+
+def references():
+    """Iterations of one process, by case."""
+
+    def solve(S, values):
+        values = values * np.asarray(S.unknown).reshape(S.grid_shape)
+        return serial_cg(S, values, rtol=1e-8, M=NeuralMultigrid(S, "network"))[1].iterations
+
+    return {name: partial(solve, S, values) for name, (S, values, _) in media().items()}
+
+
+def lines(comm, references):
+    """Solve and refuse."""
+    for name, (S, values, periodic) in media().items():
+        shape, csr = S.grid_shape, S.matrix().tolil()
+        da = dmda(shape, comm, periodic)
+        solid = np.flatnonzero(~np.asarray(S.unknown).ravel())
+        csr[solid, solid] = 1.0
+        A = distribute(csr, da, shape)
         if name == "torus":
-            A.setNullSpace(PETSc.NullSpace().create(constant=True))
-        _, info = serial_cg(S, values, rtol=1e-8, M=NeuralMultigrid(S, "network"))
+            A.setNullSpace(PETSc.NullSpace().create(constant=True, comm=comm))
         ksp = solver(A)
         iterations, residual = solve(ksp, A, vector(A, da, values, shape))
         # a second operator through the same solver: set up again
-        A.scale(8.0)
+        A.scale(1.0 if solid.size else 8.0)
         again, _ = solve(ksp, A, vector(A, da, 8 * values, shape))
-        tell(case=name, iterations=iterations, serial=info.iterations, residual=residual, again=again)
-
-    shape = (24, 22, 20)
-    da = dmda(shape)
-    S = scene("obstacles", shape, seed=10169)
-    csr = S.matrix().tolil()
-    solid = np.flatnonzero(~np.asarray(S.unknown).ravel())
-    csr[solid, solid] = 1.0
-    A = distribute(csr, da, shape)
-    values = rng.standard_normal(shape)
-    _, info = serial_cg(S, values * np.asarray(S.unknown).reshape(shape), rtol=1e-8, M=NeuralMultigrid(S, "network"))
-    iterations, residual = solve(solver(A), A, vector(A, da, values, shape))
-    tell(case="identity rows", iterations=iterations, serial=info.iterations, residual=residual, again=iterations)
+        ksp.destroy()
+        serial = references[name]
+        yield {"case": name, "iterations": iterations, "serial": serial, "residual": residual, "again": again}
 
     shape = (12, 11, 10)
-    da = dmda(shape)
+    da = dmda(shape, comm)
     good = Poisson.from_coefficients(np.ones(shape)).matrix().tolil()
     last = np.prod(shape) - 1
     for name, change in (
@@ -128,12 +132,13 @@ def main():
         bad = good.copy()
         bad[change[0], change[1]] = change[2]
         A = distribute(bad.tocsr(), da, shape)
+        ksp = solver(A)
         try:
-            solve(solver(A), A, A.createVecLeft())
+            solve(ksp, A, A.createVecLeft())
             message = "accepted"
         except PETSc.Error:
             message = "an error of PETSc"
         except ValueError as error:
             message = str(error)
-        messages = PETSc.COMM_WORLD.tompi4py().gather(message)
-        tell(case=name, messages=messages)
+        ksp.destroy()
+        yield {"case": name, "messages": comm.allgather(message)}

@@ -35,3 +35,10 @@ def test_failures_are_values(lines):
             assert line["zero"] == [0, 0]
     assert lines["incompatible"]["reason"] == "INCOMPATIBLE_RHS"
     assert lines["incompatible"]["value"] > 0
+
+
+def test_a_wrong_part_is_refused_on_every_rank(lines):
+    messages = lines["wrong part"]["messages"]
+    for message in messages:
+        where = f"rank {len(messages) - 1} of {len(messages)}: " if len(messages) > 1 else ""
+        assert message.startswith(f"{where}got kappa of shape (3, 8, 8)"), messages

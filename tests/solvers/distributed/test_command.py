@@ -55,9 +55,3 @@ def test_an_error_of_one_rank_ends_all_with_one_message():
     done = run_ranks(3, "failing_program.py", check=False)
     assert done.returncode != 0
     assert done.stderr.count("failing_program: rank 1 of 3: RuntimeError: only rank 1 fails") == 1, done.stderr
-
-
-def test_a_wrong_part_is_refused_on_every_rank():
-    done = run_ranks(3, "failing_program.py", "shape", check=False)
-    assert done.returncode != 0
-    assert done.stderr.count("rank 2 of 3: got kappa of shape (3, 8, 8)") == 1, done.stderr

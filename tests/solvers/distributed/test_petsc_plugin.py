@@ -9,7 +9,7 @@ OURS = ("-pc_type", "python", "-pc_python_type", "krylearn.solvers.distributed.P
 
 
 def test_by_options_alone_with_the_same_iterations_on_any_number_of_ranks():
-    runs = [(ranks, route) for route, counts in (("ghosted", (1, 4)), ("assembled", (3,))) for ranks in counts]
+    runs = ((4, "ghosted"), (3, "assembled"))
     lines = []
     for ranks, route in runs:
         options = ("-krylearn_route", route, "-krylearn_gather", 500, "-ksp_view")
@@ -17,7 +17,7 @@ def test_by_options_alone_with_the_same_iterations_on_any_number_of_ranks():
         assert f"krylearn NeuralMultigrid, route {route}, weights: the shipped network" in done.stdout
         assert "24 x 25 x 23, 13800 unknowns" in done.stdout
         lines += json_lines(done)
-    (other,) = lines_of(2, "petsc_program.py", *CG, "-pc_type", "gamg")
+    (other,) = lines_of(1, "petsc_program.py", *CG, "-pc_type", "gamg")
     assert len(lines) == len(runs)
     for line in lines:
         assert line["reason"] > 0
