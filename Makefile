@@ -56,7 +56,7 @@ fuzz: $(READY)  ## random and hostile input for some minutes; ARGS="files --seed
 	nice $(RUN) -m tests.fuzz $(ARGS)
 
 test-distributed: $(PETSC_READY)  ## install PETSc and MPI (Debian, as root), and run the tests of 1 to 8 ranks (under 10 minutes)
-	OMP_NUM_THREADS=1 $(PETSC_VENV)/bin/python -m pytest tests/solvers/distributed tests/bench/studies/solvers/test_rank_contest.py $(ARGS)
+	OMP_NUM_THREADS=1 $(PETSC_VENV)/bin/python -m pytest tests/solvers/distributed tests/bench/rivals/test_petsc.py tests/bench/studies/solvers/test_rank_contest.py $(ARGS)
 
 check: $(READY) $(CHECK_READY)  ## lint, format, import arrows, and types of the installed wheel
 	$(RUN) -m ruff check .

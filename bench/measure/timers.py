@@ -1,7 +1,8 @@
 """Clocks for host and device, peak memory, and what the machine itself can do: the ceilings of every result.
 
-A timer is a callable: run -> (seconds, result). `HostTimer` reads a clock before and after. `CudaTimer` records events
-on the current stream, after the cache was flushed and the device idle, and reads them when the device is idle again.
+A timer is a callable: run -> (seconds, result). `HostTimer` reads a clock before and after. `ReportedTimer` asks
+processes that time themselves. `CudaTimer` records events on the current stream, after the cache was flushed and the
+device idle, and reads them when the device is idle again.
 """
 
 from __future__ import annotations
@@ -45,6 +46,26 @@ class HostTimer:
         start = self.clock()
         result = run()
         return self.clock() - start, result
+
+
+@dataclass(frozen=True)
+class ReportedTimer:
+    """Seconds that other processes have taken themselves: `loop.seconds`, of its last call.
+
+    Examples
+    --------
+    >>> class Loop:
+    ...     seconds = 0.5
+    >>> ReportedTimer(Loop())(lambda: "x")
+    (0.5, 'x')
+    """
+
+    loop: Any
+
+    def __call__(self, run: Run) -> tuple[float, Any]:
+        """Run, and ask how long it took."""
+        result = run()
+        return float(self.loop.seconds), result
 
 
 class CudaTimer:

@@ -139,10 +139,12 @@ def paired(
     pairs: int = 3,
     warmup: int = 1,
     timer: Timer | None = None,
+    their_timer: Timer | None = None,
 ) -> Pair:
     """Time two calls A B A B in one run.
 
     Load that comes and goes on the machine hits both members of a pair: their ratio is steadier than two medians.
+    `their_timer` is `timer` unless theirs runs where another one is needed.
 
     Examples
     --------
@@ -155,8 +157,8 @@ def paired(
         theirs()
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(pairs):
-        for call, found in zip((ours, theirs), seconds, strict=True):
-            found += timed(call, repeats=1, warmup=0, timer=timer)[0].seconds
+        for call, found, clock in zip((ours, theirs), seconds, (timer, their_timer or timer), strict=True):
+            found += timed(call, repeats=1, warmup=0, timer=clock)[0].seconds
     return Pair(Timing(tuple(seconds[0])), Timing(tuple(seconds[1])))
 
 

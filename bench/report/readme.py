@@ -169,6 +169,8 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "solvers": (contest_tables.contest_tables, "krylearn bench solvers"),
     "solvers-pictures": (contest_tables.pictures, "krylearn bench solvers"),
     "solvers-profiles": (contest_tables.profile_table, "krylearn bench solvers"),
+    "solvers-fastest": (contest_tables.fastest_table, "krylearn bench solvers"),
+    "solvers-means": (contest_tables.means_table, "krylearn bench solvers"),
     "solvers-equal": (contest_tables.equal_width_table, "krylearn bench solvers"),
     "solvers-training": (contest_tables.training_table, "krylearn bench solvers"),
     "solvers-breakeven": (contest_tables.break_even_tables, "krylearn bench solvers"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse.linalg as spla
 
 from .loops import MAXITER, Direct, LibraryLoop, System, UnsuitedError
-from .petsc import petsc_loop
+from .petsc import one_rank
 
 GAMG = {
     "pc_type": "gamg",
@@ -76,26 +79,24 @@ def ruge_stuben(system: System) -> spla.LinearOperator:
     return pyamg.ruge_stuben_solver(system.matrix).aspreconditioner()
 
 
-def petsc_gamg(system: System) -> LibraryLoop:
+def petsc_gamg(system: System, make: Callable[..., Any] = one_rank) -> Any:
     """PETSc's smoothed aggregation under its own conjugate gradients."""
-    return _petsc(system, GAMG)
+    return make(system, GAMG)
 
 
-def petsc_boomeramg(system: System) -> LibraryLoop:
+def petsc_boomeramg(system: System, make: Callable[..., Any] = one_rank) -> Any:
     """BoomerAMG of hypre through PETSc, under PETSc's conjugate gradients."""
     threshold = 0.5 if system.dimension == 3 else 0.25
-    return _petsc(system, BOOMERAMG | {"pc_hypre_boomeramg_strong_threshold": threshold})
+    return make(system, BOOMERAMG | {"pc_hypre_boomeramg_strong_threshold": threshold})
 
 
-def _petsc(system: System, options: dict[str, Any]) -> LibraryLoop:
-    from petsc4py import PETSc
-
-    csr = system.matrix
-    size = csr.shape
-    matrix = PETSc.Mat().createAIJ(size=size, csr=(csr.indptr, csr.indices, csr.data), comm=PETSc.COMM_SELF)
-    if system.constants_in_kernel:
-        matrix.setNullSpace(PETSc.NullSpace().create(constant=True, comm=PETSc.COMM_SELF))
-    return petsc_loop(matrix, options)
+def amgcl_runs_on() -> str:
+    """Look whether this build of pyamgcl was linked with OpenMP, as its set-up script does where the compiler can."""
+    spec = importlib.util.find_spec("pyamgcl")
+    folders = spec.submodule_search_locations if spec is not None else None
+    libraries = [file for folder in folders or () for file in Path(folder).glob("pyamgcl_ext*")]
+    parallel = any(b"GOMP_parallel" in code or b"__kmpc_fork_call" in code for code in map(Path.read_bytes, libraries))
+    return "{n} threads" if parallel else "1 thread"
 
 
 def amgcl(system: System) -> LibraryLoop:

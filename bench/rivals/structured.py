@@ -1,18 +1,15 @@
 """Rivals that know the grid: hypre's PFMG and SMG and PETSc's multigrid, on a DMDA, under PETSc's conjugate gradients.
 
-They take the system as a full box: a cell without an unknown is a row with 1 on its diagonal and nothing else. They run
-on one rank; `NUMBA_NUM_THREADS=1` gives ours one thread, for a comparison at equal width.
+They take the system as a full box: a cell without an unknown is a row with 1 on its diagonal and nothing else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import scipy.sparse as sp
-
-from .loops import LibraryLoop, System, UnsuitedError
-from .petsc import petsc_loop
+from .loops import System
+from .petsc import one_rank
 
 # hypre's manual offers two sides: red-black Gauss-Seidel with coarse operators of seven points is the cheapest,
 # weighted Jacobi with Galerkin operators (the default) the one that closed boxes and walls do not break
@@ -26,59 +23,23 @@ PCMG = {
     "mg_levels_pc_type": "jacobi",
     "mg_levels_ksp_max_it": 2,
 }
-COARSEST = 8  # cells along an axis below which PCMG does not halve any more
 
 
-def pfmg(system: System) -> LibraryLoop:
+def pfmg(system: System, make: Callable[..., Any] = one_rank) -> Any:
     """Semicoarsening multigrid of hypre, as cheap to set up as it can be."""
-    return _on_box(system, PFMG, "hyprestruct")
+    return make(system, PFMG, grid=True)
 
 
-def pfmg_jacobi(system: System) -> LibraryLoop:
+def pfmg_jacobi(system: System, make: Callable[..., Any] = one_rank) -> Any:
     """Semicoarsening multigrid of hypre as its manual has it by default: weighted Jacobi, Galerkin coarse operators."""
-    return _on_box(system, PFMG_JACOBI, "hyprestruct")
+    return make(system, PFMG_JACOBI, grid=True)
 
 
-def smg(system: System) -> LibraryLoop:
+def smg(system: System, make: Callable[..., Any] = one_rank) -> Any:
     """Semicoarsening multigrid of hypre with plane smoothing: more robust, and dearer."""
-    return _on_box(system, SMG, "hyprestruct")
+    return make(system, SMG, grid=True)
 
 
-def pcmg(system: System) -> LibraryLoop:
+def pcmg(system: System, make: Callable[..., Any] = one_rank) -> Any:
     """Geometric multigrid of PETSc for cell-centred grids (Q0, as in its tutorials), Galerkin, Chebyshev-Jacobi 2."""
-    return _on_box(system, PCMG, "aij")
-
-
-def _on_box(system: System, options: dict[str, Any], matrix_type: str) -> LibraryLoop:
-    """Hand the system over as a matrix on a DMDA, our axes in reverse: the first runs fastest there, the last here."""
-    from petsc4py import PETSc
-
-    A = system.A
-    if A is None:
-        raise UnsuitedError("structured multigrid needs a grid, and nothing is known of one")
-    if any(kinds[0] == "periodic" for kinds in A.boundary):
-        raise UnsuitedError("periodic axes are not handed to the structured rivals")
-    unknown = np.asarray(A.unknown).ravel()
-    full = (sp.csr_array(A.matrix()) + sp.diags_array((~unknown).astype(float))).tocsr()
-    full.sort_indices()
-    sizes = tuple(reversed(A.grid_shape))
-    da = PETSc.DMDA().create(sizes=sizes, dof=1, stencil_width=1, stencil_type="star", comm=PETSc.COMM_SELF)
-    da.setMatType(matrix_type)
-    da.setInterpolationType(PETSc.DMDA.InterpolationType.Q0)  # cells: an axis of n is refined from n / 2
-    matrix = da.createMatrix()
-    matrix.setValuesLocalIJV(full.indptr.astype(np.int32), full.indices.astype(np.int32), full.data)
-    matrix.assemble()
-    if system.constants_in_kernel:
-        kernel = PETSc.Vec().createWithArray(unknown / np.sqrt(unknown.sum()), comm=PETSc.COMM_SELF)
-        matrix.setNullSpace(PETSc.NullSpace().create(vectors=[kernel], comm=PETSc.COMM_SELF))
-    if options["pc_type"] != "mg":
-        return petsc_loop(matrix, options, unknown=unknown)
-    return petsc_loop(matrix, options | {"pc_mg_levels": _levels(A.grid_shape)}, unknown=unknown, da=da)
-
-
-def _levels(shape: tuple[int, ...]) -> int:
-    """Count how often every axis can be halved, and one."""
-    levels, cells = 1, [n for n in shape if n > 1]
-    while all(n % 2 == 0 and n > COARSEST for n in cells):
-        levels, cells = levels + 1, [n // 2 for n in cells]
-    return levels
+    return make(system, PCMG, grid=True)

@@ -32,5 +32,6 @@ def provenance(lines: Sequence[dict[str, Any]]) -> str:
     line = lines[-1]
     machine = line["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
-    where = f"{machine['cpu']}, {line['threads']} threads of {machine['cores']} cores"
+    threads = max(each["threads"] for each in lines)  # rivals on one thread say 1
+    where = f"{machine['cpu']}, {threads} threads of {machine['cores']} cores"
     return f"{where}; Python {machine['python']}, {versions}; commit {line['commit'] or 'unknown'}, {line['date']}"

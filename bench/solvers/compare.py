@@ -1,8 +1,9 @@
 """`krylearn bench solvers`: which solver for which system on this machine; everybody, timed alike.
 
-Four parts. "tolerance": a few systems, every method, solves in pairs with ours, memory. "accuracy": one system to more
-and more digits. "sizes": one family on growing grids. "families": iterations of every family and field case. Or, with
-a matrix out of a file, every method on that one.
+Five parts. "tolerance": a few systems, every method, solves in pairs with ours, memory. "rivals": every family and
+field case, the rivals that are ever the fastest, on as many ranks or threads as ours. "accuracy": one system to more
+and more digits. "sizes": one family on growing grids. "families": iterations of every family and field case. Or, with a
+matrix out of a file, every method on that one.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from ..measure.machine import free_bytes
 from ..measure.record import Record, append, latest, new_run, read
 from ..measure.timers import Ceilings, ceilings
 from ..rivals.plugins import installed_rivals, load_system
-from ..rivals.table import PEERS, Peer, System
+from ..rivals.table import PEERS, RANKS, Peer, System
 from .contest import HEADER, compressed, ours, rival, summary, title
 
-ONE_THREAD = "krylearn 1 thread"  # as wide as the rivals, which run on one thread or rank
+ONE_THREAD = "krylearn 1 thread"  # as wide as the rivals that run on one thread or rank
 OWN = {
     "krylearn": None,
     ONE_THREAD: None,
@@ -41,8 +42,12 @@ OWN = {
 BOX = "plain box"  # the transforms' own ground
 FIELD = ("stretched_1.3", "layers_1000", "image_130")  # as real codes assemble them: scenes/field_cases.py
 EVERYBODY = (*OWN, *PEERS)
-FEW = ("krylearn", ONE_THREAD, "hypre-pfmg", "petsc-boomeramg", "amgcl", "pyamg-rs", "scipy-cg-jacobi")
-FEWEST = ("krylearn", ONE_THREAD, "hypre-pfmg", "petsc-boomeramg")  # what can be waited for, and held, beyond 128^3
+FEWEST = ("krylearn", ONE_THREAD, "hypre-pfmg", "hypre-pfmg-ranks", "petsc-boomeramg-ranks")  # also beyond 128^3
+FEW = (*FEWEST, "amgcl", "pyamg-rs", "scipy-cg-jacobi")
+FASTEST = (
+    "krylearn", "hypre-pfmg-ranks", "hypre-pfmg-jacobi-ranks", "petsc-boomeramg-ranks", "amgcl", "pyamg-rs",
+    "transforms",
+)  # fmt: skip
 # of one iteration per cell: fused CG in fp64 (15 words, and 3 of the cycle) and the fp32 cycle (kernels/cpu/cycle.py)
 BYTES_PER_ITERATION = 15 * 8 + 3 * 4 + 188
 
@@ -101,7 +106,8 @@ def jobs(quick: bool, added: tuple[str, ...] = ()) -> list[Job]:
     accuracy = [Job("accuracy", "free_surface", 24 if quick else 64, FEW, 2, limit, rtol) for rtol in digits]
     known = (*FAMILIES,) if quick else (*FAMILIES, *FIELD_CASES)
     every = [Job("families", family, 16 if quick else 48, iterations, 1, 5.0) for family in known]
-    return contests + accuracy + growth + every
+    races = [] if quick else [Job("rivals", family, 64, (*FASTEST, *added), 3, 8.0) for family in known]
+    return contests + races + accuracy + growth + every
 
 
 def scene_problem(family: str, size: int, seed: int = 0) -> Problem:
@@ -199,7 +205,7 @@ def lack_of_memory(method: str, system: System) -> str:
     >>> lack_of_memory("scipy-cg", System(sp.csr_array(np.eye(3))))
     ''
     """
-    needs = system.matrix.shape[0] * BYTES_OF_RIVALS.get(method, 2000)
+    needs = system.matrix.shape[0] * BYTES_OF_RIVALS.get(method.removesuffix(RANKS), 2000)
     free = free_bytes()
     if free is None or needs < 0.9 * free:
         return ""

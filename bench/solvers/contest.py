@@ -19,7 +19,7 @@ from ..measure.timers import peak_bytes, timer_for
 from ..measure.timing import iterations_to, paired, timed, true_relative_residual
 from ..rivals.table import Peer, System, UnsuitedError, run
 
-HEADER = ("method", "set-up", "solve", "iterations", "true residual", "solve / ours", "both / ours")
+HEADER = ("method", "on", "set-up", "solve", "iterations", "true residual", "solve / ours", "both / ours")
 OURS = "krylearn"
 
 
@@ -142,6 +142,7 @@ def rival(
         method=peer.name, unknowns=system.matrix.shape[0], tolerance=rtol, status="ABSENT", version=peer.version or "",
         config=peer.absent or peer.config, device=peer.device, **facts,
     )  # fmt: skip
+    record.more["width"], record.threads = peer.width, peer.threads
     if peer.absent:
         return record
     try:
@@ -153,14 +154,15 @@ def rival(
         record.status, record.more["reason"] = "FAILED", f"{type(error).__name__}: {error}"[:300]
         return record
     record.status, record.setup_s, record.true_relres = outcome.status, outcome.setup_s, outcome.true_relres
-    record.iterations, record.products, record.peak_bytes = outcome.iterations_to(rtol), outcome.iterations, peak
+    record.iterations, record.products = outcome.iterations_to(rtol), outcome.iterations
+    record.peak_bytes = outcome.peak_bytes or peak
     record.more["residuals"] = relative(outcome.residuals)
     if outcome.again:
         first = solve or outcome.again
         first()  # ours was idle while the rival was set up: caches and threads are warm again
         affordable = int(time_limit / outcome.solve.median) if outcome.solve else pairs
         pairs = max(1, min(pairs, affordable))
-        pair = paired(first, outcome.again, pairs=pairs, warmup=0)
+        pair = paired(first, outcome.again, pairs=pairs, warmup=0, their_timer=outcome.timer)
         record.solve_s, record.spread_s, record.repeats = pair.theirs.median, (pair.theirs.low, pair.theirs.high), pairs
         record.more["seconds"] = rounded(pair.theirs.seconds)
         if solve:
@@ -211,22 +213,40 @@ def summary(lines: Sequence[dict]) -> list[list[str]]:
     Examples
     --------
     >>> summary([{"method": "krylearn", "status": "CONVERGED", "setup_s": 0.5, "solve_s": 0.25, "iterations": 9.0,
-    ...           "true_relres": 3e-9, "more": {}}])
-    [['krylearn', '0.5 s', '0.25 s', '9.0', '3.0e-09', '1', '1']]
+    ...           "true_relres": 3e-9, "threads": 2, "more": {}}])
+    [['krylearn', '2 threads', '0.5 s', '0.25 s', '9.0', '3.0e-09', '1', '1']]
     """
     rows, totals = [], {line["method"]: total(line) for line in lines}
     for line in sorted(lines, key=lambda line: _place(line, totals[line["method"]])):
         if line["status"] in ("ABSENT", "UNSUITED", "FAILED"):
-            rows.append([line["method"], line["status"].lower(), *["-"] * (len(HEADER) - 2)])
+            rows.append([line["method"], width(line), line["status"].lower(), *["-"] * (len(HEADER) - 3)])
             continue
         ratio = line["more"].get("ratio")
         versus = "{:.1f} ({:.1f}-{:.1f})".format(*ratio) if ratio else "1" if line["method"] == OURS else "-"
         solve = seconds(line["solve_s"]) if line["status"] == "CONVERGED" else line["status"].lower()
         own, both = totals.get(OURS), totals[line["method"]]
         together = "1" if line["method"] == OURS else f"{both / own:.1f}" if own and both else "-"
-        found = [count(line["iterations"]), f"{line['true_relres']:.1e}", versus, together]
-        rows.append([line["method"], seconds(line["setup_s"]), solve, *found])
+        relres = "-" if line["true_relres"] is None else f"{line['true_relres']:.1e}"
+        found = [count(line["iterations"]), relres, versus, together]
+        rows.append([line["method"], width(line), seconds(line["setup_s"]), solve, *found])
     return rows
+
+
+def width(line: dict[str, Any]) -> str:
+    """Say on how many threads or ranks a line was measured; rivals of older records ran on one thread but for AMGCL.
+
+    Examples
+    --------
+    >>> width({"method": "krylearn", "threads": 2, "more": {}}), width({"method": "pyamg-rs", "threads": 2, "more": {}})
+    ('2 threads', '1 thread')
+    """
+    if "width" in line["more"]:
+        return str(line["more"]["width"])
+    if line["method"] == "amgcl":  # on one or on all, as it was built
+        return "not recorded"
+    own = line["method"].startswith(OURS) or line["method"] == "transforms"
+    n = line["threads"] if own else 1
+    return f"{n} threads" if n > 1 else "1 thread"
 
 
 def _place(line: dict[str, Any], seconds: float | None) -> tuple[bool, float]:

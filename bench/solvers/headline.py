@@ -16,14 +16,13 @@ from ..measure.console import console, progress, table
 from ..measure.machine import threads
 from ..measure.record import Record, append, new_run
 from ..measure.timing import paired
-from ..rivals.table import PEERS
+from ..rivals.table import PEERS, RANKS
 from .contest import HEADER, ours, rounded, summary, theirs, title
 
 RULES = ("tuned", "resistor", "geometric")
 RIVALS = ("pyamg-sa", "pyamg-rs")
-IF_INSTALLED = (
-    "hypre-pfmg", "hypre-pfmg-jacobi", "hypre-smg", "petsc-pcmg", "amgcl", "petsc-gamg", "petsc-boomeramg",
-)  # fmt: skip
+OUT_OF_PETSC = ("hypre-pfmg", "hypre-pfmg-jacobi", "hypre-smg", "petsc-pcmg", "petsc-gamg", "petsc-boomeramg")
+IF_INSTALLED = ("amgcl", *(name + ending for name in OUT_OF_PETSC for ending in ("", RANKS)))
 
 
 def same_kernels(A: Poisson, b: Any, rule: str, solve: Any, *, rtol: float, pairs: int, **facts: Any) -> Record:

@@ -12,6 +12,7 @@ from typing import Any
 from krylearn.solvers.files import write_bytes
 
 from ..measure.console import seconds
+from ..rivals.table import RANKS
 from ..show import figures, profiles
 from ..show.markdown import markdown
 from . import contest
@@ -101,25 +102,98 @@ def _mean_with_interval(ratios: Sequence[float]) -> str:
     return f"{mean:.1f} ({low:.1f}-{high:.1f})"
 
 
-def equal_width_table(lines: Lines) -> str:
-    """Write ours on one thread against the fastest rival, which runs on one thread or rank."""
+AGAINST = ("system", "krylearn", "fastest rival", "takes", "both / ours", "fastest solve", "solve / ours")
+
+
+def races(lines: Lines) -> dict[str, list[dict[str, Any]]]:
+    """Return the lines of each system on which the fastest rivals were measured; in older runs, everybody.
+
+    Examples
+    --------
+    >>> races([{"problem": "box", "more": {"part": "tolerance"}}])
+    {'box': [{'problem': 'box', 'more': {'part': 'tolerance'}}]}
+    """
+    found = [x for x in lines if x["more"].get("part") == "rivals"]
+    each = {problem: [x for x in found if x["problem"] == problem] for problem in figures.names(found, "problem")}
+    return each or contests(lines)
+
+
+def fastest_table(lines: Lines) -> str:
+    """Write per system what set-up and solve of ours take, and the fastest of all rivals, as wide as they can run."""
+    found = [x for each in races(lines).values() for x in each]
+    grids = ", ".join(dict.fromkeys(" x ".join(map(str, x["shape"])) for x in found if x.get("shape")))
+    rows = markdown(AGAINST, _races(races(lines), "krylearn", lambda x: True))
+    return f"**Set-up plus solve, {grids}, true residual {found[0]['tolerance']:g}**\n\n{rows}" if found else rows
+
+
+def means_table(lines: Lines) -> str:
+    """Write the geometric mean over all systems of what each rival takes relative to ours, the fastest rival first."""
+    each = races(lines)
+    found = [x for group in each.values() for x in group]
     rows = []
-    for problem, found in contests(lines).items():
-        own = next((x for x in found if x["method"] == "krylearn 1 thread"), None)
-        rivals = [x for x in found if not x["method"].startswith("krylearn") and contest.total(x) is not None]
-        # SciPy's transforms take all threads
-        rivals = [x for x in rivals if x["method"] != "transforms"]
-        if own is None or contest.total(own) is None or not rivals:
+    for method in figures.names(found):
+        solved = [x for x in found if x["method"] == method and contest.total(x) is not None]
+        both = profiles.ratios_to(found, "krylearn", method, setup=True)
+        if method.startswith("krylearn") or len(both) < 2:
             continue
-        both = min(rivals, key=lambda x: contest.total(x) or math.inf)
-        alone = min(rivals, key=lambda x: x["solve_s"])
-        ours, theirs = contest.total(own) or math.inf, contest.total(both) or math.inf
-        rows.append((
-            problem, seconds(own["setup_s"]), seconds(own["solve_s"]), both["method"], f"{theirs / ours:.1f}",
-            alone["method"], f"{alone['solve_s'] / own['solve_s']:.1f}",
-        ))  # fmt: skip
-    header = ("system", "set-up", "solve", "least both", "both / ours", "fastest solve", "solve / ours")
-    return markdown(header, rows) if rows else "*No recorded run with one thread yet.*"
+        alone = profiles.ratios_to(found, "krylearn", method, setup=False)
+        means = (_mean_with_interval(both), _mean_with_interval(alone))
+        rows.append((profiles.mean_ratio(both)[0], (_named(solved[0]), f"{len(solved)} of {len(each)}", *means)))
+    header = ("rival", "systems solved", "set-up + solve / ours", "solve / ours")
+    return markdown(header, [row for _, row in sorted(rows, key=lambda pair: pair[0])])
+
+
+def equal_width_table(lines: Lines) -> str:
+    """Write ours against the fastest rival on as many threads or ranks: first on one, then on all."""
+    parts = []
+    for own, alone in (("krylearn 1 thread", True), ("krylearn", False)):
+        rows = _races(contests(lines), own, _on_one if alone else _on_more)
+        if rows:
+            words = "1 thread against 1 thread or rank" if alone else "all threads against as many threads or ranks"
+            parts.append(f"**{words}**\n\n{markdown(AGAINST, rows)}")
+    return "\n\n".join(parts)
+
+
+def _races(
+    systems: dict[str, list[dict[str, Any]]], method: str, takes_part: Callable[[dict[str, Any]], bool]
+) -> list[tuple[str, ...]]:
+    """Find per system the rival with the least set-up plus solve, and the one with the fastest solve; rows of AGAINST.
+
+    The last row has geometric means over the systems that both have solved.
+    """
+    rows, ratios = [], []
+    for problem, found in systems.items():
+        own = next((x for x in found if x["method"] == method), None)
+        others = [x for x in found if not x["method"].startswith("krylearn") and takes_part(x)]
+        rivals = [(total, x) for x in others if (total := contest.total(x)) is not None]
+        if own is None or not others:
+            continue
+        ours = contest.total(own)
+        both, fastest = min(rivals, key=lambda pair: pair[0], default=(None, None))
+        quickest = min((x for _, x in rivals), key=lambda x: x["solve_s"], default=None)
+        cells = [_named(fastest), seconds(both), "-", _named(quickest), "-"]
+        if ours and both and quickest:
+            # pairs, timed in turns, are with krylearn on all its threads
+            paired = quickest["more"].get("ratio", [None])[0] if method == "krylearn" else None
+            ratios.append((both / ours, paired or quickest["solve_s"] / own["solve_s"]))
+            cells[2], cells[4] = (f"{ratio:.1f}" for ratio in ratios[-1])
+        rows.append((problem, seconds(ours) if ours else own["status"].lower(), *cells))
+    if len(ratios) > 1:
+        means = [f"{math.exp(sum(map(math.log, each)) / len(each)):.1f}" for each in zip(*ratios, strict=True)]
+        rows.append((f"geometric mean of {len(ratios)}", "", "", "", means[0], "", means[1]))
+    return rows
+
+
+def _on_one(line: dict[str, Any]) -> bool:
+    return contest.width(line).startswith("1 ")
+
+
+def _on_more(line: dict[str, Any]) -> bool:
+    return contest.width(line)[0].isdigit() and not _on_one(line)
+
+
+def _named(line: dict[str, Any] | None) -> str:
+    return f"{line['method'].removesuffix(RANKS)}, {contest.width(line)}" if line else "none converged"
 
 
 def training_table(lines: Lines) -> str:

@@ -23,8 +23,8 @@ from ...measure.console import console, progress, table
 from ...measure.record import Record, append, new_run
 from ...measure.timers import peak_bytes
 from ...measure.timing import iterations_to, timed, true_relative_residual
-from ...rivals import cpu as peers_cpu
 from ...rivals.loops import LibraryLoop, System
+from ...rivals.petsc import one_rank
 from ...rivals.table import PEERS, PETSC, Peer
 from ...solvers.contest import compressed, relative, rival
 from .published_table import COUNTS, HEADER, counted, groups, rows, title
@@ -73,7 +73,7 @@ METHODS = (
 
 def petsc_icc(system: System) -> LibraryLoop:
     """PETSc's incomplete Cholesky factors without fill, under its own conjugate gradients."""
-    return peers_cpu._petsc(system, {"pc_type": "icc"})
+    return one_rank(system, {"pc_type": "icc"})
 
 
 RIVALS = (

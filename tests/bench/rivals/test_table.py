@@ -114,7 +114,7 @@ def test_an_absent_rival_is_reported_with_the_line_that_installs_it(system):
         prepare(ghost, System(sp.csr_array(np.eye(2))))
     record = theirs(ghost, *system, None, rtol=RTOL, pairs=1, problem="obstacles")
     assert (record.status, record.solve_s) == ("ABSENT", None)
-    assert summary([record.line()])[0][1] == "absent"
+    assert summary([record.line()])[0][1:3] == ["1 thread", "absent"]
 
 
 def test_a_contest_on_one_system(system):

@@ -62,10 +62,22 @@ def test_tables_and_pictures_show_them(lines):
 
 
 def test_equal_width_is_ours_on_one_thread_against_the_fastest_rival(lines):
-    own = [line("krylearn 1 thread", p, 2.0) for p in "xyz"]
-    rows = tables.equal_width_table([*lines, *own]).splitlines()[2:]
-    assert rows[0] == "| x | 0 us | 2 s | a | 1.0 | a | 1.0 |"
-    assert rows[2] == "| z | 0 us | 2 s | a | 0.5 | a | 0.5 |"
+    own = [line("krylearn 1 thread", p, 2.0, threads=1) for p in "xyz"]
+    rows = tables.equal_width_table([*lines, *own]).splitlines()[4:]
+    assert rows[0] == "| x | 2 s | a, 1 thread | 2 s | 1.0 | a, 1 thread | 1.0 |"
+    assert rows[2] == "| z | 2 s | a, 1 thread | 1 s | 0.5 | a, 1 thread | 0.5 |"
+    assert rows[3] == "| geometric mean of 3 |  |  |  | 1.3 |  | 1.3 |"
+
+
+def test_the_fastest_rival_of_every_family_and_failures_of_either_side(lines):
+    failed = [line("krylearn", "q", None, "rivals"), line("a", "q", 2.0, "rivals")]
+    lost = [line("krylearn", "r", 2.0, "rivals"), line("a", "r", None, "rivals")]
+    table = tables.fastest_table([*lines, *failed, *lost]).splitlines()[4:]
+    assert table == [
+        "| q | maxiter | a, 1 thread | 2 s | - | a, 1 thread | - |",
+        "| r | 2 s | none converged | - | - | none converged | - |",
+    ]
+    assert tables.fastest_table(lines).splitlines()[4].startswith("| x | 1 s | a, 1 thread | 2 s | 2.0 |")
 
 
 def test_a_run_in_two_parts_measures_everything_once(tmp_path, monkeypatch):
@@ -89,3 +101,10 @@ def test_a_rival_that_would_not_fit_says_so(monkeypatch):
     assert found["krylearn"].status == "CONVERGED"
     assert found["pyamg-rs"].status == "UNSUITED"
     assert "GB are free" in found["pyamg-rs"].more["reason"]
+
+
+def test_rivals_are_ordered_by_their_mean_over_all_systems(lines):
+    assert tables.means_table(lines).splitlines()[2:] == [
+        "| b, 1 thread | 2 of 3 | 1.2 (0.5-3.0) | 1.2 (0.5-3.0) |",
+        "| a, 1 thread | 3 of 3 | 1.6 (0.2-8.0) | 1.6 (0.2-8.0) |",
+    ]
