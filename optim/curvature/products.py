@@ -49,9 +49,10 @@ def product(net: FrozenNetwork, chunk: Chunk, kind: str, method: str) -> Product
 
 @functools.cache
 def _load_forward_mode() -> None:
-    """Let torch load its forward-mode rules; doing so it warns of its own use of TorchScript."""
+    """Let torch load its forward-mode rules; doing so it warns of its own TorchScript, from 2.15 on whoever calls."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
         with forward_ad.dual_level():
             forward_ad.make_dual(torch.ones(1), torch.ones(1))
 
