@@ -147,7 +147,7 @@ def run_steps(x, y, z, diag, nx, ny, nz, b, u, r, p, q, inverse, links, sizes, t
 def steps_with_diagonal(
     links: Any, diag: Any, shape: tuple[int, ...], b: Any, tolerance: float, steps: int
 ) -> tuple[Any, int, float]:
-    """Return u of `run_steps` with how many steps it took and the norm of b - A u; arrays are flat.
+    """Return u of `run_steps` with how many steps it took and the norm of b - A u; flat arrays of one precision.
 
     Examples
     --------
@@ -157,8 +157,8 @@ def steps_with_diagonal(
     ([0.5, 0.5, 0.5, 0.5], 1, 0.0)
     """
     n, plane = b.size, shape[1] * shape[2]
-    u, r, q, inverse = np.empty((4, n))
-    p, padded = np.empty(n + 2 * plane), np.empty((3, n + plane))
+    u, r, q, inverse = np.empty((4, n), dtype=b.dtype)
+    p, padded = np.empty(n + 2 * plane, dtype=b.dtype), np.empty((3, n + plane), dtype=b.dtype)
     look = max(steps // LOOK, 8)
     work = (u, r, p, q, inverse, padded, np.empty(steps + 1))
     done, left = compile_once(run_steps)(*links, diag, *shape, b, *work, tolerance, steps, look)

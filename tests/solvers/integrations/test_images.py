@@ -147,6 +147,27 @@ def test_porespy(axis):
     assert found.D_eff == pytest.approx(1 / theirs.formation_factor, rel=1e-5)
 
 
+@pytest.mark.parametrize("at", ["faces", "cells"])
+@pytest.mark.parametrize("ftol", [0.3, 0.1, 1e-2, 1e-3])
+def test_the_dissipation_is_right_to_the_square_of_the_mismatch(at, ftol):
+    from krylearn.solvers.integrations.taufactor import effective_diffusivity
+
+    image = porous((40, 24, 26))
+    right, found = (effective_diffusivity(image, at=at, ftol=tol) for tol in (1e-9, ftol))
+    assert found.converged
+    excess = found.D_eff / right.D_eff - 1
+    assert -1e-7 < excess < found.mismatch**2 + 1e-7  # Dirichlet's principle: never too little
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 3), (1, 3, 3), (5, 3), (7, 1, 1)])
+def test_open_images_conduct_as_they_are_long(shape):
+    from krylearn.solvers.integrations.taufactor import effective_diffusivity
+
+    found = effective_diffusivity(np.ones(shape, dtype=bool))
+    assert (found.D_eff, found.tau) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert found.converged
+
+
 def test_layers_in_series_and_in_parallel():
     from krylearn.solvers.integrations.taufactor import effective_diffusivity
 
