@@ -45,6 +45,9 @@ def add_to(commands: Any) -> None:
     add = _add_study(studies, "integrations", _integrations, text).add_argument
     add("--packages", nargs="+", metavar="PACKAGE", help="names as pip has them (default: all that are installed)")
     add("--jobs", type=check_count, default=1, help="packages at the same time; processor time is measured")
+    add(
+        "--limit", type=float, default=120.0, help="processor seconds of a direct method on a large grid (default: 120)"
+    )
     add("--records", type=Path, help="file to append to (default: integrations.jsonl in bench/studies/records)")
     text = "ours beside GAMG, BoomerAMG and PFMG on several ranks, under mpirun: times, memory, messages"
     add = _add_study(studies, "ranks", _ranks, text).add_argument
@@ -133,7 +136,8 @@ def _integrations(options: argparse.Namespace) -> int:
     from ..measure.record import records_of
     from ..studies.integrations.compare import run_integrations
 
-    run_integrations(options.packages, jobs=options.jobs, output=options.records or records_of("integrations"))
+    output = options.records or records_of("integrations")
+    run_integrations(options.packages, jobs=options.jobs, limit=options.limit, output=output)
     return 0
 
 

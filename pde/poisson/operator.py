@@ -98,7 +98,8 @@ class Poisson(PoissonFields):
             "z+": "dirichlet", "z-": ("robin", 2.5)}; sides that a dict does not name are Neumann. Robin: kappa dp/dn =
             alpha (g - p), n outward, with g from `rhs(dirichlet=...)`; alpha a number or an array on that side
         shift : None, number or array of numbers per unit volume; below 0 as long as A stays definite
-        fixed : boolean mask of cells that hold no unknown but a value, which `rhs(f, fixed=values)` is given
+        fixed : boolean mask of cells that hold no unknown but a value, which `rhs(f, fixed=values)` is given. As in
+            every cell without an unknown x is 0 there: ``np.where(fixed, values, x)`` puts the values in
         dtype : float64 or float32
 
         Raises

@@ -19,7 +19,9 @@ from krylearn.pde import Poisson
 
 from ..krylov.outcome import Reason, SolveInfo
 from .entries import to_csr
+from .mending import RefusedMatrixError
 from .prepared import Prepared, norm
+from .row_order import find_row_order
 
 Array = np.ndarray[Any, Any]
 ROUNDS = 8
@@ -118,8 +120,28 @@ class Bordered:
         return step, info
 
 
-def prepare(A: Any, shape: Any = None, cells: Any = None, *, weights: Any = None) -> Prepared | Bordered:
-    """Return a matrix made ready, bordered or not.
+class Reordered:
+    """The solver of a matrix whose rows are in another order than its unknowns, with what `Prepared` has."""
+
+    def __init__(self, A: Any, order: Array, shape: Any, weights: Any) -> None:
+        start = time.perf_counter()
+        self.csr, self.order = to_csr(A)[0], order
+        self.inner = Prepared(A[order], shape, None, weights=weights)
+        self.operator = self.inner.operator
+        self.moved = (
+            f"rows in another order than the unknowns: {int((order != np.arange(len(order))).sum())} were moved"
+        )
+        self.notes = [self.moved, *self.inner.notes]
+        self.seconds = time.perf_counter() - start
+
+    def solve(self, b: Array, rtol: float, atol: float = 0.0, dtype: Any = np.float64) -> tuple[Array, SolveInfo]:
+        """Return x, judged by a residual whose entries are those of the caller's in another order."""
+        x, info = self.inner.solve(b[self.order], rtol, atol, dtype)
+        return x, SolveInfo(int(info), **(info.__dict__ | {"notes": (self.moved, *info.notes)}))
+
+
+def prepare(A: Any, shape: Any = None, cells: Any = None, *, weights: Any = None) -> Prepared | Bordered | Reordered:
+    """Return a matrix made ready, bordered or not, its rows in the order of the unknowns or in another.
 
     Examples
     --------
@@ -130,6 +152,12 @@ def prepare(A: Any, shape: Any = None, cells: Any = None, *, weights: Any = None
         A = to_csr(A)[0]
     csr = A if A.format == "csr" else scipy.sparse.csr_array(A)
     border = find_border(csr) if csr.shape[0] == csr.shape[1] else None
-    if border is None:
+    if border is not None:
+        return Bordered(csr, border, shape, cells, weights)
+    try:
         return Prepared(A if A.format != "coo" else csr, shape, cells, weights=weights)
-    return Bordered(csr, border, shape, cells, weights)
+    except RefusedMatrixError:
+        order = None if cells is not None else find_row_order(to_csr(csr)[0])
+        if order is None:
+            raise
+        return Reordered(csr, order, shape, weights)

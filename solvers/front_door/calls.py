@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse
 
 from ..krylov.outcome import ConvergenceError, SolveInfo
-from .border import Bordered, prepare
+from .border import Bordered, Reordered, prepare
 from .entries import columns_of, like_columns, result_dtype
 from .prepared import Prepared
 
@@ -110,7 +110,7 @@ def factorized(A: Any, shape: Any = None, rtol: float = 1e-10, *, cells: Any = N
     return solve
 
 
-def _solve_columns(prepared: Prepared | Bordered, A: Any, b: Any, rtol: float) -> tuple[Any, SolveInfo]:
+def _solve_columns(prepared: Prepared | Bordered | Reordered, A: Any, b: Any, rtol: float) -> tuple[Any, SolveInfo]:
     """Solve for each column; one column has an info of its own, several have `each`."""
     columns, dtype = columns_of(b, prepared.csr.shape[0]), result_dtype(A, b)
     solved = [prepared.solve(column, rtol, dtype=dtype) for column in columns]

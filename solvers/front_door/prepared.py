@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import OrderedDict
 from typing import Any
@@ -18,7 +19,7 @@ from ..krylov.outcome import Reason, SolveInfo
 from .entries import to_csr
 from .grid_search import grids_of
 from .mending import Mended, RefusedMatrixError, change_signs, make_symmetric, scale_symmetrically
-from .small_systems import cg_from_small
+from .small_systems import BY_DIAGONAL, cg_from_small, steps_on_rows
 
 Array = np.ndarray[Any, Any]
 ROUNDS = 12  # of solving for the caller's residual; each gains digits, or they end
@@ -44,6 +45,7 @@ class Prepared:
             shape = np.shape(cells)
         self.shape = shape if shape is None else tuple(int(n) for n in np.atleast_1d(shape))
         self.cells, self.weights, self.M, self.nullspace = cells, weights, None, None
+        self._lock = threading.Lock()
         self.mended, self.operator = self._make_ready()
         self.notes = [*self.mended.notes]
         if isinstance(self.operator, Poisson):
@@ -167,27 +169,32 @@ class Prepared:
         return S
 
     def _prepare_general(self) -> None:
-        """Set up smoothed aggregation of PyAMG if that is installed, else the diagonal; find a kernel of constants."""
+        """Say why A is taken as it is, and find a kernel of constants."""
         S = self.operator
+        why = "A is no 5-point or 7-point stencil of a grid that could be found (without cells=, only full boxes are)"
+        if self.shape is not None:
+            why = f"A is no stencil on the grid {self.shape} ({self.refusal.partition(';')[0]})"
+        self.notes.append(why)
         diagonal = S.diagonal()
         sums = np.abs(S @ np.ones(S.shape[0]))
         if (sums <= 64 * max(self.eps, self.mended.eps) * diagonal).all():
             count, labels = scipy.sparse.csgraph.connected_components(S, directed=False)
             if count <= 16:
                 self.nullspace = (labels[:, None] == np.arange(count)).astype(np.float64)
-        why = "A is no 5-point or 7-point stencil of a grid that could be found (without cells=, only full boxes are)"
-        if self.shape is not None:
-            why = f"A is no stencil on the grid {self.shape} ({self.refusal.partition(';')[0]})"
+
+    def _set_up_general(self) -> None:
+        """Set up smoothed aggregation of PyAMG if that is installed, else the diagonal."""
+        S = self.operator
         try:
             import pyamg
         except ImportError:
-            self.M = scipy.sparse.diags_array(1 / diagonal)
-            self.notes.append(f"{why}: solved by cg with the diagonal; pip install pyamg for a better preconditioner")
+            self.notes.append("solved by cg with the diagonal; pip install pyamg for a better preconditioner")
+            self.M = scipy.sparse.diags_array(1 / S.diagonal())
             return
         index = {"indices": S.indices.astype(np.int32), "indptr": S.indptr.astype(np.int32)}
         matrix = scipy.sparse.csr_matrix((S.data, index["indices"], index["indptr"]), shape=S.shape)
+        self.notes.append("solved by cg with PyAMG's smoothed aggregation")
         self.M = pyamg.smoothed_aggregation_solver(matrix).aspreconditioner()
-        self.notes.append(f"{why}: solved by cg with PyAMG's smoothed aggregation")
 
     # --- solving ------------------------------------------------------------------------------------------------------
     def solve(self, b: Array, rtol: float, atol: float = 0.0, dtype: Any = np.float64) -> tuple[Array, SolveInfo]:
@@ -262,9 +269,25 @@ class Prepared:
             return mended.right * y, info
         keep = ~mended.alone
         step = np.zeros_like(r)
-        y, info = cg(self.operator, scaled[keep], rtol=rtol, M=self.M, nullspace=self.nullspace)
-        step[keep] = y
+        step[keep], info = self._step_on_rows(scaled[keep], rtol)
         return mended.right * step, info
+
+    def _step_on_rows(self, r: Array, rtol: float) -> tuple[Array, SolveInfo]:
+        """Solve on the rows that did not leave: by the diagonal where that is in reach, else with an aggregation."""
+        x0 = None
+        if self.M is None:
+            size, largest = norm(r), float(np.abs(r).max(initial=0.0))
+            if self.nullspace is None and 1e-100 < largest < 1e100:
+                y, done, left = steps_on_rows(self.operator, r, 0.9 * rtol * size)
+                if done >= 0 and left <= rtol * size:
+                    facts = {"iterations": done, "matvecs": done + 1, "residuals": (size, left), "true_residual": left}
+                    return y, SolveInfo(0, **facts, reason=Reason.CONVERGED, notes=(BY_DIAGONAL,))
+                x0 = y if done >= 0 and left < 0.5 * size else None
+            with self._lock:
+                if self.M is None:
+                    self._set_up_general()
+        y, info = cg(self.operator, r, x0, rtol=rtol, M=self.M, nullspace=self.nullspace)
+        return y, info
 
 
 def norm(v: Array) -> float:

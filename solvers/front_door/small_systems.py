@@ -1,5 +1,7 @@
 """Small and strongly grounded systems: some steps of CG with the diagonal, compiled as one loop, before any set-up.
 
+On grids, `run_steps`; on other matrices, `run_steps_of_rows`, whose alternative is an aggregation by PyAMG.
+
 Setting up multigrid costs some milliseconds, as much as hundreds of steps with the diagonal on 16^3 cells. So these are
 tried first where they may suffice; where the residual does not fall fast enough, multigrid goes on from the iterate
 reached.
@@ -7,6 +9,7 @@ reached.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,8 @@ from ..krylov.outcome import Reason, SolveInfo
 # cells, steps on uniform and on varied media: about what set-up and solve by multigrid cost (ours, one core; set-up is
 # dearer where conductances vary)
 STEPS = ((5_000, 500, 500), (20_000, 300, 500), (40_000, 160, 280), (150_000, 120, 250), (400_000, 40, 100))
+STEPS_ON_ROWS = ((100_000, 500), (math.inf, 250))  # an aggregation by PyAMG costs that much
+BY_DIAGONAL = "solved by cg with the diagonal, which is faster for so small a system"
 LOOK = 10  # a part of the steps, after which the rate tells each time whether the rest is in reach
 
 
@@ -165,6 +170,74 @@ def steps_with_diagonal(
     return u, done, left
 
 
+def run_steps_of_rows(indptr, indices, data, diag, b, u, r, p, q, sizes, tolerance, steps, look):
+    """Do what `run_steps` does for a matrix in rows."""
+    n = len(b)
+    rz, first = 0.0, 0.0
+    for i in range(n):
+        u[i] = 0.0
+        r[i] = b[i]
+        p[i] = b[i] / diag[i]
+        rz += b[i] * p[i]
+        first += b[i] * b[i]
+    start = np.sqrt(first)
+    size = start
+    for step in range(steps + 1):
+        ended = size <= tolerance or step == steps
+        sizes[step] = size
+        if step > 0 and step % look == 0 and not ended and tolerance > 0:
+            half = step // 2
+            rate = max(np.log(size / start) / step, np.log(size / sizes[half]) / (step - half))
+            ended = np.log(tolerance / size) < (steps - step) * rate
+        if ended:
+            p[:] = u
+        curvature = 0.0
+        for i in range(n):
+            product = 0.0
+            for e in range(indptr[i], indptr[i + 1]):
+                product += data[e] * p[indices[e]]
+            q[i] = product
+            curvature += product * p[i]
+        if ended:
+            square = 0.0
+            for i in range(n):
+                square += (b[i] - q[i]) * (b[i] - q[i])
+            return step, np.sqrt(square)
+        if not curvature > 0:
+            return -1, size
+        alpha = rz / curvature
+        new, square = 0.0, 0.0
+        for i in range(n):
+            u[i] += alpha * p[i]
+            left = r[i] - alpha * q[i]
+            r[i] = left
+            square += left * left
+            new += left * left / diag[i]
+        beta, rz = new / rz, new
+        for i in range(n):
+            p[i] = r[i] / diag[i] + beta * p[i]
+        size = np.sqrt(square)
+    return steps, size
+
+
+def steps_on_rows(S: Any, b: Any, tolerance: float) -> tuple[Any, int, float]:
+    """Return u of `run_steps_of_rows` for a CSR matrix with a positive diagonal, its steps, and the norm of b - S u.
+
+    Examples
+    --------
+    >>> import scipy.sparse
+    >>> u, steps, left = steps_on_rows(scipy.sparse.csr_array(np.diag([2.0, 4.0])), np.ones(2), 1e-9)
+    >>> u.tolist(), steps, left
+    ([0.5, 0.25], 1, 0.0)
+    """
+    steps = next(count for limit, count in STEPS_ON_ROWS if b.size <= limit)
+    u, r, p, q = np.empty((4, b.size))
+    work = (b, u, r, p, q, np.empty(steps + 1))
+    run = compile_once(run_steps_of_rows)
+    done, left = run(S.indptr, S.indices, S.data, S.diagonal(), *work, tolerance, steps, max(steps // LOOK, 8))
+    return u, done, left
+
+
 def cg_from_small(A: Poisson, b: Any, *, rtol: float, M: Any = None) -> tuple[Any, SolveInfo]:
     """Solve A x = b for one vector of the host as `cg` does, by the diagonal alone where that is faster.
 
@@ -196,7 +269,7 @@ def cg_from_small(A: Poisson, b: Any, *, rtol: float, M: Any = None) -> tuple[An
         x = nullspace.project(x)
         true = float(torch.linalg.vector_norm(grid - A.apply(x)))
     if done >= 0 and true <= rtol * norm:
-        notes = ("solved by cg with the diagonal, which is faster for so small a system",)
+        notes = (BY_DIAGONAL,)
         facts = {"iterations": done, "matvecs": done + 1, "residuals": (norm, true), "true_residual": true}
         facts |= {"nullspace": nullspace.dimension if nullspace else 0, "reason": Reason.CONVERGED, "notes": notes}
         return A.from_grid(x, np.asarray(b, dtype=np.float64)), SolveInfo(0, **facts)

@@ -16,18 +16,18 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-from ..front_door.border import Bordered, prepare
+from ..front_door.border import Bordered, Reordered, prepare
 from ..front_door.entries import to_csr
 from ..front_door.prepared import Prepared
 
 KEPT = 4  # matrices whose preparation is remembered: a time step solves the same ones again
-_REMEMBERED: OrderedDict[tuple[Any, ...], tuple[Any, Prepared | Bordered]] = OrderedDict()
+_REMEMBERED: OrderedDict[tuple[Any, ...], tuple[Any, Prepared | Bordered | Reordered]] = OrderedDict()
 _LOCK = Lock()
 SCIPY_CG: Callable[..., Any] = scipy.sparse.linalg.cg
 SCIPY_SPSOLVE: Callable[..., Any] = scipy.sparse.linalg.spsolve
 
 
-def prepared_for(A: Any, shape: Any = None) -> Prepared | Bordered:
+def prepared_for(A: Any, shape: Any = None) -> Prepared | Bordered | Reordered:
     """Return the preparation of a matrix, that of the last time if its numbers are the same.
 
     Raises

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import resource
 import subprocess
 import sys
 import tempfile
@@ -28,7 +30,7 @@ from krylearn.solvers.integrations.scipy_functions import forget_matrices
 from ...measure.console import UsageError, console, progress, table
 from ...measure.machine import version_of
 from ...measure.record import Record, append, new_run
-from .cases import CASES, Entrant, System
+from .cases import CASES, LIMIT, Entrant, System
 from .table import HEADER, rows
 
 MARK = "record: "  # begins a child's lines that are records
@@ -52,7 +54,40 @@ def time_once(entrant: Entrant, tolerance: Any) -> tuple[Any, float]:
     return found if isinstance(found, tuple) else (found, seconds)
 
 
-def measure(system: System, entrant: Entrant, package: str) -> Record:
+def run_limited(entrant: Entrant, tolerance: Any, limit: float = LIMIT) -> tuple[Any, float] | None:
+    """Return what `time_once` does, from a child process; None if that was stopped after `limit` processor seconds.
+
+    Examples
+    --------
+    >>> run_limited(Entrant("default", "constant", lambda tol: (3.0, 0.25)), None)
+    (3.0, 0.25)
+    """
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:  # nothing of this process's own may run at its end: neither exit handlers nor tests
+        os.close(read)
+        try:
+            used = int(time.process_time() + limit)
+            resource.setrlimit(resource.RLIMIT_CPU, (used, used))
+            with os.fdopen(write, "wb") as pipe:
+                pickle.dump(time_once(entrant, tolerance), pipe)
+        except BaseException:
+            print(traceback.format_exc(), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        found = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return None
+    if status:
+        raise RuntimeError(f"{entrant.name} failed in a process of its own")
+    answer: tuple[Any, float] = pickle.loads(found)
+    return answer
+
+
+def measure(system: System, entrant: Entrant, package: str, limit: float = LIMIT) -> Record:
     """Find the loosest tolerance that is accurate enough, and time it.
 
     Examples
@@ -63,9 +98,14 @@ def measure(system: System, entrant: Entrant, package: str) -> Record:
     ('CONVERGED', 0.001, 4)
     """
     asked, error, seconds, fault = None, float("inf"), [], ""
+    stopped = False
     for asked in entrant.ladder:
         try:
-            answer, took = time_once(entrant, asked)
+            result = run_limited(entrant, asked, limit) if entrant.limited else time_once(entrant, asked)
+            if result is None:
+                stopped = True
+                break
+            answer, took = result
         except Exception as raised:  # a package's own failure is a result
             fault = f"{type(raised).__name__}: {raised}".splitlines()[0][:200]
             print(traceback.format_exc(), file=sys.stderr)
@@ -73,34 +113,37 @@ def measure(system: System, entrant: Entrant, package: str) -> Record:
         error, seconds = float(system.error(answer)), [took]
         if error <= system.accuracy:
             break
-    if error <= system.accuracy and seconds[0] < SHORT:
+    if error <= system.accuracy and seconds[0] < SHORT and not entrant.limited:
         seconds += [time_once(entrant, asked)[1] for _ in range(REPEATS)]
     facts = {"package": system.package, "role": entrant.role, "lines": system.lines, "part": system.part}
     facts |= {"quantity": system.quantity, "error": error, "asked": asked, "fault": fault, "clock": "processor"}
+    if stopped:
+        facts["stopped_after"] = limit
     return Record(
         entrant.name, system.name, int(np.prod(system.shape)), system.accuracy,
-        "CONVERGED" if error <= system.accuracy else "FAILED", experiment="integrations",
+        "CONVERGED" if error <= system.accuracy else "TIMEOUT" if stopped else "FAILED", experiment="integrations",
         version=version_of(package) or "", shape=system.shape, solve_s=min(seconds, default=None),
         repeats=len(seconds), more=facts,
     )  # fmt: skip
 
 
-def measure_package(package: str) -> None:
+def measure_package(package: str, limit: float = LIMIT) -> None:
     """Measure all systems of a package in this process, and print the records."""
     warnings.simplefilter("ignore")
     for system in CASES[package][1]():
         for entrant in system.entrants:
-            print(MARK + json.dumps(vars(measure(system, entrant, package)), default=float), flush=True)
+            print(MARK + json.dumps(vars(measure(system, entrant, package, limit)), default=float), flush=True)
 
 
-def measure_apart(package: str) -> tuple[list[Record], str]:
+def measure_apart(package: str, limit: float = LIMIT) -> tuple[list[Record], str]:
     """Measure a package in a process of its own; return records and what went wrong.
 
     Examples
     --------
     >>> measure_apart("scipy")                                          # doctest: +SKIP
     """
-    code = f"from krylearn.bench.studies.integrations.compare import measure_package; measure_package({package!r})"
+    call = f"measure_package({package!r}, {limit})"
+    code = f"from krylearn.bench.studies.integrations.compare import measure_package; {call}"
     with tempfile.TemporaryDirectory() as folder:  # this repository's folder `pde` would hide the package py-pde
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=folder, env=os.environ | ONE_THREAD, capture_output=True, text=True
@@ -110,10 +153,12 @@ def measure_apart(package: str) -> tuple[list[Record], str]:
     return records, done.stderr.strip().splitlines()[-1] if done.returncode else ""
 
 
-def run_integrations(packages: Sequence[str] | None = None, *, jobs: int = 1, output: Path) -> list[Record]:
+def run_integrations(
+    packages: Sequence[str] | None = None, *, jobs: int = 1, limit: float = LIMIT, output: Path
+) -> list[Record]:
     """Measure every package that is installed, append the records, print the table.
 
-    jobs : packages at the same time
+    jobs : packages at the same time;  limit : processor seconds of a direct method on a large grid
 
     Raises
     ------
@@ -137,7 +182,9 @@ def run_integrations(packages: Sequence[str] | None = None, *, jobs: int = 1, ou
         console.print(f"not run, not installed: {', '.join(absent)}")
     with progress() as bar, ThreadPoolExecutor(jobs) as pool:
         task = bar.add_task("integrations", total=len(chosen), note=", ".join(chosen))
-        for package, (found, fault) in zip(chosen, pool.map(measure_apart, chosen), strict=True):
+        for package, (found, fault) in zip(
+            chosen, pool.map(lambda package: measure_apart(package, limit), chosen), strict=True
+        ):
             for record in found:
                 record.more["run"] = run
             append(output, found)

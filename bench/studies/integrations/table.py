@@ -21,7 +21,7 @@ def by_system(lines: Sequence[Line]) -> list[dict[str, Line]]:
     """
     found: dict[tuple[Any, ...], dict[str, Line]] = {}
     for line in lines:
-        key = (line["more"]["package"], line["problem"], tuple(line["shape"]))
+        key = (line["more"]["package"], line["problem"], tuple(line["shape"]), line["more"].get("part"))
         found.setdefault(key, {})[line["more"]["role"]] = line
     return list(found.values())
 
@@ -36,18 +36,27 @@ def seconds(line: Line | None) -> str:
         return "-"
     took = line["solve_s"]
     if took is None:
-        return f"{line['method']} failed"
+        limit = line.get("more", {}).get("stopped_after")
+        return f"{line['method']} > {limit:g} s" if limit else f"{line['method']} failed"
     return f"{line['method']} {took:.3g} s" if took >= 1 else f"{line['method']} {1000 * took:.2g} ms"
 
 
-def ratio(roles: dict[str, Line], role: str) -> float | None:
-    """Return how many times longer a method takes than ours.
+def ratio(roles: dict[str, Line], role: str, digits: int = 3) -> str:
+    """Write how many times longer a method takes than ours; a method that was stopped takes more than that.
 
     >>> ratio({"ours": {"solve_s": 2.0}, "default": {"solve_s": 3.0}}, "default")
-    1.5
+    '1.5'
+    >>> ratio({"ours": {"solve_s": 2.0}, "default": {"solve_s": None, "more": {"stopped_after": 60.0}}}, "default")
+    '> 30'
+    >>> ratio({"ours": {"solve_s": 2.0}}, "default")
+    '-'
     """
     theirs, ours = (roles.get(name, {}).get("solve_s") for name in (role, "ours"))
-    return theirs / ours if theirs and ours else None
+    limit = roles.get(role, {}).get("more", {}).get("stopped_after")
+    if not ours or not (theirs or limit):
+        return "-"
+    found = (theirs or limit) / ours
+    return ("" if theirs else "> ") + (f"{found:.{digits}g}" if found < 10**digits else f"{found:.0f}")
 
 
 def rows(lines: Sequence[Line]) -> list[list[str]]:
@@ -66,8 +75,7 @@ def rows(lines: Sequence[Line]) -> list[list[str]]:
         facts = [f"{first['more']['package']} {first['version']}", f"{first['problem']}, {grid}"]
         facts += [str(first["more"]["lines"]), first["more"]["part"]]
         times = [seconds(roles.get(role)) for role in ("default", "fastest", "ours")]
-        ratios = [ratio(roles, role) for role in ("default", "fastest")]
-        made.append([*facts, *times, *("-" if r is None else f"{r:.3g}" for r in ratios)])
+        made.append([*facts, *times, *(ratio(roles, role) for role in ("default", "fastest"))])
     return made
 
 
@@ -82,7 +90,7 @@ GAINS = (
 
 
 def gains(lines: Sequence[Line]) -> list[list[str]]:
-    """Write a row for each package: how many times faster the smallest and the largest of its systems is.
+    """Write a row for each package and part: how many times faster the smallest and the largest of its systems is.
 
     Examples
     --------
@@ -93,17 +101,17 @@ def gains(lines: Sequence[Line]) -> list[list[str]]:
     >>> gains([ours, theirs])
     [['p', 'whole call', '4 x 4', '3 / -', '4 x 4', '3 / -']]
     """
-    packages: dict[str, list[dict[str, Line]]] = {}
+    packages: dict[tuple[str, str], list[dict[str, Line]]] = {}
     for roles in by_system(lines):
         if "ours" in roles:
-            packages.setdefault(roles["ours"]["more"]["package"], []).append(roles)
+            facts = roles["ours"]["more"]
+            packages.setdefault((facts["package"], facts["part"]), []).append(roles)
     made = []
-    for package, systems in packages.items():
+    for (package, part), systems in packages.items():
         systems.sort(key=lambda roles: roles["ours"]["unknowns"])
-        row = [package, systems[0]["ours"]["more"]["part"]]
+        row = [package, part]
         for roles in (systems[0], systems[-1]):
-            found = [ratio(roles, role) for role in ("default", "fastest")]
             row.append(" x ".join(map(str, roles["ours"]["shape"])))
-            row.append(" / ".join("-" if r is None else f"{r:.2g}" if r < 100 else f"{r:.0f}" for r in found))
+            row.append(" / ".join(ratio(roles, role, 2) for role in ("default", "fastest")))
         made.append(row)
     return made

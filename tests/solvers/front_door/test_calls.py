@@ -1,3 +1,4 @@
+import math
 import sys
 
 import numpy as np
@@ -7,6 +8,7 @@ import scipy.sparse.linalg  # noqa: F401
 import torch
 from krylearn.pde import Poisson
 from krylearn.solvers import ConvergenceError, Reason, factorized, solve_matrix
+from krylearn.solvers.front_door import small_systems
 
 SHAPES = [(19, 23), (7, 9, 11)]
 
@@ -274,18 +276,21 @@ def test_units(scale):
 
 
 # --- outside our stencils ---------------------------------------------------------------------------------------------
-def test_another_positive_matrix_goes_to_aggregation():
+def test_another_positive_matrix_goes_to_the_diagonal_or_to_aggregation(monkeypatch):
     stencil = sp.csr_array(
         sp.kron(*[sp.diags_array([np.ones(19), 4 * np.ones(20), np.ones(19)], offsets=[-1, 0, 1])] * 2)
     )
     line = sp.diags_array([-np.ones(19), 2 * np.ones(20), -np.ones(19)], offsets=[-1, 0, 1])
     nine = sp.csr_array(sp.kronsum(line, line) + 0.05 * stencil)
-    check(nine, right_side(400), notes=["PyAMG's smoothed aggregation"])
+    check(nine, right_side(400), notes=["no 5-point", "cg with the diagonal"])
+    monkeypatch.setattr(small_systems, "STEPS_ON_ROWS", ((math.inf, 5),))
+    check(nine, right_side(400), notes=["no 5-point", "PyAMG's smoothed aggregation"])
     check(-nine, right_side(400), notes=["PyAMG's smoothed aggregation", "negative"])
 
 
 def test_without_pyamg_the_diagonal_serves(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyamg", None)
+    monkeypatch.setattr(small_systems, "STEPS_ON_ROWS", ((math.inf, 5),))
     G = np.random.default_rng(31091).standard_normal((50, 50))
     check(G @ G.T + 5 * np.eye(50), right_side(50), notes=["pip install pyamg"])
 

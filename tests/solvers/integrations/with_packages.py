@@ -33,6 +33,8 @@ PACKAGES = (
     " parso ptyprocess wcwidth ipython_pygments_lexers decorator",
     "phiflow phiml",
     "findiff",
+    "scikit-fem",
+    "fidelior",
     "flopy pandas",
     "py-pde h5py",
     "xinvert xarray dask toolz partd locket click cloudpickle importlib-metadata zipp",

@@ -40,6 +40,26 @@ def test_an_exception_is_a_result():
     assert "no such thing" in record.more["fault"]
 
 
+def test_a_direct_method_that_takes_too_long_is_stopped_and_recorded_as_that():
+    def run(_):
+        while True:
+            pass
+
+    slow = measure(system(), Entrant("default", "direct", run, (None,), limited=True), "numpy", 1.0)
+    assert (slow.status, slow.solve_s, slow.more["stopped_after"]) == ("TIMEOUT", None, 1.0)
+    quick = measure(system(), Entrant("ours", "quick", lambda tol: (1.0, 0.01)), "numpy")
+    assert rows([slow.line(), quick.line()])[0][-5:] == ["direct > 1 s", "-", "quick 10 ms", "> 100", "-"]
+
+
+def test_what_fails_in_a_process_of_its_own_is_a_result():
+    def run(_):
+        raise ZeroDivisionError
+
+    record = measure(system(), Entrant("default", "direct", run, (None,), limited=True), "numpy")
+    assert record.status == "FAILED"
+    assert "process of its own" in record.more["fault"]
+
+
 def test_a_clock_counts_nested_calls_once():
     class Solver:
         def factor(self):
