@@ -92,13 +92,14 @@ def add_to(commands: Any) -> None:
         nargs="+",
         help="tolerances on the true relative residual (1e-6 and 1e-10)",
     )
-    add("--minutes", type=float, default=9.0, help="no new case is begun after so many")
+    add("--minutes", type=float, default=7.0, help="no new case is begun after so many")
     add("--interpret", action="store_true", help="run the kernels on the CPU, by Triton's interpreter: no time is kept")
     add(
         "--records",
         type=Path,
         help="file to append to (default: cuda.jsonl in bench/studies/records; interpreted: none)",
     )
+    add("--html", type=Path, help="page to write of what came back (default with records: krylearn-cuda.html)")
     text = "bandwidth of every kernel, against a copy measured in the same run"
     add = add_command(experiments, "kernels", _kernels, text).add_argument
     add("--quick", action="store_true", help="two small grids")
@@ -139,7 +140,13 @@ def _cuda(options: argparse.Namespace) -> int:
 
     output = options.records or (None if options.interpret else records_of("cuda"))
     facts = {"interpret": options.interpret, "minutes": options.minutes, "output": output}
-    return run_cuda(options.size, tolerances=options.rtol, **facts)
+    try:
+        return run_cuda(options.size, tolerances=options.rtol, **facts)
+    finally:  # of whatever came back, also where the run was ended
+        if output is not None and output.exists():
+            from ..report.html import write_page
+
+            write_page(options.html or Path("krylearn-cuda.html"), output)
 
 
 def _solvers(options: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from ..solvers import contest
 from ..solvers.tables import break_even
 
 Lines = Sequence[dict[str, Any]]
-EXPECTED = "a file of `krylearn bench solvers` or `bench kernels`"
+EXPECTED = "a file of `krylearn bench solvers`, `bench kernels` or `bench cuda`"
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 
 
@@ -146,6 +146,8 @@ def sections(lines: Lines) -> list[dict[str, Any]]:
     if of["families"]:
         text = "Iterations to the tolerance, the fewest of a row in bold; they do not cost the same."
         found.append(_section("families", "Iterations over all families", figures.heat_map, of["families"], text))
+    if any(x.get("experiment") == "cuda" for x in lines):
+        found += _cuda_sections(lines)
     kernels = [x for x in lines if x.get("experiment") == "kernels"]
     if kernels:
         from ..solvers.kernel_speed import HEADER, rows
@@ -160,6 +162,19 @@ def sections(lines: Lines) -> list[dict[str, Any]]:
         if reasons:
             tables.append({"caption": "Not measured", "header": ("method", "status", "why"), "rows": reasons})
         found.append({"id": "methods", "title": "Methods", "tables": tables})
+    return found
+
+
+def _cuda_sections(lines: Lines) -> list[dict[str, Any]]:
+    """Show checks, speeds, what was left out, and what failed with its trace."""
+    from ..solvers import cuda
+
+    hardware = lines[0]["more"].get("hardware")
+    found = [{"id": "cuda", "title": "CUDA", "text": lines[0]["more"]["device"] if hardware else cuda.UNMEASURED}]
+    for name, header, rows in cuda.tables(lines):
+        if rows:
+            tables = [{"caption": "", "header": header, "rows": rows}]
+            found.append({"id": name.lower().replace(" ", "-"), "title": name, "tables": tables})
     return found
 
 

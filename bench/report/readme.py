@@ -21,7 +21,7 @@ from ..measure.console import UsageError, console
 from ..measure.record import latest, read
 from ..show.markdown import markdown, provenance
 from ..show.pictures import families_figure
-from ..solvers import contest, families, kernel_speed, tables as contest_tables
+from ..solvers import contest, cuda, families, kernel_speed, tables as contest_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(<!-- table:([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -166,6 +166,7 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "headline": (_headline_table, "krylearn bench headline"),
     "families": (_families_table, "krylearn bench families"),
     "kernels": (_kernels_table, "krylearn bench kernels"),
+    "cuda": (cuda.page_table, "krylearn bench cuda"),
     "solvers": (contest_tables.contest_tables, "krylearn bench solvers"),
     "solvers-pictures": (contest_tables.pictures, "krylearn bench solvers"),
     "solvers-profiles": (contest_tables.profile_table, "krylearn bench solvers"),

@@ -2,8 +2,8 @@
 
 First each kernel against the reference, then sizes upwards: two families, two tolerances, the learned cycle, the
 classical cycle and plain CG in the same kernels, CuPy's cg where it is installed. What does not fit into memory or time
-is recorded as left out. With `interpret` the same code runs to its end on a CPU, and no time is kept: Triton's
-interpreter says nothing about the speed of a device.
+is recorded as left out, what raises with its trace, and each line is written at once. With `interpret` the same code
+runs to its end on a CPU, and no time is kept: Triton's interpreter says nothing about the speed of a device.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import math
 import os
 import sys
 import time
+import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from ..measure.record import Record, append, new_run
 from ..measure.timers import Ceilings, ceilings, peak_bytes, timer_for
 from ..measure.timing import iterations_to, timed
 from ..rivals.table import PEERS
+from ..show.markdown import markdown
 from .contest import theirs
 from .cuda_checks import SHAPES, check, check_solve, systems
 
@@ -42,6 +45,8 @@ OPERATOR = 110  # bytes per cell of an fp64 operator, its right-hand side and th
 CUPY_MOST = 256  # cells per axis up to which the assembled matrix is built for CuPy, and plain CG is run
 HEADER = ("method", "rtol", "set-up", "solve", "steps", "ns", "copy", "syncs", "B")
 CAPTION = "ns per unknown; fraction of the copy's bandwidth; waits of the host; bytes kept per cell"
+TRACE = 4000  # characters of an exception's trace that a record keeps
+CHECKS_HEADER = ("system", "kernel", "error", "tolerance", "")
 UNMEASURED = "Nothing was measured on hardware: Triton's interpreter ran the kernels on the CPU, no time is kept."
 
 
@@ -50,7 +55,7 @@ def run_cuda(
     *,
     interpret: bool = False,
     tolerances: Sequence[float] | None = None,
-    minutes: float = 9.0,
+    minutes: float = 7.0,
     output: Path | None = None,
 ) -> int:
     """Check, measure, append the records, print a table; return 1 if a check failed or a solve did not converge.
@@ -71,25 +76,41 @@ def run_cuda(
     sizes = sizes or ((16,) if interpret else SIZES)
     tolerances = tolerances or (TOLERANCES[:1] if interpret else TOLERANCES)
     end = time.monotonic() + (math.inf if interpret else 60 * minutes)
-    failed = print_checks(device, interpret)
-    found = None if interpret else ceilings(device)
-    run, records, pace = new_run(), [], 0.0  # seconds per cell of the last case
-    facts = {"run": run, "hardware": not interpret, "device": describe(device), "checks_failed": failed}
+    facts: dict[str, Any] = {"run": new_run(), "hardware": not interpret, "device": describe(device)}
+
+    def left() -> float:
+        return end - time.monotonic()
+
+    def keep(record: Record) -> Record:  # at once: what was found is kept whatever happens next
+        record.more |= facts
+        if output:
+            append(output, [record])
+        return record
+
+    checks = [keep(record) for record in run_checks(device, interpret, left)]
+    console.print(table("kernels against the reference", CHECKS_HEADER, map(check_row, checks)))
+    facts["checks_failed"] = sum(r.status in ("DIFFERS", "FAILED") for r in checks)
+    records, pace = [], 0.0  # seconds per cell of the last case
+    try:
+        found = None if interpret else ceilings(device)
+        facts |= {} if found is None else found.facts()
+    except Exception as error:  # a device that cannot copy: its checks are all there is to say
+        records.append(keep(failed("copy and launch", {"problem": "ceilings", "experiment": "cuda"}, 0.0, error)))
+        sizes = ()
     for n in sizes:
         for family in FAMILIES:
             begin, expected = time.monotonic(), pace * n**3
-            made = measure(family, n, device, tolerances, found, lambda: end - time.monotonic(), expected)
+            made = [keep(r) for r in measure(family, n, device, tolerances, found, left, expected)]
             pace = (time.monotonic() - begin) / n**3 if made[0].status != "LEFT_OUT" else pace
-            for record in made:
-                record.more |= facts | ({} if found is None else found.facts())
             records += made
-            if output:
-                append(output, made)  # at once: what was measured is kept whatever happens next
             console.print(table(f"{family} {n}^3, {facts['device']}", HEADER, map(row, made), CAPTION))
+    for record in (*checks, *records):
+        if "trace" in record.more:
+            console.print(f"{record.method}, {record.problem}: {record.config}", record.more["trace"], markup=False)
     if interpret:
         console.print(UNMEASURED)
-    ours = [r.status for r in records if r.method in METHODS and r.method != "cg"]  # rivals may fail
-    return int(failed > 0 or not set(ours) <= {"CONVERGED", "LEFT_OUT"})
+    ours = [r.status for r in records if r.method != "cg" and r.method not in PEERS]  # rivals may fail
+    return int(facts["checks_failed"] > 0 or not set(ours) <= {"CONVERGED", "LEFT_OUT"})
 
 
 def prepare(interpret: bool) -> torch.device:
@@ -113,17 +134,37 @@ def describe(device: torch.device) -> str:
     return f"{facts.name}, {facts.total_memory >> 30} GiB, {facts.multi_processor_count} multiprocessors, {versions}"
 
 
-def print_checks(device: torch.device, interpret: bool) -> int:
-    """Compare every kernel with the reference; return how many differ."""
-    lines, failed = [], 0
+def run_checks(device: torch.device, interpret: bool, left: Callable[[], float]) -> Iterator[Record]:
+    """Compare every kernel with the reference; what raises is a record with its trace, and the rest goes on."""
     shapes = INTERPRETED if interpret else SHAPES
     for name, A in systems(device, shapes):
-        for kernel, found, tolerance in (*check(A), check_solve(A)):
-            good = found <= tolerance  # NaN is not
-            failed += not good
-            lines.append((name, kernel, f"{found:.1e}", f"{tolerance:.0e}", "equal" if good else "DIFFERS"))
-    console.print(table("kernels against the reference", ("system", "kernel", "error", "tolerance", ""), lines))
-    return failed
+        facts: dict[str, Any] = {"problem": name, "experiment": "cuda", "shape": A.grid_shape}
+        if left() < 0:
+            yield left_out("checks", facts, 0.0, "no time left")
+            continue
+        for part in (check, _solve_alone):
+            try:
+                for kernel, found, tolerance in part(A):
+                    status = "EQUAL" if found <= tolerance else "DIFFERS"  # NaN differs
+                    more = {"part": "checks", "error": found}
+                    yield Record(kernel, unknowns=A.unknowns, tolerance=tolerance, status=status, more=more, **facts)
+            except Exception as error:
+                record = failed("solve, as on the CPU" if part is _solve_alone else "kernels", facts, 0.0, error)
+                record.more["part"] = "checks"
+                yield record
+
+
+def _solve_alone(A: Poisson) -> Iterator[tuple[str, float, float]]:
+    yield check_solve(A)
+
+
+def check_row(record: Record) -> tuple[str, ...]:
+    """Write a check as a row of its table."""
+    difference = record.more.get("error")
+    return (
+        record.problem, record.method, "-" if difference is None else f"{difference:.1e}", f"{record.tolerance:.0e}",
+        record.status.lower() if record.status == "EQUAL" else record.status,
+    )  # fmt: skip
 
 
 # --- one system -------------------------------------------------------------------------------------------------------
@@ -137,40 +178,62 @@ def measure(
     found: Ceilings | None,
     left: Callable[[], float],
     expected: float = 0.0,
-) -> list[Record]:
-    """Measure every method on one system; left : seconds that remain, expected : seconds that it will take."""
+) -> Iterator[Record]:
+    """Measure every method on one system; left : seconds that remain, expected : seconds that it will take.
+
+    A method that raises is a record with its trace, and the others go on.
+    """
     from krylearn.solvers.kernels.cuda.conjugate_gradients import WORKSPACE
 
     facts: dict[str, Any] = {"problem": family, "shape": (n, n, n), "seed": 0, "experiment": "cuda"}
     facts["device"] = device.type if found else "interpreter"
     note = reason_to_leave_out(n**3, device, left() - expected)
     if note:
-        return [left_out("krylearn", facts, tolerances[0], note)]
-    host = scene(family, (n, n, n), 0)
-    c = right_hand_side(host, "divergence", 0)
-    A, b, records = host.to(device), c.to(device), []
+        yield left_out("krylearn", facts, tolerances[0], note)
+        return
+    try:
+        host = scene(family, (n, n, n), 0)
+        c = right_hand_side(host, "divergence", 0)
+        A, b = host.to(device), c.to(device)
+    except Exception as error:
+        yield failed("krylearn", facts, tolerances[0], error)
+        return
     for method, weights in METHODS.items():
         if found is None and method not in BRIEF:
             continue
         if left() < 0 or (method == "cg" and n > CUPY_MOST):
             note = "no time left" if left() < 0 else f"plain CG is run up to {CUPY_MOST} cells per axis"
-            records.append(left_out(method, facts, tolerances[0], note))
+            yield left_out(method, facts, tolerances[0], note)
             continue
-        M, setup, peak = set_up(A, weights, device, found)
-        for rtol in tolerances:
-            records.append(solve(A, b, M, method, rtol, found, device))
-            for name, value in facts.items():
-                setattr(records[-1], name, value)
-            records[-1].setup_s = setup
-            records[-1].more["setup_peak_bytes"] = peak
+        rtol = tolerances[0]
+        try:
+            M, setup, peak = set_up(A, weights, device, found)
+            for rtol in tolerances:
+                record = solve(A, b, M, method, rtol, found, device)
+                for name, value in facts.items():
+                    setattr(record, name, value)
+                record.setup_s = setup
+                record.more["setup_peak_bytes"] = peak
+                yield record
+        except Exception as error:
+            yield failed(method, facts, rtol, error)
+        M = None
         WORKSPACE.clear(A)
-        del M
     if n <= CUPY_MOST and found and left() > 0:
-        best = partial(cg, A, b, M=NeuralMultigrid(A))
         named = {name: value for name, value in facts.items() if name not in ("shape", "device")}
-        for rtol in tolerances:
-            records.append(theirs(PEERS["cupy-cg-jacobi"], host, c.numpy(), best, rtol=rtol, pairs=1, **named))
-    return records
+        try:
+            best = partial(cg, A, b, M=NeuralMultigrid(A))
+            for rtol in tolerances:
+                yield theirs(PEERS["cupy-cg-jacobi"], host, c.numpy(), best, rtol=rtol, pairs=1, **named)
+        except Exception as error:
+            yield failed("cupy-cg-jacobi", facts, tolerances[0], error)
+
+
+def failed(method: str, facts: dict[str, Any], rtol: float, error: Exception) -> Record:
+    """Record an exception with the end of its trace."""
+    trace = "".join(traceback.format_exception(error))[-TRACE:]
+    said = f"{type(error).__name__}: {error}"[:300]
+    return Record(method, unknowns=0, tolerance=rtol, status="FAILED", config=said, more={"trace": trace}, **facts)
 
 
 def reason_to_leave_out(cells: int, device: torch.device, left: float) -> str:
@@ -190,7 +253,7 @@ def reason_to_leave_out(cells: int, device: torch.device, left: float) -> str:
 
 def left_out(method: str, facts: dict[str, Any], rtol: float, note: str) -> Record:
     """Record what was not run, and why."""
-    return Record(method=method, unknowns=0, tolerance=rtol, status="LEFT_OUT", config=note, **facts)
+    return Record(method=method, unknowns=0, tolerance=rtol, status="LEFT_OUT", config=note, more={}, **facts)
 
 
 def set_up(
@@ -279,3 +342,46 @@ def row(record: Record) -> tuple[str, ...]:
         count(record.iterations), shown("ns_per_unknown", ".2f"), shown("fraction_of_copy", ".0%"),
         shown("host_synchronisations", "d"), shown("bytes_per_cell", ".0f"),
     )  # fmt: skip
+
+
+# --- what came back ---------------------------------------------------------------------------------------------------
+
+
+def tables(lines: Sequence[dict[str, Any]]) -> list[tuple[str, Sequence[str], list[tuple[str, ...]]]]:
+    """Make tables of a run's lines, complete or not: (title, header, rows) of speeds, checks, and what failed.
+
+    Examples
+    --------
+    >>> line = {"method": "cg", "problem": "box", "unknowns": 0, "tolerance": 0.0, "status": "LEFT_OUT",
+    ...         "config": "no time left", "more": {}}
+    >>> tables([line])[3][2]
+    [('box', 'cg', 'no time left', '')]
+    """
+    known = {each.name for each in fields(Record)}
+    records = [Record(**{name: value for name, value in line.items() if name in known}) for line in lines]
+    checks = [r for r in records if r.more.get("part") == "checks" and r.status != "FAILED"]
+    solves = [r for r in records if r.more.get("part") != "checks" and r.status not in ("FAILED", "LEFT_OUT")]
+    rest = [r for r in records if r.status in ("FAILED", "LEFT_OUT", "ABSENT")]
+    grids = [(" ".join([r.problem, "x".join(map(str, r.shape))]), *row(r)) for r in solves if r.status != "ABSENT"]
+    counts: list[tuple[str, ...]] = []
+    for name in dict.fromkeys(r.problem for r in checks):
+        of = [r for r in checks if r.problem == name]
+        equal = sum(r.status == "EQUAL" for r in of)
+        counts.append((name, f"{equal} of {len(of)}", ", ".join(r.method for r in of if r.status != "EQUAL") or "none"))
+    return [
+        ("Speeds", ("system", *HEADER), grids),
+        ("Checks", ("system", "kernels equal to the reference", "different"), counts),
+        ("Errors of the checks", CHECKS_HEADER, [check_row(r) for r in checks]),
+        ("Not measured", ("system", "method", "why", "trace"),
+         [(r.problem, r.method, r.config, r.more.get("trace", "")) for r in rest]),
+    ]  # fmt: skip
+
+
+def page_table(lines: Sequence[dict[str, Any]]) -> str:
+    """Write for docs/cuda.md what a run found; of an exception the message alone."""
+    parts = [UNMEASURED] if not lines[0]["more"].get("hardware") else [lines[0]["more"]["device"]]
+    for title, header, rows in tables(lines):
+        if rows and title != "Errors of the checks":
+            cut = len(header) - (title == "Not measured")
+            parts.append(f"**{title}**\n\n{markdown(header[:cut], [r[:cut] for r in rows])}")
+    return "\n\n".join(parts)
