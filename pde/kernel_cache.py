@@ -19,6 +19,7 @@ import stat
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import Any
 DIGEST = 32  # bytes of the checksum that an entry begins with
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 told: set[str] = set()  # what this process has been warned of
+on_miss: list[Callable[[], None]] = []  # called before a function is compiled that is not on the disk
 
 
 def attach_cache(dispatcher: Any) -> Any:
@@ -114,6 +116,13 @@ class KernelCache:
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """Return what was compiled for these types, or None: then numba compiles."""
+        found = self._read(signature, target_context)
+        if found is None:
+            for tell in on_miss:
+                tell()
+        return found
+
+    def _read(self, signature: Any, target_context: Any) -> Any:
         target_context.refresh()
         folder = cache_folder() if self._enabled else None
         if folder is None:

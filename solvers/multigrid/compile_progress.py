@@ -1,4 +1,8 @@
-"""Say that kernels are being compiled, where that takes long enough to be taken for a hang."""
+"""Say that kernels are being compiled, where that takes long enough to be taken for a hang.
+
+`announced` does so around what is known to compile much; `Watch` for whatever else is not found on the disk: recognition
+of matrices, single precision, plain CG.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+
+from krylearn.pde import kernel_cache
 
 PATIENCE = 2.0  # seconds of silence
 BETWEEN = 5.0  # seconds between two lines
@@ -38,6 +44,7 @@ def announced(patience: float = PATIENCE, between: float = BETWEEN) -> Iterator[
 
     start, ended, count = time.monotonic(), threading.Event(), Count()
     event.register("numba:compile", count)
+    WATCH.enter_announced()
 
     def report() -> None:
         wait = patience
@@ -54,10 +61,77 @@ def announced(patience: float = PATIENCE, between: float = BETWEEN) -> Iterator[
     finally:
         ended.set()
         reporter.join()
+        WATCH.leave_announced()
         event.unregister("numba:compile", count)
         seconds = time.monotonic() - start
         if seconds > patience and count.done:
             say(f"kernels compiled in {seconds:.0f} s; `krylearn warmup` does it ahead of the first solve")
+
+
+class Watch:
+    """Follows compilation that nobody announced, from the first function that is not on the disk until all is quiet.
+
+    Examples
+    --------
+    >>> WATCH.follow()                                                  # nothing is compiled: it ends by itself
+    """
+
+    QUIET = 0.5  # seconds without a compilation after which it has ended
+
+    def __init__(self, patience: float = PATIENCE, between: float = BETWEEN) -> None:
+        self.patience, self.between = patience, between
+        self._lock, self._follows, self._announced = threading.Lock(), False, 0
+
+    def enter_announced(self) -> None:
+        """Leave it to `announced`."""
+        with self._lock:
+            self._announced += 1
+
+    def leave_announced(self) -> None:
+        """Watch again."""
+        with self._lock:
+            self._announced -= 1
+
+    def follow(self) -> None:
+        """Begin, unless that is so already."""
+        with self._lock:
+            if self._follows or self._announced:
+                return
+            self._follows = True
+        from numba.core import event
+
+        class Activity(event.Listener):
+            running, done, last = 0, 0, time.monotonic()
+
+            def on_start(self, event: Any) -> None:
+                self.running += 1
+
+            def on_end(self, event: Any) -> None:
+                self.running, self.done, self.last = self.running - 1, self.done + 1, time.monotonic()
+
+        seen = Activity()
+        event.register("numba:compile", seen)
+        threading.Thread(target=self._report, args=(seen,), name="krylearn-compile-watch", daemon=True).start()
+
+    def _report(self, seen: Any) -> None:
+        from numba.core import event
+
+        start, said = time.monotonic(), 0.0
+        while seen.running > 0 or time.monotonic() - seen.last < self.QUIET:
+            time.sleep(min(self.QUIET, self.patience) / 5)
+            passed = time.monotonic() - start
+            if seen.running > 0 and not self._announced and passed > (said + self.between if said else self.patience):
+                said = passed
+                say(f"compiling kernels, once on this machine: {passed:.0f} s, {seen.done} functions")
+        with self._lock:
+            self._follows = False
+        event.unregister("numba:compile", seen)
+        if said:
+            say(f"kernels compiled in {seen.last - start:.0f} s; `krylearn warmup` does it ahead of the first solve")
+
+
+WATCH = Watch()
+kernel_cache.on_miss.append(WATCH.follow)
 
 
 class Collections:
