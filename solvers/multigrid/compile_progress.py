@@ -1,7 +1,7 @@
 """Say that kernels are being compiled, where that takes long enough to be taken for a hang.
 
-`announced` does so around what is known to compile much; `Watch` for whatever else is not found on the disk: recognition
-of matrices, single precision, plain CG.
+`announced` does so around what is known to compile much; `Watch` for whatever else is not found on the disk:
+recognition of matrices, single precision, plain CG.
 """
 
 from __future__ import annotations
