@@ -50,7 +50,7 @@ class AssembledCycle:
         pc.setMGLevels(len(steps) + 1)
         for k, (matrix, damping, transfer) in enumerate(steps):
             at = len(steps) - k  # PETSc counts from the coarsest
-            self._smoother(pc.getMGSmoother(at), matrix, damping)
+            set_smoother(pc.getMGSmoother(at), matrix, damping)
             pc.setMGInterpolation(at, transfer)
             pc.setMGRestriction(at, transfer)
         coarse = pc.getMGCoarseSolve()
@@ -74,20 +74,6 @@ class AssembledCycle:
         self.owned.append(stays)
         return [(matrix, damping, stays)] * (level.visits - 1) + [(matrix, damping, down)]
 
-    def _smoother(self, ksp: Any, matrix: Any, damping: Any) -> None:
-        PETSc = load_petsc()
-        options, prefix = PETSc.Options(), f"krylearn_{id(self):x}_"
-        ksp.setType("chebyshev")
-        # petsc4py has no function for the interval; the option is taken back at once
-        options[prefix + "ksp_chebyshev_eigenvalues"] = f"{INTERVAL[0]!r},{INTERVAL[1]!r}"
-        ksp.setOptionsPrefix(prefix)
-        ksp.setFromOptions()
-        options.delValue(prefix + "ksp_chebyshev_eigenvalues")
-        ksp.setOperators(matrix, damping)
-        ksp.setTolerances(max_it=2)
-        ksp.setNormType(PETSc.KSP.NormType.NONE)
-        ksp.getPC().setType("jacobi")
-
     def apply(self, r: Any, z: Any) -> None:
         """Apply to a PETSc vector."""
         self.pc.apply(r, z)
@@ -102,3 +88,19 @@ class AssembledCycle:
         for matrix in self.owned:
             matrix.destroy()
         self.gathered.destroy()
+
+
+def set_smoother(ksp: Any, matrix: Any, damping: Any) -> None:
+    """Let a KSP take two damped Jacobi steps; damping : a matrix with the diagonal diag / s."""
+    PETSc = load_petsc()
+    options, prefix = PETSc.Options(), f"krylearn_{id(ksp):x}_"
+    ksp.setType("chebyshev")
+    # petsc4py has no function for the interval; the option is taken back at once
+    options[prefix + "ksp_chebyshev_eigenvalues"] = f"{INTERVAL[0]!r},{INTERVAL[1]!r}"
+    ksp.setOptionsPrefix(prefix)
+    ksp.setFromOptions()
+    options.delValue(prefix + "ksp_chebyshev_eigenvalues")
+    ksp.setOperators(matrix, damping)
+    ksp.setTolerances(max_it=2)
+    ksp.setNormType(PETSc.KSP.NormType.NONE)
+    ksp.getPC().setType("jacobi")

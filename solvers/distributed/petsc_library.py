@@ -8,6 +8,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from ..files import NotWrittenError
@@ -38,6 +39,7 @@ def load_petsc() -> Any:
     if PETSc.ScalarType().dtype.name != "float64":
         name = PETSc.ScalarType().dtype.name
         raise ImportError(f"got a PETSc whose scalars are {name}; expected float64: install its real, double build")
+    _register()
     return PETSc
 
 
@@ -94,13 +96,14 @@ def ending_all_ranks(comm: Any, name: str = "krylearn") -> Iterator[None]:
 # PETSc would call back into Python code that is no longer there. A preconditioner of type python that outlives the
 # interpreter ends the process with a segmentation fault, after everything is done.
 
+# And PETSc ends collectively: a rank whose program failed would wait at exit for the others, which wait for it.
+
 _OWNERS: dict[int, weakref.ref[Any]] = {}
 _CONTEXTS: dict[int, Any] = {}  # address of a PETSc PC -> its context
 
 
 def free_at_exit(owner: Any) -> None:
     """Call ``owner.destroy()`` before the interpreter ends, in the order of creation, the same on every rank."""
-    _register()
     _OWNERS[id(owner)] = weakref.ref(owner)
 
 
@@ -109,7 +112,6 @@ def detach_at_exit(pc: Any, context: Any) -> None:
 
     Only the address is kept: a reference to the PC would keep it alive.
     """
-    _register()
     _CONTEXTS[pc.handle] = context
 
 
@@ -119,12 +121,24 @@ def forget(context: Any) -> None:
         del _CONTEXTS[address]
 
 
+@cache
 def _register() -> None:
-    if not (_OWNERS or _CONTEXTS):
-        atexit.register(_free_all)
+    atexit.register(_free_all)
+
+
+def _abort_others() -> None:
+    """End all ranks if there are several; the exception of this one has been printed."""
+    from mpi4py import MPI
+
+    if MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.size > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        MPI.COMM_WORLD.Abort(1)
 
 
 def _free_all() -> None:
+    if getattr(sys, "last_value", None) is not None:  # an exception has ended this program
+        _abort_others()
     if _CONTEXTS:
         from petsc4py import PETSc
 

@@ -5,7 +5,7 @@ that embeds Python, whose matrix is the 5-point or 7-point AIJ matrix of a DMDA.
 
     -krylearn_route ghosted | assembled     krylearn's kernels (default), or PCMG over assembled matrices
     -krylearn_gather N                      levels of at most N cells on every rank
-    -krylearn_weights NAME                  geometric, resistor, tuned or a file
+    -krylearn_weights NAME                  network, pieces, geometric, resistor, tuned or a file
 """
 
 from __future__ import annotations
@@ -57,9 +57,8 @@ class PC:
         self.inverse = 1.0 / to_rank_order(diag)[self.alone]
         known = np.where(fields.unknown, diag, 0.0)
         rule = rule_of(self.options["weights"], len(part.grid_shape))
-        self.cycle = build_cycle(
-            part, fields, known, lambda: matrix, rule, self.options["route"], self.options["gather"]
-        )
+        choice = rule, self.options["weights"] is None, self.options["route"], self.options["gather"]
+        self.cycle = build_cycle(part, fields, known, lambda: matrix, *choice)
         self.setup_seconds = time.perf_counter() - start
 
     def apply(self, pc: Any, r: Any, z: Any) -> None:
@@ -72,7 +71,7 @@ class PC:
 
     def view(self, pc: Any, viewer: Any) -> None:
         """Say what this is, for -ksp_view."""
-        weights = self.options["weights"] or "the shipped network"
+        weights = self.options["weights"] or "chosen by a look at the operator"
         viewer.printfASCII(f"  krylearn NeuralMultigrid, route {self.options['route']}, weights: {weights}\n")
         if self.cycle is not None:
             size = " x ".join(map(str, self.size))

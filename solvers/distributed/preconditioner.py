@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ..multigrid.hierarchy import Rule
+from ..multigrid.hierarchy import COARSEST, Rule
 from ..multigrid.preconditioner import find_rule
 from .assembled_cycle import AssembledCycle
 from .builders import Fields
@@ -18,23 +19,50 @@ from .levels import build_levels, scaled_channels
 from .operator import DistributedPoisson
 from .partition import Array, Partition
 from .petsc_library import collective_errors, free_at_exit
+from .pieces.assembled import AssembledPieces
+from .pieces.build import build_pieces
+from .pieces.ghosted import GhostedPieces
+from .pieces.survey import has_several_conductances, prefers_pieces
 
 GATHER = 20_000
 """Cells of the first level that every rank holds whole: less time than the messages of its levels would take (ours)."""
 ROUTES = ("ghosted", "assembled")
 
 
-def rule_of(weights: str | Path | nn.Module | None, dimension: int) -> Rule:
-    """Return the rule that a `weights` argument means; None is "network" here, whatever the operator."""
-    if isinstance(weights, str) and weights == "pieces":
-        raise ValueError("got weights='pieces'; expected levels that are grids: pieces are for one process so far")
+PIECES = "pieces"
+MOST_CELLS = 4_000_000
+"""Cells up to which pieces are taken by themselves: every rank holds the graph below the finest level."""
+Cycle = GhostedCycle | AssembledCycle | GhostedPieces | AssembledPieces
+
+
+def rule_of(weights: str | Path | nn.Module | None, dimension: int) -> Rule | None:
+    """Return the rule that a `weights` argument means for levels that are grids; None if they are pieces."""
+    if isinstance(weights, str) and weights == PIECES:
+        return None
     return find_rule(None if isinstance(weights, str) and weights == "network" else weights, dimension)
 
 
 def build_cycle(
-    part: Partition, fields: Fields, diag: Array, matrix: Callable[[], Any], rule: Rule, route: str, gather: int
-) -> GhostedCycle | AssembledCycle:
-    """Return the cycle of an operator given by its own conductances; `matrix` gives it assembled. Collective."""
+    part: Partition,
+    fields: Fields,
+    diag: Array,
+    matrix: Callable[[], Any],
+    rule: Rule | None,
+    chooses: bool,
+    route: str,
+    gather: int,
+) -> Cycle:
+    """Return the cycle of an operator given by its own conductances; `matrix` gives it assembled. Collective.
+
+    rule : of levels that are grids, None for pieces; chooses : whether a look at the operator may say pieces instead
+    """
+    cells = math.prod(part.size)
+    if cells > COARSEST and (rule is None or (chooses and cells <= MOST_CELLS)):
+        varying = has_several_conductances(part, fields)
+        if rule is None or prefers_pieces(part, fields, varying):
+            return build_pieces(part, fields, diag, matrix, route, varying)
+    if rule is None:  # so small a system is inverted
+        rule = find_rule(None, len(part.grid_shape))
     channels, exponent = scaled_channels(part, fields, diag)
     ladder = build_levels(part, channels, exponent, rule, gather)
     return GhostedCycle(ladder, rule) if route == "ghosted" else AssembledCycle(matrix(), ladder, rule)
@@ -46,7 +74,7 @@ class DistributedMultigrid:
     Parameters
     ----------
     A : DistributedPoisson
-    weights : as in `NeuralMultigrid`, but None is "network" for every operator, and "pieces" is refused
+    weights : as in `NeuralMultigrid`; None looks whether pieces suit the operator better, up to `MOST_CELLS` cells
     route : "ghosted" or "assembled"
         krylearn's own kernels on boxes with cells of the neighbours around them, or PETSc's PCMG over assembled
         matrices: the same map up to single precision, at several times the memory and time
@@ -55,7 +83,7 @@ class DistributedMultigrid:
     Attributes
     ----------
     setup_seconds : wall time of the last set-up on the slowest rank
-    levels : one line per level
+    uses_pieces : whether levels are pieces
     """
 
     def __init__(
@@ -69,9 +97,9 @@ class DistributedMultigrid:
         with collective_errors(A.comm):
             if route not in ROUTES:
                 raise ValueError(f"got route={route!r}; expected one of {', '.join(map(repr, ROUTES))}")
-            self._rule = rule_of(weights, len(A.grid_shape))
+            self._rule, self._chooses = rule_of(weights, len(A.grid_shape)), weights is None
         self.route, self.gather = route, gather
-        self.cycle: GhostedCycle | AssembledCycle | None = None
+        self.cycle: Cycle | None = None
         free_at_exit(self)
         self.update(A)
 
@@ -83,9 +111,15 @@ class DistributedMultigrid:
         start = time.perf_counter()
         self.destroy()
         self.A = A
-        self.cycle = build_cycle(A.part, A.fields, A.diag, lambda: A.mat, self._rule, self.route, self.gather)
+        choice = self._rule, self._chooses, self.route, self.gather
+        self.cycle = build_cycle(A.part, A.fields, A.diag, lambda: A.mat, *choice)
         self.setup_seconds = A.comm.allreduce(time.perf_counter() - start, MPI.MAX)
         return self
+
+    @property
+    def uses_pieces(self) -> bool:
+        """Whether levels are pieces."""
+        return isinstance(self.cycle, GhostedPieces | AssembledPieces)
 
     def __matmul__(self, r: Any) -> Any:
         """Return M r in the shape and type of r. Collective."""

@@ -150,13 +150,16 @@ def find_ranges(part, slabs):
 
 
 class GridTransfer:
-    """Interpolation from m pieces to the cells of a grid: part (of a cell, m if it has none), weights times 1/unit."""
+    """Interpolation from m pieces to the cells of a grid: part (of a cell, m if it has none), weights times 1/unit.
 
-    def __init__(self, part: Array, low: Array, high: Array, unit: float, m: int) -> None:
+    slabs : most parts that the grid is cut into for restriction, each with sums of its own
+    """
+
+    def __init__(self, part: Array, low: Array, high: Array, unit: float, m: int, slabs: int = SLABS) -> None:
         kind: Any = np.float32 if low.dtype == np.uint16 else np.float64
         self.part, self.low, self.high, self.unit, self.m = part.view(np.uint32), low, high, kind(unit), m
         rows = part.shape[0] * part.shape[1]
-        count = min(SLABS, max(1, part.size // 20_000), rows)
+        count = min(slabs, max(1, part.size // 20_000), rows)
         bounds = np.array([rows * k // count for k in range(count + 1)])
         self.slabs = np.zeros((count, 4), np.int64)
         self.slabs[:, 0], self.slabs[:, 1] = bounds[:-1], bounds[1:]

@@ -38,8 +38,19 @@ def pieces_cycle(
     finest = finest_conductances(A, math.ldexp(1.0, -exponent) / mantissa)
     transfer, level, total = first_level(finest, SHRINKS, kind)
     check_isolated(level.diag, total, allowed)
-    unknowns, stages = np.count_nonzero(finest.diag), list[GraphStage]()
     top = GridStage(*grid_arrays(finest, codes, kind), transfer)
+    stages, inverse = graph_stages(level, total, np.count_nonzero(finest.diag), kind, coarsest, allowed)
+    return GraphCycle(top, stages, inverse, serial)
+
+
+def graph_stages(
+    level: Level, total: Array, unknowns: int, kind: Any, coarsest: int, allowed: float
+) -> tuple[list[GraphStage], Array]:
+    """Coarsen the first graph until at most `coarsest` unknowns are left; return the levels and the inverse below.
+
+    total : for each unknown, the diagonals of the finest level of all its cells; unknowns : of the finest level
+    """
+    stages = list[GraphStage]()
     while level.n > coarsest:
         step = coarsen_by_pieces(level, SHRINKS)
         if step is None:
@@ -49,7 +60,7 @@ def pieces_cycle(
         check_isolated(step.below.diag, total, allowed)
         stages.append(graph_stage(level, step, graph_visits(unknowns / level.n), kind))
         level = step.below
-    return GraphCycle(top, stages, bottom_inverse(graph_of_level(level)), serial)
+    return stages, bottom_inverse(graph_of_level(level))
 
 
 def grid_arrays(finest: Finest, codes: CellBytes | None, kind: Any) -> tuple[tuple[Array, ...], Array, Array]:

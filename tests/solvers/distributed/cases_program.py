@@ -39,6 +39,7 @@ def main(folder, modules):
                         for line in module.lines(group, references[name]):
                             if group.rank == 0:
                                 file.write(json.dumps({"module": name, **line}) + "\n")
+                                file.flush()
         wait_for_all(comm)
         group.Free()
 

@@ -37,22 +37,29 @@ def cuts_of(shape, size):
     return [[0, *inner, n], *([0, m] for m in shape[1:])]
 
 
-CASES = {  # system, partition, cells from which on a level is gathered
-    "obstacles": (lambda: scene("obstacles", (24, 24, 24), seed=10007), "default", 1000),
-    "free_surface": (lambda: scene("free_surface", (27, 25, 22), seed=10009), "default", 1000),
-    "free_surface_cuts": (lambda: scene("free_surface", (27, 25, 22), seed=10009), "cuts", 1000),
-    "lognormal": (lambda: scene("lognormal", (26, 24, 24), seed=10037), "default", 1000),
-    "lognormal_few_gathered": (lambda: scene("lognormal", (26, 24, 24), seed=10037), "default", 128),
-    "lognormal_all_gathered": (lambda: scene("lognormal", (26, 24, 24), seed=10037), "default", 10**6),
-    "mazes": (lambda: scene("mazes", (20, 18, 18), seed=10039), "default", 500),
-    "graded": (lambda: graded((31, 24, 18)), "default", 1000),
-    "graded_cuts": (lambda: graded((31, 24, 18)), "cuts", 1000),
-    "periodic": (lambda: scene("periodic", (25, 23, 24), seed=10061), "default", 1000),
-    "anisotropic": (lambda: scene("anisotropic", (24, 20, 28), seed=10067), "default", 1000),
-    "neumann": (lambda: scene("neumann", (24, 25, 24), seed=10069), "default", 1000),
-    "spanning": (lambda: spanning((26, 24, 22)), "cuts", 1000),
-    "flat": (lambda: scene("lognormal", (121, 97), seed=10079), "default", 1000),
-    "flat_periodic": (lambda: scene("periodic", (101, 120), seed=10091), "default", 1000),
+CASES = {  # system, partition, cells from which on a level is gathered, weights
+    "obstacles": (lambda: scene("obstacles", (24, 24, 24), seed=10007), "default", 1000, None),
+    "free_surface": (lambda: scene("free_surface", (27, 25, 22), seed=10009), "default", 1000, None),
+    "free_surface_cuts": (lambda: scene("free_surface", (27, 25, 22), seed=10009), "cuts", 1000, None),
+    "lognormal": (lambda: scene("lognormal", (26, 24, 24), seed=10037), "default", 1000, None),
+    "lognormal_few_gathered": (lambda: scene("lognormal", (26, 24, 24), seed=10037), "default", 128, None),
+    "lognormal_all_gathered": (lambda: scene("lognormal", (26, 24, 24), seed=10037), "default", 10**6, None),
+    "mazes": (lambda: scene("mazes", (24, 34, 24), seed=10039), "default", 500, None),
+    "mazes_grids": (lambda: scene("mazes", (20, 18, 18), seed=10039), "default", 500, "network"),
+    "mazes_cuts": (lambda: scene("mazes", (26, 18, 18), seed=10039), "cuts", 500, "pieces"),
+    "graded": (lambda: graded((31, 24, 18)), "default", 1000, "pieces"),
+    "graded_grids": (lambda: graded((31, 24, 18)), "default", 1000, "network"),
+    "graded_cuts": (lambda: graded((31, 24, 18)), "cuts", 1000, "pieces"),
+    "graded_grids_cuts": (lambda: graded((31, 24, 18)), "cuts", 1000, "network"),
+    "periodic": (lambda: scene("periodic", (25, 23, 24), seed=10061), "default", 1000, None),
+    "periodic_pieces": (lambda: scene("periodic", (25, 23, 24), seed=10061), "default", 1000, "pieces"),
+    "anisotropic": (lambda: scene("anisotropic", (24, 20, 28), seed=10067), "default", 1000, None),
+    "neumann": (lambda: scene("neumann", (24, 25, 24), seed=10069), "default", 1000, None),
+    "spanning": (lambda: spanning((26, 24, 22)), "cuts", 1000, None),
+    "spanning_grids": (lambda: spanning((26, 24, 22)), "cuts", 1000, "network"),
+    "flat": (lambda: scene("lognormal", (121, 97), seed=10079), "default", 1000, None),
+    "flat_pieces": (lambda: scene("lognormal", (121, 97), seed=10079), "default", 1000, "pieces"),
+    "flat_periodic": (lambda: scene("periodic", (101, 120), seed=10091), "default", 1000, None),
 }
 ROUTES = ("ghosted", "assembled")
 
@@ -74,36 +81,39 @@ def right_side(S):
 
 
 def references():
-    """What one process finds, by case: the solution, A b, dimension of the null space, iterations to 1e-8, 1e-12."""
+    """What one process finds, by case: x, A b, dimension of the null space, iterations to 1e-8 and 1e-12, levels."""
 
-    def solve(build):
+    def solve(build, weights):
         S = build()
         b = right_side(S)
-        x, info = serial_cg(S, b, rtol=1e-12, M=NeuralMultigrid(S, "network"))
-        return x, S @ b, S.nullspace.dimension, [steps_to(info, 1e-8 * float(np.linalg.norm(b))), info.iterations]
+        M = NeuralMultigrid(S, weights)
+        x, info = serial_cg(S, b, rtol=1e-12, M=M)
+        iterations = [steps_to(info, 1e-8 * float(np.linalg.norm(b))), info.iterations]
+        return x, S @ b, S.nullspace.dimension, iterations, bool(M.uses_pieces)
 
-    return {name: partial(solve, build) for name, (build, _, _) in CASES.items()}
+    return {name: partial(solve, build, weights) for name, (build, _, _, weights) in CASES.items()}
 
 
 def lines(comm, references):
     """Solve and compare: one solve to 1e-12, whose history tells the iterations to 1e-8 too."""
-    for name, (build, cutting, gather) in CASES.items():
+    for name, (build, cutting, gather, weights) in CASES.items():
         S = build()
         cuts = cuts_of(S.grid_shape, comm.size) if cutting == "cuts" else None
         part = Partition(S.grid_shape, comm, cuts=cuts)
         b = right_side(S)
         norm = float(np.linalg.norm(b))
-        x, product, dimension, serial = references[name]
+        x, product, dimension, serial, pieces = references[name]
         x, product, own_b = x[part.own], product[part.own], b[part.own]
         u, v = (np.random.default_rng(s).standard_normal(S.grid_shape)[part.own] for s in (10103, 10111))
         A = DistributedPoisson.from_operator(S, part)
         for route in ROUTES:
-            M = DistributedMultigrid(A, route=route, gather=gather)
+            M = DistributedMultigrid(A, weights, route=route, gather=gather)
             y, info = cg(A, own_b, rtol=1e-12, M=M)
             m_u, m_v, r, gap = M @ u, M @ v, own_b - A @ y, A @ own_b - product
             uv, vu, uu, dd, xx, rr, pp, gg = sum_over(
                 part, (u, m_v), (v, m_u), (u, m_u), (y - x, y - x), (x, x), (r, r), (product, product), (gap, gap)
             )
+            uses_pieces = M.uses_pieces
             M.destroy()
             yield {
                 "case": name,
@@ -111,6 +121,7 @@ def lines(comm, references):
                 "ranks": comm.size,
                 "iterations": [steps_to(info, 1e-8 * norm), info.iterations],
                 "serial": serial,
+                "pieces": [uses_pieces, pieces],
                 "converged": int(info) == 0,
                 "difference": math.sqrt(dd / xx),
                 "residual": math.sqrt(rr) / norm,

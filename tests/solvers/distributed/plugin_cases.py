@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 from krylearn.pde import Poisson, scene
-from krylearn.solvers import NeuralMultigrid, cg as serial_cg
+from krylearn.solvers import cg as serial_cg
 from krylearn.solvers.distributed import PC
 from petsc4py import PETSc
 
@@ -96,7 +96,7 @@ def references():
 
     def solve(S, values):
         values = values * np.asarray(S.unknown).reshape(S.grid_shape)
-        return serial_cg(S, values, rtol=1e-8, M=NeuralMultigrid(S, "network"))[1].iterations
+        return serial_cg(S, values, rtol=1e-8)[1].iterations
 
     return {name: partial(solve, S, values) for name, (S, values, _) in media().items()}
 

@@ -20,13 +20,14 @@ TESTS = ("tests/solvers/distributed", "tests/bench/studies/solvers/test_rank_con
 
 def run_once(timeout):
     """What one run of the tests ended with; a failure keeps the end of its output."""
+    environment = {**os.environ, "KRYLEARN_RANKS_TIMEOUT": str(timeout / 4)}
     start, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "pytest", "-q", *TESTS]
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment)
         code, out = done.returncode, done.stdout
     except subprocess.TimeoutExpired as error:
-        code, out = None, str(error.stdout)
+        code, out = None, (error.stdout or b"").decode(errors="replace")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     line = {

@@ -55,3 +55,9 @@ def test_an_error_of_one_rank_ends_all_with_one_message():
     done = run_ranks(3, "failing_program.py", check=False)
     assert done.returncode != 0
     assert done.stderr.count("failing_program: rank 1 of 3: RuntimeError: only rank 1 fails") == 1, done.stderr
+
+
+def test_an_error_that_nobody_takes_care_of_ends_all_ranks():
+    done = run_ranks(2, "failing_program.py", "plain", check=False, timeout=120)
+    assert done.returncode != 0
+    assert "RuntimeError: only rank 1 fails" in done.stderr

@@ -4,7 +4,7 @@ import pytest
 from ranks import cases_of, needs_petsc
 
 pytestmark = needs_petsc
-CASES = 15
+CASES = 22
 ROUTES = 2
 
 
@@ -21,6 +21,12 @@ def test_iterations_are_those_of_one_process(lines):
     for line in lines:
         for ours, serial in zip(line["iterations"], line["serial"], strict=True):  # to 1e-8 and to 1e-12
             assert abs(ours - serial) <= 1, line
+
+
+def test_levels_are_of_the_kind_that_one_process_takes(lines):
+    for line in lines:
+        assert line["pieces"][0] == line["pieces"][1], line
+    assert {line["case"] for line in lines if line["pieces"][0]} >= {"mazes", "spanning", "graded"}
 
 
 def test_solutions_are_those_of_one_process(lines):

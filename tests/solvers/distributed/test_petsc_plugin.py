@@ -14,7 +14,7 @@ def test_by_options_alone_with_the_same_iterations_on_any_number_of_ranks():
     for ranks, route in runs:
         options = ("-krylearn_route", route, "-krylearn_gather", 500, "-ksp_view")
         done = run_ranks(ranks, "petsc_program.py", *CG, *OURS, *options)
-        assert f"krylearn NeuralMultigrid, route {route}, weights: the shipped network" in done.stdout
+        assert f"krylearn NeuralMultigrid, route {route}, weights: chosen by a look at the operator" in done.stdout
         assert "24 x 25 x 23, 13800 unknowns" in done.stdout
         lines += json_lines(done)
     (other,) = lines_of(1, "petsc_program.py", *CG, "-pc_type", "gamg")
