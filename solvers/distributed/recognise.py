@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.cpu.compile import kernel
 from .builders import Fields
 from .halo import bring
-from .partition import Array, Box, Partition, from_rank_order, to_rank_order
+from .partition import Array, Box, Partition
 
 TOLERANCE = 64 * float(np.finfo(np.float64).eps)
 SYMMETRIC = (
@@ -47,10 +48,8 @@ def recognise(A: Any, part: Partition) -> tuple[Fields, Array]:
     if A.getLocalSize()[0] != part.count:
         raise ValueError(f"got {A.getLocalSize()[0]} local rows; expected {part.count}, one per own point of the DMDA")
     box = part.ghosted()
-    entries = _Entries(A, part, box)
-    diag = entries.coupling(None, 0)
-    up = [-entries.coupling(d, 1) for d in range(3)]
-    down = [-entries.coupling(d, -1) for d in range(3)]
+    found, strange = read_entries(A, part, box)
+    diag, up, down = found[0], -found[1::2], -found[2::2]
     around = bring(part, box, np.stack([*up, diag], -1))
     mirror = [_neighbour(around[..., d], box, d, -1) for d in range(3)]
     sums = sum(up) + sum(mirror)
@@ -67,7 +66,7 @@ def recognise(A: Any, part: Partition) -> tuple[Fields, Array]:
                 "a negative diagonal entry; expected > 0: pass -A and -b if A is negative definite",
             ),
             (
-                entries.strangers(),
+                strange,
                 "an entry that couples no neighbours; expected a 5-point or 7-point stencil on the DMDA",
             ),
             (any((u < -noise).any() for u in up), "an entry > 0 off the diagonal; expected a Laplacian"),
@@ -86,29 +85,51 @@ def recognise(A: Any, part: Partition) -> tuple[Fields, Array]:
     return Fields(links, ground, shift, unknown), diag
 
 
-class _Entries:
-    """The local rows of a matrix, sorted by where their columns lie on the grid."""
+@kernel(parallel=False)
+def sort_entries(indptr, column, value, number, low, joined, found):
+    """Add up the entries of own rows by where their columns lie; tell whether one couples no neighbours.
 
-    def __init__(self, A: Any, part: Partition, box: Box) -> None:
-        indptr, self.column, self.value = A.getValuesCSR()
-        self.row = np.repeat(np.arange(part.count), np.diff(indptr))
-        self.part, self.box, self.number = part, box, part.numbers(box)
-        self.known = self.value == 0
+    number : (z, y, x) of the cells of a box that is a layer wider than the own cells, -1 beyond the grid
+    low : where own cells begin, x first; joined : which axes have more than one cell
+    found : (7, z, y, x) of own cells: diagonal, then the next and the previous cell along each axis
+    """
+    row = 0
+    for k in range(found.shape[1]):
+        for j in range(found.shape[2]):
+            for i in range(found.shape[3]):
+                x, y, z = i + low[0], j + low[1], k + low[2]
+                here = number[z, y, x]
+                for t in range(indptr[row], indptr[row + 1]):
+                    c, v = column[t], value[t]
+                    if c == here:
+                        found[0, k, j, i] += v
+                    elif joined[0] and c == number[z, y, x + 1]:
+                        found[1, k, j, i] += v
+                    elif joined[0] and c == number[z, y, x - 1]:
+                        found[2, k, j, i] += v
+                    elif joined[1] and c == number[z, y + 1, x]:
+                        found[3, k, j, i] += v
+                    elif joined[1] and c == number[z, y - 1, x]:
+                        found[4, k, j, i] += v
+                    elif joined[2] and c == number[z + 1, y, x]:
+                        found[5, k, j, i] += v
+                    elif joined[2] and c == number[z - 1, y, x]:
+                        found[6, k, j, i] += v
+                    elif v != 0:
+                        return True
+                row += 1
+    return False
 
-    def coupling(self, d: int | None, step: int) -> Array:
-        """Return at own cells the entry towards the neighbour along an axis, or the diagonal; 0 where there is none."""
-        here = self.number[self.box.own]
-        there = here if d is None else _neighbour(self.number, self.box, d, step, -1)
-        if d is not None and self.part.size[d] == 1:
-            there = np.full_like(here, -1)
-        hit = self.column == to_rank_order(there)[self.row]
-        self.known |= hit
-        flat = np.bincount(self.row[hit], self.value[hit], self.part.count)
-        return np.ascontiguousarray(from_rank_order(flat, self.part.internal_shape))
 
-    def strangers(self) -> bool:
-        """Whether an entry was none of those asked for."""
-        return not bool(self.known.all())
+def read_entries(A: Any, part: Partition, box: Box) -> tuple[Array, bool]:
+    """Return the entries of own rows, (7, x, y, z), see `sort_entries`, and whether one couples no neighbours."""
+    indptr, column, value = A.getValuesCSR()
+    number = np.pad(part.numbers(box).transpose(2, 1, 0), 1, constant_values=-1)
+    low, joined = np.array([a.start + 1 for a in box.axes]), np.array([n > 1 for n in part.size])
+    found = np.zeros((7, *reversed(part.internal_shape)))
+    strange = sort_entries(indptr, column, value, np.ascontiguousarray(number), low, joined, found)
+    found = np.ascontiguousarray(found.transpose(0, 3, 2, 1))
+    return found, bool(strange)
 
 
 def _neighbour(values: Array, box: Box, d: int, step: int, fill: float = 0) -> Array:
