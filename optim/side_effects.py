@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import dataclasses
 import functools
+import operator
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +26,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 SEED = 20_060_909  # of the dropout mask
 _INTERNAL = ("_parameters", "_buffers", "_modules")
 _IMMUTABLE = frozenset({bool, int, float, str, bytes, type(None), complex})
+_CONTAINERS = frozenset({dict, list, set, OrderedDict})
+_WATCHED = 20  # looks in which the whole state of NumPy's generator is compared
+_MERSENNE = 625 * 4  # bytes of that state: 624 words and a position
 _DEPTH = 3  # functions within functions that are searched for modules
 
 
@@ -54,7 +59,7 @@ def undisturbed(function: Any = None) -> Iterator[None]:
         keep(module)
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     handle = register_module_forward_pre_hook(keep)
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 -- what users draw from
+    python, numpy = random.getstate(), _NUMPY.keep()
     try:
         with torch.random.fork_rng(devices=devices):
             torch.default_generator.manual_seed(SEED)  # torch.manual_seed queues a call for CUDA, with a stack trace
@@ -64,24 +69,85 @@ def undisturbed(function: Any = None) -> Iterator[None]:
     finally:
         handle.remove()
         random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
+        _NUMPY.put_back(numpy)
         with torch.no_grad():
             for each in kept.values():
                 each.put_back()
 
 
+class _NumpyGenerator:
+    """The generator behind `np.random.normal` and its siblings, watched at a price that fits into every look.
+
+    NumPy hands its state out number by number, which takes as long as the forward pass of a small network. So after
+    some looks in which nothing was drawn, only the memory of the state is compared; a first draw later is undone all
+    the same, and the whole state is kept from then on.
+    """
+
+    def __init__(self) -> None:
+        self.looks, self.drawn = 0, False
+
+    def keep(self) -> Any:
+        if self.drawn or self.looks < _WATCHED:
+            return np.random.get_state()  # noqa: NPY002 -- what users draw from
+        return self._memory() or np.random.get_state()  # noqa: NPY002
+
+    def put_back(self, kept: Any) -> None:
+        self.looks += 1
+        if isinstance(kept, bytes):
+            if self._memory() == kept:
+                return
+            self.drawn = True
+            address = self._address()
+            if address:
+                ctypes.memmove(address, kept, len(kept))
+            return
+        now: Any = np.random.get_state()  # noqa: NPY002
+        if now[0] != kept[0] or now[2:] != kept[2:] or not np.array_equal(now[1], kept[1]):
+            self.drawn = True
+            np.random.set_state(kept)  # noqa: NPY002
+
+    def _memory(self) -> bytes | None:
+        address = self._address()
+        return ctypes.string_at(address, _MERSENNE) if address else None
+
+    @staticmethod
+    def _address() -> int | None:
+        generator: Any = getattr(getattr(np.random, "mtrand", None), "_rand", None)
+        generator = getattr(generator, "_bit_generator", None)  # a user may have set another one
+        return generator.ctypes.state_address if type(generator) is np.random.MT19937 else None
+
+
+_NUMPY = _NumpyGenerator()
+
+
 class _Kept:
-    """What a module held besides its parameters and submodules."""
+    """What a module held besides its parameters and submodules.
+
+    Every look makes one per module, so what cannot change inside is compared by identity in one pass, and of the many
+    containers that are empty (hooks mostly) only that they are.
+    """
+
+    __slots__ = ("attributes", "buffers", "contents", "empty", "module", "names", "rows", "weight")
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+        here = module.__dict__
+        self.names, self.attributes = list(here), list(here.values())
         self.buffers: dict[str, tuple[Any, Any]] = {
-            name: (b, None if b is None else b.detach().clone()) for name, b in module._buffers.items()
+            name: (b, None if b is None else b.detach().clone()) for name, b in here["_buffers"].items()
         }
-        self.attributes = {
-            name: (value, _content(value)) for name, value in module.__dict__.items() if name not in _INTERNAL
-        }
-        weight: Any = getattr(module, "weight", None) if getattr(module, "max_norm", None) is not None else None
+        self.empty, self.contents = [], []
+        for name, value in here.items():
+            kind = type(value)
+            if kind in _IMMUTABLE or name in _INTERNAL:
+                continue
+            if kind in _CONTAINERS and not value:
+                self.empty.append(value)
+            else:
+                content = _content(value)
+                if content is not None:
+                    self.contents.append((value, content))
+        weight: Any = getattr(module, "weight", None) if here.get("max_norm") is not None else None
         self.weight, self.rows = weight, None if weight is None else weight.detach().clone()
 
     def put_back(self) -> None:
@@ -90,14 +156,19 @@ class _Kept:
             if buffer is not None:
                 buffer.copy_(value)
             module._buffers[name] = buffer
-        for name in [name for name in module._buffers if name not in self.buffers]:
-            del module._buffers[name]
+        if len(module._buffers) > len(self.buffers):
+            for name in [name for name in module._buffers if name not in self.buffers]:
+                del module._buffers[name]
         here = module.__dict__
-        for name in [name for name in here if name not in self.attributes and name not in _INTERNAL]:
-            del here[name]
-        for name, (value, content) in self.attributes.items():
-            if here.get(name) is not value:
-                here[name] = value
+        if list(here) != self.names or not all(map(operator.is_, here.values(), self.attributes)):
+            kept = dict(zip(self.names, self.attributes, strict=True))
+            for name in [name for name in here if name not in kept and name not in _INTERNAL]:
+                del here[name]
+            here.update({name: value for name, value in kept.items() if name not in _INTERNAL})
+        if any(self.empty):
+            for value in self.empty:
+                value.clear()
+        for value, content in self.contents:
             _restore_content(value, content)
         if self.rows is not None:
             self.weight.copy_(self.rows)
@@ -105,11 +176,6 @@ class _Kept:
 
 def _content(value: Any) -> Any:
     """Return what is needed to undo a change inside a value; None where nothing can change."""
-    kind = type(value)
-    if kind in _IMMUTABLE:
-        return None
-    if (kind is dict or kind is list or kind is set or kind is OrderedDict) and not value:
-        return kind()
     if isinstance(value, Tensor):
         return value.detach().clone() if not value.requires_grad else None
     if isinstance(value, list | dict | set) and not any(isinstance(x, nn.Module) for x in value):
@@ -118,21 +184,18 @@ def _content(value: Any) -> Any:
 
 
 def _restore_content(value: Any, content: Any) -> None:
-    if content is None:
-        return
-    if isinstance(value, list | dict | set) and not content:
-        if value:
-            value.clear()
-    elif isinstance(value, Tensor):
+    if isinstance(value, Tensor):
         value.copy_(content)
     elif isinstance(value, list):
-        value[:] = content
-    elif isinstance(value, dict | set):
-        if len(value) != len(content) or (
-            isinstance(value, dict) and any(value.get(k) is not v for k, v in content.items())
-        ):
-            value.clear()
-            value.update(content)
+        if len(value) != len(content) or not all(map(operator.is_, value, content)):
+            value[:] = content
+    elif (
+        len(value) != len(content)
+        or (isinstance(value, dict) and any(value.get(k) is not v for k, v in content.items()))
+        or (isinstance(value, set) and value != content)
+    ):
+        value.clear()
+        value.update(content)
 
 
 def find_modules(function: Any, depth: int = _DEPTH) -> list[nn.Module]:

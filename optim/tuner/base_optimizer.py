@@ -14,12 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import optimizer as torch_optimizer
 
 from .wrapper import JoinedOptimizer, list_members
 
 LEARNED = ("lr", "momentum", "betas")  # entries whose outside values stand apart in a checkpoint
 WATCHED = 64  # first steps whose group entries are compared with those before; later one in as many
 MANY = 64  # groups
+_BEFORE: Any = getattr(torch_optimizer, "_global_optimizer_pre_hooks", True)  # of all optimizers; unknown: as if any
+_AFTER: Any = getattr(torch_optimizer, "_global_optimizer_post_hooks", True)
 OUTSIDE = ("params", "lr", "initial_lr", "krylearn")  # entries that no step of an optimizer changes
 
 
@@ -152,10 +155,10 @@ class BaseOptimizer:
         watched = self._steps <= WATCHED or self._steps % WATCHED == 0
         before = _entries_of(groups[0]) if watched else {}
         if scale == 1.0 and math.isnan(momentum) and not ratios:
-            optimizer.step()
+            make_step(optimizer)
         else:
             with self.in_force(scale, momentum, ratios):
-                optimizer.step()
+                make_step(optimizer)
         if before:
             group = optimizer.param_groups[0]
             for name, value in before.items():
@@ -270,12 +273,14 @@ class BaseOptimizer:
         """Copy what is there now, to host memory or to where it is."""
         owned, state = self.parameters(), self.optimizer.state
         device = "cpu" if host else None
-        return Snapshot(
-            [_copy(get_local(p.detach()), device) if p.requires_grad else None for p in owned],
-            [_copied(state[p], device) if p in state else None for p in owned],
-            [_copy(b.detach(), device) for b in _buffers(modules)],
-            [_copied({k: v for k, v in g.items() if k not in OUTSIDE}, device) for g in self._groups_with_entries()],
-        )
+        groups = [{k: v for k, v in g.items() if k not in OUTSIDE} for g in self._groups_with_entries()]
+        with torch.no_grad():
+            return Snapshot(
+                [_copy(get_local(p), device) if p.requires_grad else None for p in owned],
+                [_copied(state[p], device) if p in state else None for p in owned],
+                [_copy(b, device) for b in _buffers(modules)],
+                [_copied(group, device) for group in groups],
+            )
 
     def _groups_with_entries(self) -> list[dict[str, Any]]:
         """Return the groups whose entries are worth keeping: none of thousands that no step changes."""
@@ -303,6 +308,25 @@ class BaseOptimizer:
             for name, value in entries.items():
                 if hyper or name in self.stepped_entries:
                     group[name] = _back(value, group["params"][0] if group["params"] else torch.zeros(()))
+
+
+def make_step(optimizer: torch.optim.Optimizer) -> None:
+    """Make a step; without torch's recording around it where no hook is there: the tuner's own step has one already.
+
+    Examples
+    --------
+    >>> w = nn.Parameter(torch.ones(1))
+    >>> (2 * w).backward()
+    >>> make_step(torch.optim.SGD([w], lr=0.25))
+    >>> w.item()
+    0.5
+    """
+    step: Any = type(optimizer).step
+    bare = getattr(step, "hooked", False) and "step" not in optimizer.__dict__
+    if bare and not (_BEFORE or _AFTER or optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks):
+        step.__wrapped__(optimizer)
+    else:
+        optimizer.step()
 
 
 def divides(group: dict[str, Any]) -> bool:
@@ -392,25 +416,31 @@ def share_of(local: Tensor, owner: Any) -> Tensor:
 
 
 def _copy(value: Tensor, device: Any) -> Tensor:
-    return value.clone() if device is None else value.to(device, copy=True)
+    """Copy under `no_grad`."""
+    return value.clone() if device is None or (value.is_cpu and device == "cpu") else value.to(device, copy=True)
 
 
 def _copied(value: Any, device: Any) -> Any:
     """Copy tensors in nested dictionaries and lists to a device; where each came from is kept beside it."""
     if isinstance(value, Tensor):
-        sharded = {"sharded": True} if hasattr(value, "to_local") else {}
-        return {"was": str(value.device), "tensor": _copy(get_local(value.detach()), device)} | sharded
+        was = "cpu" if value.is_cpu else str(value.device)
+        if hasattr(value, "to_local"):
+            return {"was": was, "tensor": _copy(get_local(value), device), "sharded": True}
+        return {"was": was, "tensor": _copy(value, device)}
+    if value is None or isinstance(value, int | float | str):
+        return value
     if isinstance(value, dict):
         return {name: _copied(each, device) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_copied(each, device) for each in value)
-    return value if isinstance(value, int | float | str | bool | None) else copy.copy(value)
+    return copy.copy(value)
 
 
 def _back(value: Any, owner: Tensor) -> Any:
     """Undo `_copied`: step counters that were in host memory stay there, the rest goes to the parameter's device."""
     if isinstance(value, dict) and "was" in value and "tensor" in value:
-        tensor = value["tensor"].to("cpu" if value["was"] == "cpu" else owner.device, copy=True)
+        tensor, there = value["tensor"], value["was"] == "cpu" or owner.is_cpu
+        tensor = tensor.clone() if tensor.is_cpu and there else tensor.to("cpu" if there else owner.device, copy=True)
         return share_of(tensor, owner) if value.get("sharded") else tensor
     if isinstance(value, dict):
         return {name: _back(each, owner) for name, each in value.items()}

@@ -45,25 +45,30 @@ class TunerConstants:
     drift_gain: float = 1.0  # doublings per unit that the drift falls short
     drift_most: float = 1.0  # doublings at once
     drift_raise: float = math.log2(2.5)  # doublings in all, that by the line search too
-    drift_cost: float = 0.03  # gradient-equivalents of one step's inner products
+    drift_cost: float = 0.1  # gradient-equivalents of one step's inner products
     # hold
-    look_every: int = 20  # steps between two looks at the loss
+    look_every: int = 20  # steps between two looks at the loss, at first
+    look_share: float = 1 / 12  # of the steps made: the steps between two looks later
+    look_most: int = 100  # steps between two looks, at most
     stretch: float = 5.0  # updates in one that must still lower the loss for the lr to be doubled
     stretch_window: int = 200  # steps after the ramp in which it may be
     refresh_first: int = 50  # steps to the first measurement of the sharpness; the gap doubles each time
     refresh_share: float = 4.0  # times its cost must be left of the budget
     lanczos_steps: int = 12  # products of the one spectrum that may resolve the condition number
+    lanczos_share: float = 3.0  # times its cost must be left of the budget
     sharpness_cap: float = 4.0  # times the threshold: a sharpness above it halves the lr
     # ratios between units
     ratio_shrink: float = 0.06  # step of a unit that divides by second moments, to that of its first update
     ratio_share: float = 0.5  # of the lr at the vertex of the trials, where momenta are not learned with it
     # later raises
     raise_rounds: tuple[float, ...] = (0.02, 0.05, 0.10, 0.20, 0.35)  # shares of the steps, where the horizon is known
-    raise_budget: float = 0.9  # of the budget, for races; the rest is left for looks and products
+    raise_budget: float = 0.45  # of the budget, for races and looks after the start; the rest is what no count sees
+    raise_once: float = 0.05  # of the steps: what one race may cost in a short run, whatever the start has left
     raise_first: int = 100  # step of the first round where it is not; the distance doubles each time
     raise_factors: tuple[float, ...] = (1.0, 3.0)  # times the lr in force
     raise_batches: int = 64  # batches that a trial of a raise trains on, at most
-    raise_fewest: int = 5  # fewer are not worth it
+    raise_parts: int = 1  # pieces of a batch, each of them a step of such a trial
+    raise_fewest: int = 8  # fewer are not worth it
     raise_gain: float = 0.001  # of the loss: what a higher lr must win by, over two batches
     own_decay: float = 0.3  # last share of the steps, in which a constant lr is decayed if the horizon is known
     held_out_checks: int = 10  # looks at the held-out loss

@@ -62,6 +62,9 @@ def count_doublings(
     )
 
 
+SHORT = 2**20  # entries up to which an inner product in float32 is exact enough: the noise of batches is far larger
+
+
 class Drift:
     """A part of holding: the first hundred steps after the start are watched, and the lr raised if it is too low."""
 
@@ -78,6 +81,9 @@ class Drift:
             return
         if hold.rescues or not session.is_high:
             drift.anchors = []
+            return
+        if len(drift.anchors) == 1 and 0 < drift.steps_in_block < session.constants.drift_block - 1:
+            drift.steps_in_block += 1  # the first block only makes a way: nothing is compared with it yet
             return
         self._owned = [p for p in session.base.trained() if p.grad is not None]
         grads = [p.grad for p in self._owned if p.grad is not None]
@@ -99,19 +105,19 @@ class Drift:
             session.warn(f"gradients and steps could not be compared ({describe_error(error)}); the lr stays")
 
     def _copy(self, session: Session) -> None:
-        gradient = flatten([p.grad for p in self._owned if p.grad is not None]).double()
-        self._gradient = session.base.sign * gradient
         self._before = flatten(self._owned)
+        if session.state.drift.anchors:
+            self._gradient = flatten([p.grad for p in self._owned if p.grad is not None])
 
     def _add(self, session: Session) -> None:
         drift, state, constants = session.state.drift, session.state, session.constants
-        state.spent += constants.drift_cost
         if not drift.anchors or drift.anchors[0].shape != self._before.shape:
             drift.anchors = [self._before]
             drift.steps_in_block, drift.drift_slope_sum, drift.step_slope_sum = 0, 0.0, 0.0
         if len(drift.anchors) > 1:
-            drift.drift_slope_sum += self._slope(drift.anchors[0])
-            drift.step_slope_sum += self._slope(flatten(self._owned))
+            state.spent += constants.drift_cost
+            drift.drift_slope_sum += self._slope(session, drift.anchors[0])
+            drift.step_slope_sum += self._slope(session, flatten(self._owned))
         drift.steps_in_block += 1
         if drift.steps_in_block == constants.drift_block:
             if len(drift.anchors) > 1:
@@ -119,9 +125,12 @@ class Drift:
             drift.anchors = [drift.anchors[-1], flatten(self._owned)] if drift.blocks_left > 0 else []
             drift.steps_in_block, drift.drift_slope_sum, drift.step_slope_sum = 0, 0.0, 0.0
 
-    def _slope(self, other: Tensor) -> float:
+    def _slope(self, session: Session, other: Tensor) -> float:
         """Return the inner product of the gradient with the way from there to where the step began."""
-        return float(self._gradient @ (self._before - other.to(self._before.device)).double())
+        way = torch.sub(self._before, other.to(self._before.device))
+        exact = way.dtype in (torch.float32, torch.float64) and way.numel() < SHORT
+        gradient = self._gradient if exact else self._gradient.double()
+        return session.base.sign * float(gradient @ (way if exact else way.double()))
 
     def _decide(self, session: Session) -> None:
         drift, state, constants = session.state.drift, session.state, session.constants
@@ -143,7 +152,8 @@ def flatten(values: list[Tensor]) -> Tensor:
     >>> flatten([torch.ones(1, 2), torch.zeros(1)]).tolist()
     [1.0, 1.0, 0.0]
     """
-    values = [get_local(v) for v in values]
-    device = values[0].device
-    flat = torch.cat([v.reshape(-1) if v.device == device else v.reshape(-1).to(device) for v in values]).detach()
+    with torch.no_grad():
+        values = [get_local(v).reshape(-1) for v in values]
+        device = values[0].device
+        flat = torch.cat([v if v.device == device else v.to(device) for v in values])
     return torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat

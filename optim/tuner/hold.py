@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from .constants import TunerConstants
 from .drift import Drift
 from .loss import GRADIENT, PRODUCT, VALUE, LossSource, shifted
 from .ramp import find_condition, heavy_ball_momentum, is_blown
@@ -15,9 +16,11 @@ from .trials import repeat_trials
 class Hold:
     """Every twenty steps a look at the loss of the batch at hand (in a schedule's lower half: if the budget allows).
 
-    An alarm is a loss out of line on which the weights of the last good look do better; a second batch must confirm it,
-    unless the loss is not finite. Then: back to those weights, and half the lr. Within the budget the sharpness is
-    measured by two warm-started products, at intervals that double, and the condition number by Lanczos, once.
+    After 240 steps the distance is a twelfth of the steps made, up to a hundred: what has to be undone stays small
+    beside what has been made. An alarm is a loss out of line on which the weights of the last good look do better; a
+    second batch must confirm it, unless the loss is not finite. Then: back to those weights, and half the lr. Within
+    the budget the sharpness is measured by two warm-started products, at intervals that double, and the condition
+    number by Lanczos, once.
     """
 
     def __init__(self, drift: Drift) -> None:
@@ -73,8 +76,10 @@ class Hold:
         return session.state.steps >= session.state.curvature.next_measurement and session.affords(cost)
 
     def _gap(self, session: Session) -> int:
-        every = session.constants.look_every  # a blow-up that goes on is seen before it costs much
-        return every // 4 if session.state.steps - session.state.hold.last_rescue_step < every else every
+        steps, constants = session.state.steps, session.constants
+        if steps - session.state.hold.last_rescue_step < constants.look_every:
+            return constants.look_every // 4  # a blow-up that goes on is seen before it costs much
+        return look_gap(steps, constants)
 
     def _look_at_loss(self, session: Session, source: LossSource, high: bool) -> bool:
         """Look at the loss; return whether a rescue was made, or an alarm awaits the next batch."""
@@ -130,8 +135,35 @@ class Hold:
 
     def _may_resolve(self, session: Session) -> bool:
         constants = session.constants
-        cost = 2 * (GRADIENT + constants.lanczos_steps * PRODUCT)
-        return session.base.learns_momentum and session.base.heavy and session.affords(cost)
+        cost = constants.lanczos_share * (GRADIENT + constants.lanczos_steps * PRODUCT)
+        return session.affords(cost) and session.base.learns_momentum and session.base.heavy
+
+
+def look_gap(steps: int, constants: TunerConstants) -> int:
+    """Return the steps between two looks: a share of those made, so that undoing a blow-up costs no more than that.
+
+    Examples
+    --------
+    >>> look_gap(100, TunerConstants()), look_gap(600, TunerConstants()), look_gap(10_000, TunerConstants())
+    (20, 50, 100)
+    """
+    return min(max(constants.look_every, int(constants.look_share * steps)), constants.look_most)
+
+
+def count_looks(start: int, end: int, constants: TunerConstants) -> float:
+    """Return about how many looks are made between two steps.
+
+    Examples
+    --------
+    >>> [round(count_looks(0, end, TunerConstants())) for end in (200, 1000, 10_000)]
+    [10, 29, 119]
+    """
+    if end <= start:
+        return 0.0
+    few, many = constants.look_every / constants.look_share, constants.look_most / constants.look_share
+    growing = math.log(min(max(end, few), many) / min(max(start, few), many)) / constants.look_share
+    first, last = max(min(end, few) - start, 0), max(end - max(start, many), 0)
+    return first / constants.look_every + growing + last / constants.look_most
 
 
 def _loss_of_kept(session: Session, source: LossSource) -> float:

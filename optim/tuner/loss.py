@@ -1,6 +1,8 @@
 """The user's loss, and the one place that calls it: its value, its gradient, products with its Hessian.
 
-Costs in gradient-equivalents, which the budget counts: a value 1/3, a gradient 1, a product 3 (2 to 4 where measured).
+Costs in gradient-equivalents, which the budget counts: a value 1/2, a gradient 1, a product 3 (2 to 4 where measured).
+They are those of a network whose step takes half a millisecond: there a value costs a third of a step and as much again
+for leaving no trace, and half a batch costs as much as a whole one. Larger networks pay less than is counted.
 Forward passes see the model as it trains (BatchNorm with the statistics of the batch, dropout with one fixed mask);
 `side_effects.undisturbed` undoes what they leave. Where the optimizer maximises, values and products change sign here,
 and nobody else needs to know; gradients are the loss's own, as the optimizer wants them.
@@ -24,7 +26,7 @@ from ..curvature.network import find_loss
 from ..curvature.products import GradientGraph, central_difference, difference_step
 from ..side_effects import copy_batch, undisturbed
 
-VALUE, GRADIENT, PRODUCT = 1 / 3, 1.0, 3.0
+VALUE, GRADIENT, PRODUCT = 1 / 2, 1.0, 3.0
 Direction = Sequence[Tensor]
 
 
@@ -48,7 +50,7 @@ class LossSource:
     >>> w = nn.Parameter(torch.tensor([1.0, 2.0]))
     >>> source = LossSource(lambda batch: (batch * w**2).sum(), torch.tensor([1.0, 3.0]))
     >>> source.value(), [g.tolist() for g in source.gradient([w])], round(source.spent, 3)
-    (13.0, [[2.0, 12.0]], 1.333)
+    (13.0, [[2.0, 12.0]], 1.5)
     """
 
     def __init__(self, loss_fn: Callable[[Any], Any], batch: Any, group: Any = None, sign: float = 1.0) -> None:

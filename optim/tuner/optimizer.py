@@ -205,7 +205,6 @@ class CurvatureTuner(Wrapper):
             text = f"the tuner could not look at the loss ({describe_error(error)}); lr {self.lr:.3g} stays"
             warnings.warn(text, TunerWarning, stacklevel=2)
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Make one step of the base with the learned lr and momentum; a closure is called first, once."""
         loss = None

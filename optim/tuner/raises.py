@@ -2,9 +2,10 @@
 
 On plateaus (physics-informed networks, saddles) short trials at the start say little, and a higher lr pays later only.
 So, at 2, 5, 10, 20 and 35 % of the steps, or at distances that double where the horizon is unknown, the lr in force and
-three times it are run beside the training, on half-batches, with the rest of the schedule compressed into the run, as
-long as the budget allows; where the higher one ends lower, it is taken. Only upwards: short trials always speak for
-less. Where three times the lr wins it is tried again at the next round, so that nothing caps it.
+three times it are run beside the training, with the rest of the schedule compressed into the run, as long as the budget
+allows (in short runs fewer rounds, those near a tenth of the steps); where the higher one ends lower, it is taken. Only
+upwards: short trials always speak for less. Where three times the lr wins it is tried again at the next round, so that
+nothing caps it.
 
 With `validation=` held-out losses judge all trials; and if the held-out loss rises twice in a row by 5 % while the
 training loss falls, the weights of its minimum come back with a third of the lr; at the last step of a known horizon
@@ -15,12 +16,31 @@ from __future__ import annotations
 
 import math
 
-from .hold import Hold
+from .hold import Hold, count_looks
 from .loss import VALUE, LossSource
 from .ratios import list_raises
 from .session import Session
 from .state import RaceState
 from .trials import advance_trials, judge_trials
+
+
+def count_rounds(rounds: list[float], favourite: float, affordable: float) -> int:
+    """Return how many rounds share the budget; 0 where the first of them is better left to later ones.
+
+    Parameters
+    ----------
+    rounds : steps of those still to come;  favourite : step that they are best near;  affordable : how many
+
+    Examples
+    --------
+    >>> count_rounds([10.0, 50.0, 100.0], 50.0, 5.0), count_rounds([10.0, 50.0, 100.0], 50.0, 1.9)
+    (3, 0)
+    >>> count_rounds([50.0, 100.0], 50.0, 1.9), count_rounds([50.0, 100.0], 50.0, 0.9)
+    (1, 0)
+    """
+    count = min(len(rounds), max(int(affordable), 0))
+    chosen = sorted(rounds, key=lambda step: abs(math.log(step / favourite)))[:count]
+    return count if rounds[0] in chosen else 0
 
 
 class HoldAndRaise(Hold):
@@ -49,13 +69,20 @@ class HoldAndRaise(Hold):
     def _begin(self, session: Session, source: LossSource) -> None:
         """Begin a round if the budget allows a race that is long enough to tell."""
         state, constants, raises = session.state, session.constants, session.state.raises
-        rounds_left = self._plan_next(session)
+        later = self._plan_next(session)
         horizon = session.total_steps or state.steps  # unknown: what has been earned so far
-        looks = VALUE * (horizon - state.steps) / constants.look_every
-        share = (constants.raise_budget * session.budget * horizon - state.spent - looks) / rounds_left
+        left = constants.raise_budget * session.budget * horizon - (state.spent - raises.start_spent)
+        left -= VALUE * count_looks(state.steps, horizon, constants)
+        if raises.round == 0 and session.total_steps:  # one race is worth more than its price, on plateaus at least
+            left = max(left, constants.raise_once * horizon * min(1.0, 10 * session.budget))
         alone = list_raises(session)
         lines = len(constants.raise_factors) + len(alone)
-        length = int(min(constants.raise_batches, (share - 2 * VALUE * (lines + 1)) / lines))
+        steps, judging = lines * constants.raise_parts, 2 * VALUE * (lines + 1)
+        rounds = count_rounds(later, 0.1 * horizon, left / (steps * constants.raise_fewest + judging))
+        if not rounds:
+            return
+        share = left / rounds
+        length = int(min(constants.raise_batches, (share - judging) / steps))
         calm = state.hold.rescues == 0 or state.steps - state.hold.last_rescue_step > constants.raise_first
         if length < constants.raise_fewest or not calm or session.factor < 0.3 * state.highest_factor:
             return
@@ -68,16 +95,19 @@ class HoldAndRaise(Hold):
         raises.round += 1
         self._race(session, source)
 
-    def _plan_next(self, session: Session) -> int:
-        """Set the step of the next round; return how many rounds share the rest of the budget."""
+    def _plan_next(self, session: Session) -> list[float]:
+        """Set the step of the next round; return the rounds that share the rest of the budget, this one first.
+
+        In steps of the whole run; one of no round where the horizon is unknown.
+        """
         state, constants = session.state, session.constants
         if session.total_steps:
             later = [share * session.total_steps for share in constants.raise_rounds]
             later = [step for step in later if step > state.steps]
             state.raises.next_step = math.ceil(later[0]) if later else 2**62
-            return len(later) + 1
+            return [float(state.steps), *later]
         state.raises.next_step = 2 * max(state.steps, constants.raise_first)
-        return 1
+        return [float(state.steps)]
 
     def _race(self, session: Session, source: LossSource) -> None:
         state, race = session.state, session.state.race
@@ -85,7 +115,7 @@ class HoldAndRaise(Hold):
             state.race = RaceState()
             return
         if race.done < race.length:
-            return advance_trials(session, source, host=False)
+            return advance_trials(session, source, session.constants.raise_parts, host=False)
         start, tried = judge_trials(session, source)
         losses = [start, *(loss for _, loss in tried)]
         if not race.judged:  # single losses are too noisy to raise an lr for

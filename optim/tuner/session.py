@@ -224,7 +224,7 @@ class Session:
         )
         state.drift = DriftState(blocks_left=len(constants.drift_targets))
         state.ramp, state.race = RampState(), RaceState()
-        state.raises = RaiseState(next_step=constants.raise_first, held_out_next=state.steps)
+        state.raises = RaiseState(next_step=constants.raise_first, held_out_next=state.steps, start_spent=state.spent)
         state.curvature.next_measurement = state.steps + constants.refresh_first
         state.believed = self.find_schedule()
 

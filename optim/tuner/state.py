@@ -113,9 +113,13 @@ class CurvatureState:
 
 @dataclass
 class RaiseState:
-    """Later raises: round, step of the next one; held-out losses: lowest one, rises in a row, the step of the next."""
+    """Later raises: round, step of the next one; held-out losses: lowest one, rises in a row, the step of the next.
+
+    start_spent : gradient-equivalents that the start has cost
+    """
 
     round: int = 0
+    start_spent: float = 0.0
     next_step: int = 0
     held_out_best: float = math.inf
     held_out_mean: float = math.nan

@@ -131,10 +131,10 @@ def _take_rows(batch: Any, rows: slice) -> Any:
     return batch
 
 
-def advance_trials(session: Session, source: LossSource, *, host: bool = True) -> None:
+def advance_trials(session: Session, source: LossSource, parts: int, *, host: bool = True) -> None:
     """Let every trial of the race train on the pieces of a batch; the training's own weights are put back."""
-    race, base, constants = session.state.race, session.base, session.constants
-    pieces = split_batch(source.batch, constants.trial_parts)
+    race, base = session.state.race, session.base
+    pieces = split_batch(source.batch, parts)
     now = session.take_snapshot(host=False)
     try:
         for k, lr in enumerate(race.lrs):
@@ -142,7 +142,7 @@ def advance_trials(session: Session, source: LossSource, *, host: bool = True) -
             for j, piece in enumerate(pieces):
                 part = source.on(piece)
                 gradient = part.gradient_or_none(base.parameters())
-                session.state.spent += part.spent / len(pieces)
+                session.state.spent += part.spent
                 z = (race.done + j / len(pieces)) / race.length
                 ratios = race.ratios[k] if race.ratios else session.state.ratios
                 _train(session, gradient, lr * session.trial_factor(z), ratios)
@@ -196,7 +196,7 @@ class Trials:
             race.lines = [race.origin] * len(race.lrs)
         try:
             if race.done < race.length:
-                advance_trials(session, source)
+                advance_trials(session, source, session.constants.trial_parts)
             else:
                 self._decide(session, source)
         except Exception:

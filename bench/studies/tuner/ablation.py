@@ -58,7 +58,7 @@ def ablations(base: str) -> list[Entrant]:
     Examples
     --------
     >>> [entrant.config for entrant in ablations("SGD")][1]
-    '2 momentum 0.9'
+    '3 momentum 0.9'
     """
     return [
         Entrant(f"ablation {base}", f"{TUNER_VERSION} {name}", tuned(base, constants=constants))

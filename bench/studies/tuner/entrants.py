@@ -20,7 +20,7 @@ from .runs import Entrant, Outcome, fit, outcome, plain
 from .workloads import Task, Workload, schedule
 
 # what the database calls the tuner as it is now; a change of its behaviour gets a new name, and old runs stay
-TUNER_VERSION = "2"
+TUNER_VERSION = "3"
 BASES: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "SGD": lambda parameters, lr=1.0: torch.optim.SGD(parameters, lr=lr),
     "AdamW": lambda parameters, lr=1.0: torch.optim.AdamW(parameters, lr=lr),

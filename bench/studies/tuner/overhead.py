@@ -3,9 +3,9 @@
     krylearn study overhead
 
 An idle step is `observe` with nothing due and `step` around a base whose own step does nothing; the least of many, in
-microseconds. A whole run is timed against the same number of steps of the plain base at the lr that was found, both
-in process time, taken in turns in one process; the median of the ratios of pairs counts. So whatever else the machine
-does meets both, and the drift's inner products, which no count of gradients sees, are in it.
+microseconds. A whole run is timed against the same number of steps of the plain base at the lr in force, both in
+processor time of one process, fifty steps of each in turn; the median of the ratios of pairs counts. So whatever else
+the machine does meets both, and what no count of gradients sees (copies, inner products, Python) is in it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Run:
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = perceptron(64, 96, 96, 96, 10)
+            self.model = perceptron(64, 192, 192, 192, 10)
         self.x = torch.randn(4096, 64, generator=generator)
         self.y = (self.x @ torch.randn(64, 10, generator=generator)).argmax(1)
         self.generator = generator
@@ -93,37 +93,45 @@ class Run:
         return nn.functional.cross_entropy(self.model(batch[0]), batch[1])
 
 
-def time_run(base: str, seed: int, steps: int, lr: float | None) -> tuple[float, float, float]:
-    """Return process time in seconds of a run, the lr at its end, and its extra work in gradients.
+def time_pair(base: str, seed: int, steps: int, turn: int = 50, **options: Any) -> tuple[float, float, float]:
+    """Return processor time in seconds of a tuner's run and of the plain base's, and the tuner's extra work.
+
+    Both advance together, `turn` steps each in turn, the plain base with the lr that the tuner has in force: whatever
+    else the machine does meets both.
 
     Parameters
     ----------
-    lr : of the plain base; None: the tuner's run
+    options : of the tuner
 
     Examples
     --------
-    >>> seconds, lr, extra = time_run("SGD", 0, 3, 0.1)
-    >>> seconds > 0, lr, extra
-    (True, 0.1, 0.0)
+    >>> ours, plain, extra = time_pair("SGD", 0, 4, 2)
+    >>> ours > 0, plain > 0, extra > 0
+    (True, True, True)
     """
-    run = Run(seed)
-    plain = BASES[base](list(run.model.parameters()), lr or 1.0)
-    tuner = None if lr is not None else CurvatureTuner(plain, total_steps=steps)
-    optimizer = tuner if tuner is not None else plain
-    found = lr or 0.0
-    start = time.process_time()
+    runs = [Run(seed), Run(seed)]
+    inner, plain = (BASES[base](list(run.model.parameters()), 1.0) for run in runs)
+    tuner = CurvatureTuner(inner, total_steps=steps, **options)
+    seconds = [0.0, 0.0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for step in range(steps):
-            batch = run.draw()
-            optimizer.zero_grad()
-            if tuner is not None:
-                tuner.observe(run.loss, batch)
-            run.loss(batch).backward()
-            optimizer.step()
-            if tuner is not None and step == steps // 2:
-                found = tuner.lr
-    return time.process_time() - start, found, tuner.spent if tuner is not None else 0.0
+        for begin in range(0, steps, turn):
+            seconds[0] += _time_steps(runs[0], tuner, min(turn, steps - begin), tuner.observe)
+            plain.param_groups[0]["lr"] = tuner.lr
+            seconds[1] += _time_steps(runs[1], plain, min(turn, steps - begin), None)
+    return seconds[0], seconds[1], tuner.spent
+
+
+def _time_steps(run: Run, optimizer: torch.optim.Optimizer, steps: int, observe: Any) -> float:
+    start = time.process_time()
+    for _ in range(steps):
+        batch = run.draw()
+        optimizer.zero_grad()
+        if observe is not None:
+            observe(run.loss, batch)
+        run.loss(batch).backward()
+        optimizer.step()
+    return time.process_time() - start
 
 
 def run_overhead(*, output: Path | None, steps: int = STEPS, pairs: int = PAIRS) -> list[Record]:
@@ -144,8 +152,7 @@ def run_overhead(*, output: Path | None, steps: int = STEPS, pairs: int = PAIRS)
         for base in BASES:
             ratios, extra, plain = [], [], []
             for seed in range(pairs):
-                ours, lr, spent = time_run(base, seed, steps, None)
-                theirs, _, _ = time_run(base, seed, steps, lr)
+                ours, theirs, spent = time_pair(base, seed, steps)
                 ratios.append(ours / theirs)
                 extra.append(spent / steps)
                 plain.append(1e3 * theirs / steps)

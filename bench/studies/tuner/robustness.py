@@ -30,7 +30,7 @@ def variants() -> list[Entrant]:
     Examples
     --------
     >>> [entrant.config for entrant in variants()][:2]
-    ['2 lr=1e-06', '2 lr=0.01']
+    ['3 lr=1e-06', '3 lr=0.01']
     """
     made = [Entrant("variant", f"{TUNER_VERSION} lr={lr:g}", tuned("SGD", lr=lr)) for lr in LRS]
     made += [Entrant("variant", f"{TUNER_VERSION} loss*{scale:g}", tuned("SGD", scale=scale)) for scale in SCALES]

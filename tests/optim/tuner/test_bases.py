@@ -126,13 +126,16 @@ def idle_cost(groups, rounds=200):
         """The base's own step is not ours."""
 
     base.optimizer.step = lambda: None
+    step = CurvatureTuner.step
+    while hasattr(step, "__wrapped__"):  # torch's hooks and profiling are around every optimizer's step
+        step = step.__wrapped__
     best = float("inf")
     for _ in range(rounds):
         tuner.tuning.hold.last_look_step = tuner.tuning.steps
         start = time.perf_counter()
         tuner.observe(loss_fn, None)
         with torch.no_grad():
-            CurvatureTuner.step.__wrapped__.__wrapped__(tuner)
+            step(tuner)
         best = min(best, time.perf_counter() - start)
     return 1e6 * best
 
@@ -152,15 +155,15 @@ def test_ten_thousand_groups_are_tuned_at_the_price_of_some_steps():
         torch.cat(params).square().sum().backward()
         optimizer.step()
 
-    start = time.perf_counter()
+    start = time.process_time()
     step(base)
-    plain = time.perf_counter() - start
+    plain = time.process_time() - start
     tuner = CurvatureTuner(base)
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(4):
         tuner.observe(lambda batch: torch.cat(params).square().sum(), None)
         step(tuner)
-    assert time.perf_counter() - start < (4 + 20) * plain
+    assert time.process_time() - start < (4 + 20) * plain
 
 
 def test_every_kind_of_base_is_named_here():

@@ -132,7 +132,7 @@ def test_frozen_parameters_stay_and_the_rest_is_tuned(name):
     tuner = CurvatureTuner(BASES[name](list(task.model.parameters())))
     train(task, tuner, 0, 100)
     assert tuner.tuning.phase == "hold" or name in ("adafactor", "rprop")  # where a higher lr does not show
-    assert tuner.spent < 60
+    assert tuner.spent < 90
     if frozen is not None:
         assert torch.equal(frozen, before)
         assert task.final() < start

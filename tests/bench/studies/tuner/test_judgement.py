@@ -1,10 +1,12 @@
 """The judgement resumes, moves its ladders, and judges on paired seeds; run here on a task of its own."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from krylearn.bench.studies.tuner import judgement
+from krylearn.bench.studies.tuner.entrants import TUNER_VERSION
 from krylearn.bench.studies.tuner.judgement import Judged, judge, run_judgement, summarize
 from krylearn.bench.studies.tuner.judgement_workloads import JudgedTask, JudgedWorkload
 from krylearn.bench.studies.tuner.runs import Database, Outcome
@@ -42,7 +44,27 @@ def test_it_stops_at_the_deadline_and_goes_on_with_the_same_command(alone, tmp_p
     assert len(rates) >= 5
     text = summarize(runs)
     assert "tuner SGD" in text
-    assert "100 %" in text
+    if judgement.list_finished(runs):
+        assert "100 %" in text
+
+
+def test_a_part_of_it_is_shown_as_unfinished(alone, tmp_path):
+    runs = Database(tmp_path / "runs.jsonl")
+    assert summarize(runs).startswith("UNFINISHED: 0 of 1 workloads")
+    assert run_judgement(runs, ["tiny"], math.inf)
+    if set(judgement.RIVALS) <= {line["m"] for line in runs.lines}:  # all rivals are installed
+        assert judgement.list_finished(runs) == ["tiny"]
+        assert "UNFINISHED" not in summarize(runs)
+    runs.lines = [line for line in runs.lines if line["m"] != "tuner AdamW"]
+    assert summarize(runs).startswith("UNFINISHED: 0 of 1 workloads")
+    assert "tiny" not in summarize(runs)
+
+
+def test_the_records_in_the_repository_are_all_of_the_present_tuner():
+    """Whoever changes the tuner begins the judgement anew: a file of two tuners judges none."""
+    path = Path(judgement.__file__).resolve().parents[1] / "records" / "runs" / "judgement.jsonl"
+    found = {line["c"] for line in Database(path).lines if line["m"].startswith("tuner ")}
+    assert found <= {f"version {TUNER_VERSION}"}
 
 
 def test_the_verdict():
