@@ -164,7 +164,8 @@ def _races(
     rows, ratios = [], []
     for problem, found in systems.items():
         own = next((x for x in found if x["method"] == method), None)
-        others = [x for x in found if not x["method"].startswith("krylearn") and takes_part(x)]
+        others = [x for x in found if x["status"] not in ("ABSENT", "UNSUITED") and takes_part(x)]
+        others = [x for x in others if not x["method"].startswith("krylearn")]
         rivals = [(total, x) for x in others if (total := contest.total(x)) is not None]
         if own is None or not others:
             continue

@@ -70,3 +70,9 @@ def test_a_rival_that_was_ended_has_a_row_without_numbers():
     ended = line("hypre-smg-ranks", status="TIME") | {"true_relres": None}
     text = solvers_report.contest_tables([line("krylearn"), ended])
     assert re.search(r"\| hypre-smg-ranks \| [^|]+ \| - \| time \| - \| - \| - \| - \|", text)
+
+
+def test_who_was_absent_or_not_made_for_a_system_has_not_failed_on_it():
+    """Without anybody as wide as ours there is no row, instead of one that says that nobody converged."""
+    found = [line("krylearn"), line("amgx", status="ABSENT", config="build it"), line("transforms", status="UNSUITED")]
+    assert solvers_report.equal_width_table(found) == ""
