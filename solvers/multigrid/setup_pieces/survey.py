@@ -24,10 +24,10 @@ PART = 0.1  # of the largest component in a box: smaller ones are pores, not cor
 # set-up of pieces costs 1.5 to 2.5 of the network's (more where blocks fall apart) and a step twice as much, so thin
 # walls, blocks (jumps 0.016 to 0.025) and cellwise media keep the network; reservoirs have jumps of 0.02 to 0.1, the
 # less the finer the grid
-LEANING, JUMPS, TORN = 9.0, 0.028, 0.45
-# by how much less will do where a set-up serves many solves: then cellwise media (17 iterations against 11 at 32³) and
-# small mazes (46 against 12) get pieces too; smooth media and thin walls need as many either way and stay
-LESS_LEANING, LESS_TORN = 5, 1.3
+LEANING, JUMPS, TORN = 9.0, 0.028, 0.35
+# by how much less will do where a set-up serves many solves: then cellwise media (17 iterations against 11 at 32³) get
+# pieces too, which cost 1.7 to 2.3 times the network's set-up and one solve; smooth media need as many either way
+LESS_LEANING = 5
 
 
 class Survey(NamedTuple):
@@ -47,8 +47,8 @@ class Survey(NamedTuple):
 
     def prefers_pieces(self, reuse: int = 1) -> bool:
         """Whether pieces are the better choice for so many solves per set-up."""
-        leaning, torn = LEANING / min(reuse, LESS_LEANING), TORN / min(reuse, LESS_TORN)
-        return self.leaning >= leaning or self.jumps >= JUMPS or self.torn >= torn
+        leaning = LEANING / min(reuse, LESS_LEANING)
+        return self.leaning >= leaning or self.jumps >= JUMPS or self.torn >= TORN
 
     def explain(self, reuse: int = 1) -> str:
         """Say why, in words.

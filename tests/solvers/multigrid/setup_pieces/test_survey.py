@@ -36,6 +36,11 @@ def test_hard_media_get_pieces(name, shape):
     assert default(scene(name, shape, 1) if name in FAMILIES else field_case(name, shape, 1))
 
 
+@pytest.mark.parametrize("shape", [(32, 32, 32), (40, 40, 40), (96, 100)])
+def test_mazes_get_pieces_whatever_the_seed(shape):
+    assert all(default(scene("mazes", shape, seed)) for seed in range(5))
+
+
 def test_a_unit_or_an_anisotropy_of_the_whole_medium_changes_nothing():
     kappa = np.exp(np.random.default_rng(31_231).standard_normal((30, 31, 32)))
     for spacing in (1.0, (1.0, 1.0, 0.01), 1e-6):
