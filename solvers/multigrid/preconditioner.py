@@ -83,7 +83,7 @@ class NeuralMultigrid:
 
     reuse : int >= 1
         How many solves a set-up serves; for ``weights=None``. Pieces have the dearer set-up and, on media that change
-        from cell to cell and in small mazes, fewer iterations: they are taken there from some solves on.
+        from cell to cell, fewer iterations: they are taken there from some solves on.
 
     Attributes
     ----------
@@ -157,14 +157,16 @@ class NeuralMultigrid:
         rule = None if named == "network" else weights
         self._rule: Any = None if self.uses_pieces else find_rule(rule, self._dimension)
         self._kept: list[Any] = []  # what a set-up leaves for the next
-        self._turn = Turn()
+        self._past: Any = None  # the same of pieces: from the first update on, since it takes memory
+        self._turn, self._updates = Turn(), False
         self.fused: Any = None
         self.update(A)
 
     def update(self, A: Poisson) -> NeuralMultigrid:
         """Set up again for another operator of the same dimension (moved obstacle, new coefficients); returns self.
 
-        In place, bit for bit what a new `NeuralMultigrid` would be; on a CPU only what has changed is evaluated.
+        In place, bit for bit what a new `NeuralMultigrid` would be; on a CPU only what has changed is evaluated (of
+        pieces from the second update on, and on the finest level).
         Several threads that update wait for one another. A solve that uses this preconditioner has to end first, since
         its numbers would change under it: on a CPU that is noticed.
 
@@ -176,7 +178,9 @@ class NeuralMultigrid:
         with self._turn:
             pool = getattr(self.fused, "workspaces", None)
             with contextlib.nullcontext() if pool is None else pool.closed():
-                return self._set_up(A)
+                self._set_up(A)
+                self._updates = True
+                return self
 
     def _set_up(self, A: Poisson) -> NeuralMultigrid:
         """Set up for an operator, alone."""
@@ -314,10 +318,14 @@ class NeuralMultigrid:
     def _pieces_cycle(self) -> GraphCycle:
         """Set up levels of pieces by compiled kernels."""
         from .setup_pieces.build import pieces_cycle
+        from .setup_pieces.changes import Past
+
+        if self._updates and self._past is None:
+            self._past = Past()
 
         def build_in(kind: Any, allowed: float) -> GraphCycle:
             unit = self._exponent, self.mantissa
-            return pieces_cycle(self._inside, *unit, self._codes, kind, COARSEST, allowed=allowed)
+            return pieces_cycle(self._inside, *unit, self._codes, kind, COARSEST, allowed=allowed, past=self._past)
 
         if self.cycle_dtype == torch.float64:
             return build_in(np.float64, 1.0)

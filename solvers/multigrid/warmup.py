@@ -104,6 +104,7 @@ def compile_pieces(kind: str, double: bool) -> float:
     from ..kernels.cpu.cell_bytes import find_cell_bytes
     from ..kernels.cpu.conjugate_gradients import FusedProduct, fused_cg_steps
     from .setup_pieces.build import pieces_cycle
+    from .setup_pieces.changes import Past
     from .setup_pieces.partition import follow_labels
 
     start = time.perf_counter()
@@ -116,6 +117,9 @@ def compile_pieces(kind: str, double: bool) -> float:
         number = np.float64 if double else np.float32
         fused, large = (pieces_cycle(A, 0, 1.0, codes, number, 8, serial) for serial in (1000, 0))
         large(large.input)
+        past = Past()
+        for _ in range(2):  # a first update, and one that compares
+            pieces_cycle(A, 0, 1.0, codes, number, 8, past=past)
         follow_labels(np.zeros(1, np.int32), np.zeros(1, np.int32))  # nothing joins in a uniform medium
         M = SimpleNamespace(operator=SimpleNamespace(A=A, fused=fused, exponent=0, mantissa=1.0))
         FusedProduct(A)(b)

@@ -191,18 +191,23 @@ def title(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Mean iterations to both tolerances per system and method, as rows of text; a failure on any seed shows as "-".
+    """Mean iterations to both tolerances per system and method, as rows of text.
+
+    A failure on any seed shows as "-", and nothing where nobody has measured.
 
     Examples
     --------
     >>> line = {"problem": "mazes", "method": "krylearn pieces", "iterations": 9.0, "status": "CONVERGED"}
-    >>> summary([line | {"tolerance": 1e-6}, line | {"tolerance": 1e-8}])[0][5]
-    '9.0 / 9.0'
+    >>> summary([line | {"tolerance": 1e-6}, line | {"tolerance": 1e-8}])[0][4:6]
+    ['', '9.0 / 9.0']
     """
-    rows = []
+    rows, there = [], {(line["problem"], line["method"]) for line in lines}
     for name in in_order(lines):
         pairs = [[mean_of(lines, name, label_of(method), rtol) for rtol in TOLERANCES] for method in METHODS]
-        rows.append([name, *(" / ".join(map(count, pair)) for pair in pairs)])
+        ran = [(name, label_of(method)) in there for method in METHODS]
+        rows.append(
+            [name, *(" / ".join(map(count, pair)) if some else "" for pair, some in zip(pairs, ran, strict=True))]
+        )
     return rows
 
 

@@ -14,6 +14,7 @@ from ...kernels.cpu.graph_levels import GraphCycle, GraphStage, GridStage
 from ..graph_hierarchy import SHRINKS, bottom_inverse, graph_visits
 from ..pieces import Array, Graph
 from ..setup_choice import check_isolated
+from .changes import Past
 from .graph_level import Level, coarsen_by_pieces, graph_stage
 from .grid_level import Finest, finest_conductances, first_level
 
@@ -27,19 +28,24 @@ def graph_of_level(level: Level) -> Graph:
 
 def pieces_cycle(
     A: Any, exponent: int, mantissa: float, codes: CellBytes | None, kind: Any, coarsest: int, serial: int = SERIAL,
-    allowed: float = 1.0,
+    allowed: float = 1.0, past: Past | None = None,
 ) -> GraphCycle:  # fmt: skip
     """Set up the cycle of a Poisson operator divided by mantissa 2^exponent.
 
     codes : the finest operator in bytes, for an fp32 cycle; kind : np.float32 or np.float64
     serial : graph levels of at most so many unknowns are cycled by one thread in one call
     allowed : the share of isolated unknowns that a level may have, else `IsolatedPiecesError` as soon as one has more
+    past : what earlier set-ups left; on the finest level only what has changed is computed, bit for bit the same
     """
     finest = finest_conductances(A, math.ldexp(1.0, -exponent) / mantissa)
-    transfer, level, total = first_level(finest, SHRINKS, kind)
+    transfer, level, total = first_level(finest, SHRINKS, kind, past)
     check_isolated(level.diag, total, allowed)
     top = GridStage(*grid_arrays(finest, codes, kind), transfer)
+    if past and past.nothing and past.graphs:
+        return GraphCycle(top, *past.graphs, serial)
     stages, inverse = graph_stages(level, total, np.count_nonzero(finest.diag), kind, coarsest, allowed)
+    if past:
+        past.graphs = stages, inverse
     return GraphCycle(top, stages, inverse, serial)
 
 

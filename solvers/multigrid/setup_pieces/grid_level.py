@@ -17,6 +17,7 @@ from ...kernels.cpu.compile import ordered_row_kernel as row_kernel, over_strips
 from ...kernels.cpu.graph_levels import GridTransfer
 from ..coarsening import balanced_factors
 from ..pieces import FOREIGN, HELD, MERGE, ROUNDS, SWEEPS
+from .changes import Coarse, Past, Ties, Window, splice_rows
 from .graph_level import Level, close_row
 from .partition import (
     Array,
@@ -90,15 +91,16 @@ def sum_links(start, stop, w0, w1, w2, g0, g1, g2, shift, diag):
 
 
 @strip_kernel
-def merge_grid_blocks(start, stop, w, diag, size, strides, factors, merge, foreign_factor, root):
-    """Write a representative of the cluster of every cell of rows start..stop of blocks, -1 without an unknown."""
+def merge_grid_blocks(start, stop, rows, w, diag, size, strides, factors, merge, foreign_factor, root):
+    """Write a representative of the cluster of every cell of rows[start..stop] of blocks, -1 without an unknown."""
     blocks_y, blocks_z = -(-size[1] // factors[1]), -(-size[2] // factors[2])
     between, sums, best = np.zeros((8, 8)), np.empty(8), np.empty(8)
     cluster, alive = np.empty(8, np.uint32), np.empty(8, np.uint32)
     partner, foreign = np.empty(8, np.int32), np.empty(8, np.bool_)
     cell, place = np.empty(8, np.uint32), np.empty((8, 3), np.int64)
     position, corner, inner = np.empty(8, np.uint32), np.empty(3, np.int64), np.array([4, 2, 1])
-    for row in range(start, stop):
+    for number in range(start, stop):
+        row = rows[number]
         corner[0], corner[1] = factors[0] * (row // blocks_y), factors[1] * (row % blocks_y)
         for b in range(blocks_z):
             corner[2], k = factors[2] * b, 0
@@ -168,11 +170,12 @@ def next_cell(i, up, stride, length, n, wraps):
 
 
 @strip_kernel
-def tie_pieces(start, stop, pieces, piece, w, size, strides, wraps, diag, best, value, total):
-    """Write of pieces start..stop the other one with the most links, what these are, and the sum of diagonals."""
+def tie_pieces(start, stop, chosen, pieces, piece, w, size, strides, wraps, diag, best, value, total):
+    """Write of pieces chosen[start..stop] the other one with the most links, what these are, and summed diagonals."""
     (first, member), n = pieces, piece.size
     slot, to, sums = np.full(total.size, -1, np.int32), np.empty(8192, np.uint32), np.empty(8192)
-    for p in range(start, stop):
+    for number in range(start, stop):
+        p = chosen[number]
         own, used, count = 0.0, 0, np.int64(first[p + 1]) - np.int64(first[p])
         if 6 * count > to.size:
             to, sums = np.empty(12 * count, np.uint32), np.empty(12 * count)
@@ -199,23 +202,40 @@ def tie_pieces(start, stop, pieces, piece, w, size, strides, wraps, diag, best, 
         best[p], value[p], total[p] = other, most, own
 
 
-def partition_grid(finest: Finest, factors: tuple[int, int, int], merge: float) -> tuple[Array, int]:
+def partition_grid(
+    finest: Finest, factors: tuple[int, int, int], merge: float, past: Past | None = None
+) -> tuple[Array, int]:
     """Return the piece of every cell (-1 without an unknown), flat, and how many there are: steps 1 to 3."""
     size, links, diag = finest.size, finest.links.reshape(3, -1), finest.diag.ravel()
-    rows = -(-size[0] // factors[0]) * -(-size[1] // factors[1])
-    root, piece = np.empty(diag.size, np.int32), np.empty(diag.size, np.int32)
-    shape, foreign = (np.array(size), finest.strides), FOREIGN if merge else np.inf
-    over_strips(merge_grid_blocks, rows, links, diag, *shape, np.array(factors), merge, foreign, root)
-    count = number_labels(root, diag.size, piece)
-    for _ in range(ROUNDS):
-        best, (value, total) = np.empty(count, np.int32), np.empty((2, count))
-        parts = members_of(piece, count)[:2], piece.view(np.uint32), links, *shape, finest.wraps, diag
-        over_strips(tie_pieces, count, *parts, best, value, total)
-        joined = choose_joins(piece, best, value, total)
+    root, old = past.take_partition(merge, diag.size) if past else (np.empty(diag.size, np.int32), [])
+    rows = past.blocks(factors) if past and past.rows is not None and merge in past.partitions else None
+    if rows is None:
+        rows = np.arange(-(-size[0] // factors[0]) * -(-size[1] // factors[1]))
+    shape, foreign, piece = (np.array(size), finest.strides), FOREIGN if merge else np.inf, np.empty_like(root)
+    over_strips(merge_grid_blocks, rows.size, rows, links, diag, *shape, np.array(factors), merge, foreign, root)
+    count, ties = number_labels(root, diag.size, piece), list[Ties]()
+    for number in range(ROUNDS):
+        pieces, out = members_of(piece, count)[:2], (np.empty(count, np.int32), *np.empty((2, count)))
+        chosen = np.arange(count)
+        if past:
+            cells, label = first_cells(pieces, piece)
+            chosen = past.copy_ties(old[number] if number < len(old) else None, label, piece, cells, out)
+            ties.append(Ties(label, piece.copy(), cells, *out))
+        parts = chosen, pieces, piece.view(np.uint32), links, *shape, finest.wraps, diag
+        over_strips(tie_pieces, chosen.size, *parts, *out)
+        joined = choose_joins(piece, *out)
         if joined is None:
             break
         count = joined[0]
+    if past:
+        past.partitions[merge] = root, ties
     return piece, count
+
+
+def first_cells(pieces: tuple[Array, ...], piece: Array) -> tuple[Array, Array]:
+    """Return the first cell of every piece, and that of its piece for every cell, -1 without an unknown."""
+    cells = pieces[1][pieces[0][:-1]].astype(np.int32)
+    return cells, np.append(cells, np.int32(-1))[piece]
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -231,11 +251,11 @@ def mark_row(w, here, there, tie):
 
 
 @strip_kernel
-def mark_links(start, stop, w0, w1, w2, piece, tie):
-    """Write the ties of rows start..stop."""
+def mark_links(start, stop, rows, w0, w1, w2, piece, tie):
+    """Write the ties of rows[start..stop]."""
     nx, ny, nz = piece.shape
-    for row in range(start, stop):
-        i, j = row // ny, row % ny
+    for number in range(start, stop):
+        i, j = rows[number] // ny, rows[number] % ny
         here = piece[i, j]
         mark_row(w0[i, j], here, piece[i + 1 if i + 1 < nx else 0, j], tie[0, i, j])
         mark_row(w1[i, j], here, piece[i, j + 1 if j + 1 < ny else 0], tie[1, i, j])
@@ -270,15 +290,15 @@ def leave_row(out, mean, tie, other):
 
 
 @strip_kernel
-def find_grid_resistances(start, stop, tie, w0, w1, w2, diag, r):
-    """Write the resistance of cells of rows start..stop to the centre of their pieces per axis: step 4.
+def find_grid_resistances(start, stop, rows, tie, w0, w1, w2, diag, r):
+    """Write the resistance of cells of rows[start..stop] to the centre of their pieces per axis: step 4.
 
     w0, w1, w2 : links, those of both ways around an axis of two cells added up
     """
     nx, ny, nz = diag.shape
     sums = np.empty(nz)
-    for row in range(start, stop):
-        i, j = row // ny, row % ny
+    for number in range(start, stop):
+        i, j = rows[number] // ny, rows[number] % ny
         own, x, y = diag[i, j], (i - 1 if i > 0 else nx - 1), (j - 1 if j > 0 else ny - 1)
         for d in range(3):
             sums[:] = 0
@@ -300,15 +320,15 @@ def find_grid_resistances(start, stop, tie, w0, w1, w2, diag, r):
 
 
 @strip_kernel
-def shorten_ways(start, stop, tie, old, per, varies, before, after, new):
-    """Write old, shortened by ways over links on other axes, for rows start..stop: step 5, one sweep.
+def shorten_ways(start, stop, rows, tie, old, per, varies, before, after, new):
+    """Write old, shortened by ways over links on other axes, for rows[start..stop]: step 5, one sweep.
 
     per : what a resistance is multiplied by, as old, or (varies 0) one row for all
     before, after : rows that the sweep before, and this one, have changed; next to others there is nothing to do
     """
     _, nx, ny, nz = old.shape
-    for row in range(start, stop):
-        i, j = row // ny, row % ny
+    for number in range(start, stop):
+        i, j = rows[number] // ny, rows[number] % ny
         x, y = (i - 1 if i > 0 else nx - 1), (j - 1 if j > 0 else ny - 1)
         up_x, up_y = (i + 1 if i + 1 < nx else 0), (j + 1 if j + 1 < ny else 0)
         awake = before[i, j] | before[x, j] | before[up_x, j] | before[i, y] | before[i, up_y]
@@ -338,12 +358,12 @@ def shorten_ways(start, stop, tie, old, per, varies, before, after, new):
 
 
 @strip_kernel
-def find_grid_weights(start, stop, tie, r, per, a):
-    """Write the weights of cells of rows start..stop, not shortened yet, and the conductances that they come from."""
+def find_grid_weights(start, stop, rows, tie, r, per, a):
+    """Write the weights of cells of rows[start..stop], not shortened yet, and the conductances that they come from."""
     _, nx, ny, nz = r.shape
     out, mean, one, none = np.empty(nz, r.dtype), np.empty(nz, r.dtype), r.dtype.type(1), r.dtype.type(0)
-    for row in range(start, stop):
-        i, j = row // ny, row % ny
+    for number in range(start, stop):
+        i, j = rows[number] // ny, rows[number] % ny
         x, y = (i - 1 if i > 0 else nx - 1), (j - 1 if j > 0 else ny - 1)
         for d in range(3):
             out[:], mean[:] = 0, 0
@@ -376,13 +396,13 @@ def store_row(a, sums, tie, steps, out):
 
 
 @strip_kernel
-def store_grid_weights(start, stop, tie, a, per, steps, r, low, high):
-    """Write the weights towards both neighbours per axis for rows start..stop, and shorten r by the weight: step 5."""
+def store_grid_weights(start, stop, rows, tie, a, per, steps, r, low, high):
+    """Write the weights towards both neighbours per axis for rows[start..stop], and shorten r by the weight: step 5."""
     _, nx, ny, nz = r.shape
     sums, none = np.empty(nz, r.dtype), r.dtype.type(0)
     ahead, behind = np.empty(nz, r.dtype), np.empty(nz, r.dtype)
-    for row in range(start, stop):
-        i, j = row // ny, row % ny
+    for number in range(start, stop):
+        i, j = rows[number] // ny, rows[number] % ny
         x, y = (i - 1 if i > 0 else nx - 1), (j - 1 if j > 0 else ny - 1)
         for d in range(3):
             t = tie[d, i, j]
@@ -418,11 +438,11 @@ def path_row(tie, own, other):
 
 
 @strip_kernel
-def find_paths(start, stop, tie, r):
-    """Replace the ties of rows start..stop by the conductances between the centres of pieces."""
+def find_paths(start, stop, rows, tie, r):
+    """Replace the ties of rows[start..stop] by the conductances between the centres of pieces."""
     _, nx, ny, nz = r.shape
-    for row in range(start, stop):
-        i, j = row // ny, row % ny
+    for number in range(start, stop):
+        i, j = rows[number] // ny, rows[number] % ny
         path_row(tie[0, i, j], r[0, i, j], r[0, i + 1 if i + 1 < nx else 0, j])
         path_row(tie[1, i, j], r[1, i, j], r[1, i, j + 1 if j + 1 < ny else 0])
         path_row(tie[2, i, j, : nz - 1], r[2, i, j, : nz - 1], r[2, i, j, 1:])
@@ -430,10 +450,11 @@ def find_paths(start, stop, tie, r):
 
 
 @strip_kernel
-def describe_pieces(start, stop, pieces, per, g0, g1, g2, shift, grounded, diag, held, total, linked):
-    """Write of pieces start..stop: what holds them to p = 0, their diagonals, whether links leave them."""
+def describe_pieces(start, stop, chosen, pieces, per, g0, g1, g2, shift, grounded, diag, held, total, linked):
+    """Write of pieces chosen[start..stop]: what holds them to p = 0, their diagonals, whether links leave them."""
     first, member = pieces
-    for p in range(start, stop):
+    for number in range(start, stop):
+        p = chosen[number]
         held[p], total[p], linked[p] = 0.0, 0.0, False
         for s in range(first[p], first[p + 1]):
             i = member[s]
@@ -506,11 +527,15 @@ def link_means(finest: Finest) -> list[float]:
     return [float(w.sum() / max(np.count_nonzero(w), 1)) for w in finest.links]
 
 
-def shorten_grid(tie: Array, x: Array, per: Array, spare: Array) -> tuple[Array, Array]:
-    """Return x, shortened, and the other one of x and spare; per : as x, or one row for all."""
-    rows, awake = x.shape[1] * x.shape[2], np.ones((2, *x.shape[1:3]), np.bool_)
-    for _ in range(SWEEPS):
-        over_strips(shorten_ways, rows, tie, x, per, int(per.shape[1] * per.shape[2] > 1), *awake, spare)
+def shorten_grid(tie: Array, x: Array, per: Array, spare: Array, rows: tuple[Array, ...]) -> tuple[Array, Array]:
+    """Return x, shortened, and the other one of x and spare.
+
+    per : as x, or one row for all; rows : which rows each sweep visits
+    """
+    awake = np.ones((2, *x.shape[1:3]), np.bool_)
+    for chosen in rows:
+        varies = int(per.shape[1] * per.shape[2] > 1)
+        over_strips(shorten_ways, chosen.size, chosen, tie, x, per, varies, *awake, spare)
         x, spare, awake = spare, x, awake[::-1]
         if not awake[0].any():
             break
@@ -518,7 +543,7 @@ def shorten_grid(tie: Array, x: Array, per: Array, spare: Array) -> tuple[Array,
 
 
 def coarsen_grid(
-    finest: Finest, factors: tuple[int, int, int], piece: Array, count: int, kind: Any
+    finest: Finest, factors: tuple[int, int, int], piece: Array, count: int, kind: Any, past: Past | None = None
 ) -> tuple[GridTransfer, Level, Array]:
     """Return the interpolation, the next level for a partition, in the precision of a cycle, and what diagonals sum to.
 
@@ -526,40 +551,98 @@ def coarsen_grid(
 
     piece : (cells,) int32, any partition, -1 without an unknown
     """
-    size, rows, diag = finest.size, finest.size[0] * finest.size[1], finest.diag.ravel()
+    size, everywhere, diag = finest.size, np.arange(finest.size[0] * finest.size[1]), finest.diag.ravel()
     tie, r, per, a, spare = (np.empty((3, *size), kind) for _ in range(5))
-    over_strips(mark_links, rows, *finest.links, piece.reshape(size), tie)
-    parallel = (w + np.roll(w, 1, d) if size[d] == 2 else w for d, w in enumerate(finest.links))
-    over_strips(find_grid_resistances, rows, tie, *parallel, finest.diag, r)
-    r, spare = shorten_grid(tie, r, np.ones((3, 1, 1, size[2]), kind), spare)
-    over_strips(find_grid_weights, rows, tie, r, per, a)
-    a, spare = shorten_grid(tie, a, per, spare)
-    steps, stored = (1.0, np.float64) if kind == np.float64 else (65535.0, np.uint16)
-    low, high = np.empty((3, *size), stored), np.empty((3, *size), stored)
-    over_strips(store_grid_weights, rows, tie, a, per, kind(steps), r, low, high)
-    over_strips(find_paths, rows, tie, r)
     pieces = members_of(piece, count)[:2]
-    held, total, linked = np.empty(count), np.empty(count), np.empty(count, np.bool_)
+    cells, label = first_cells(pieces, piece) if past else (np.zeros(0, np.int32), piece)
+    old = past.coarse if past else None
+    window = past.window(label, piece, count) if past else None
+    if window is None:
+        every, old = (everywhere,) * (1 + SWEEPS), None
+        window = Window(everywhere, every, every, everywhere, np.ones(count, np.bool_))
+    ways, mixes = window.resistances, window.weights
+    over_strips(mark_links, window.ties.size, window.ties, *finest.links, piece.reshape(size), tie)
+    parallel = (w + np.roll(w, 1, d) if size[d] == 2 else w for d, w in enumerate(finest.links))
+    over_strips(find_grid_resistances, ways[0].size, ways[0], tie, *parallel, finest.diag, r)
+    r, spare = shorten_grid(tie, r, np.ones((3, 1, 1, size[2]), kind), spare, ways[1:])
+    over_strips(find_grid_weights, mixes[0].size, mixes[0], tie, r, per, a)
+    a, spare = shorten_grid(tie, a, per, spare, mixes[1:])
+    steps, stored = (1.0, np.float64) if kind == np.float64 else (65535.0, np.uint16)
+    low, high = (old.low, old.high) if old else (np.empty((3, *size), stored), np.empty((3, *size), stored))
+    over_strips(store_grid_weights, mixes[-1].size, mixes[-1], tie, a, per, kind(steps), r, low, high)
+    over_strips(find_paths, window.paths.size, window.paths, tie, r)
+    facts = held, total, linked = np.empty(count), np.empty(count), np.empty(count, np.bool_)
+    chosen, same = np.flatnonzero(window.pieces), np.flatnonzero(~window.pieces)
+    if old:
+        source = old.piece[cells[same]]
+        for now, before in zip(facts, old.facts, strict=True):
+            now[same] = before[source]
     ground = *(g.ravel() for g in finest.ground), finest.shift.ravel(), finest.grounded
-    over_strips(describe_pieces, count, pieces, per.reshape(3, -1), *ground, diag, held, total, linked)
+    over_strips(describe_pieces, chosen.size, chosen, pieces, per.reshape(3, -1), *ground, diag, *facts)
     keep = (held < HELD * total) & (linked | (held > 0))
     kept, m = np.flatnonzero(keep), int(np.count_nonzero(keep))
     new = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)
-    rest = place, on_axes, shift, sums = np.empty(m, np.int32), np.empty((m, 3)), np.empty(m), np.empty(m)
+    fresh = kept[window.pieces[kept]]
+    rest = place, on_axes, shift, sums = empty_rest(fresh.size)
     where = pieces, piece.view(np.uint32), tie.reshape(3, -1), np.array(size), finest.strides, finest.wraps
-    args = kept, *where, (*ground, diag), r.reshape(3, -1), np.array(factors), new, held, rest
-    begin, index, w, axis = joined_rows(collect_strips(sum_grid_paths, m, *args))
+    args = fresh, *where, (*ground, diag), r.reshape(3, -1), np.array(factors), new, held, rest
+    links = joined_rows(collect_strips(sum_grid_paths, fresh.size, *args)) if fresh.size else EMPTY_ROWS
+    if old:
+        links, (place, on_axes, shift, sums) = splice_links(old, window, cells, piece, kept, new, links, rest)
     part = np.empty(size, np.int32)
     over_strips(place_cells, part.size, piece, new, m, part.ravel())
     nx, ny, nz = (-(-n // f) for n, f in zip(size, factors, strict=True))
-    level = Level((nx, ny, nz), place, begin, index, w, axis, on_axes, shift, sums)
+    level = Level((nx, ny, nz), place, *links, on_axes, shift, sums)
+    if past:
+        past.coarse = Coarse(label, piece, cells, facts, kept, new, level, low, high)
     return GridTransfer(part, low, high, 1 / steps, m), level, total[kept]
 
 
-def first_level(finest: Finest, shrinks: float, kind: Any) -> tuple[GridTransfer, Level, Array]:
-    """Coarsen the finest level; merge harder where it would hardly shrink."""
+EMPTY_ROWS = np.zeros(1, np.uint32), np.zeros(0, np.uint32), np.zeros(0), np.zeros(0, np.uint8)
+
+
+def empty_rest(m: int) -> tuple[Array, Array, Array, Array]:
+    """Return room for places, ground, shift and diagonal of m coarse unknowns."""
+    return np.empty(m, np.int32), np.empty((m, 3)), np.empty(m), np.empty(m)
+
+
+def splice_links(
+    old: Coarse, window: Window, cells: Array, piece: Array, kept: Array, new: Array, links: Any, rest: Any
+) -> tuple[Any, Any]:
+    """Return links and the rest of the first graph: computed anew where pieces were, else those of the last set-up."""
+    anew, m, before = window.pieces[kept], kept.size, old.level
+    source = np.empty(m, np.int64)
+    source[anew] = np.arange(np.count_nonzero(anew))
+    past = old.new[old.piece[cells[kept[~anew]]]]
+    source[~anew] = -1 - past.astype(np.int64)
+    counts = np.empty(m, np.int64)
+    counts[anew], counts[~anew] = np.diff(links[0]), np.diff(before.begin)[past]
+    begin = np.zeros(m + 1, np.uint32)
+    np.cumsum(counts, out=begin[1:])
+    rows = begin, np.empty(begin[-1], np.uint32), np.empty(begin[-1]), np.empty(begin[-1], np.uint8)
+    number = new[piece[old.cells[old.kept]]].astype(np.uint32)
+    over_strips(splice_rows, m, source, links, (before.begin, before.index, before.w, before.axis), number, rows)
+    whole = empty_rest(m)
+    parts = before.place, before.ground, before.shift, before.diag
+    for all_of, some, former in zip(whole, rest, parts, strict=True):
+        all_of[anew], all_of[~anew] = some, former[past]
+    return rows, whole
+
+
+def first_level(
+    finest: Finest, shrinks: float, kind: Any, past: Past | None = None
+) -> tuple[GridTransfer, Level, Array]:
+    """Coarsen the finest level; merge harder where it would hardly shrink.
+
+    past : what earlier set-ups left, from which only what has changed is computed, with the same bits
+    """
     factors = balanced_factors(link_means(finest), finest.size)
-    piece, count = partition_grid(finest, factors, MERGE)
+    if past:
+        past.compare(finest, (finest.size, factors, kind, tuple(finest.wraps), finest.grounded))
+    piece, count = partition_grid(finest, factors, MERGE, past)
     if count > shrinks * np.count_nonzero(finest.diag):
-        piece, count = partition_grid(finest, factors, 0.0)
-    return coarsen_grid(finest, factors, piece, count, kind)
+        piece, count = partition_grid(finest, factors, 0.0, past)
+    found = coarsen_grid(finest, factors, piece, count, kind, past)
+    if past:
+        past.finest = finest
+    return found
