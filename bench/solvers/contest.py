@@ -243,7 +243,7 @@ def width(line: dict[str, Any]) -> str:
     if "width" in line["more"]:
         return str(line["more"]["width"])
     if line["method"] == "amgcl":  # on one or on all, as it was built
-        return "not recorded"
+        return "threads not recorded"
     own = line["method"].startswith(OURS) or line["method"] == "transforms"
     n = line["threads"] if own else 1
     return f"{n} threads" if n > 1 else "1 thread"
