@@ -93,6 +93,7 @@ class _NumpyGenerator:
 
     def put_back(self, kept: Any) -> None:
         self.looks += 1
+        now: Any
         if isinstance(kept, bytes):
             if self._memory() == kept:
                 return
@@ -100,8 +101,10 @@ class _NumpyGenerator:
             address = self._address()
             if address:
                 ctypes.memmove(address, kept, len(kept))
+                now = np.random.get_state()  # noqa: NPY002 -- normals come in pairs: the second of the look's last one
+                np.random.set_state((*now[:3], 0, 0.0))  # noqa: NPY002
             return
-        now: Any = np.random.get_state()  # noqa: NPY002
+        now = np.random.get_state()  # noqa: NPY002
         if now[0] != kept[0] or now[2:] != kept[2:] or not np.array_equal(now[1], kept[1]):
             self.drawn = True
             np.random.set_state(kept)  # noqa: NPY002
