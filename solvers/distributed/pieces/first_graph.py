@@ -167,7 +167,7 @@ def near_ends(part: Partition, box: Box) -> Array:
     out = np.zeros(box.shape, np.bool_)
     for d, (axis, n) in enumerate(zip(box.axes, part.size, strict=True)):
         steps = np.diff(axis.cells)
-        ends = [k + 1 for k in np.flatnonzero(steps != 1)]  # a stretch is left out before these
+        ends = [int(k) + 1 for k in np.flatnonzero(steps != 1)]  # a stretch is left out before these
         low, high = axis.cells[:1], axis.cells[-1:]
         if low.size and not axis.wraps:
             ends += ([0] if low[0] > 0 else []) + ([len(axis.cells)] if high[0] < n - 1 else [])

@@ -87,7 +87,7 @@ def grid_stage(
     graph: FirstGraph, wraps: tuple[bool, bool, bool], at: tuple[Array, Array, Array], kind: Any
 ) -> GridStage:
     """Return the finest level on a part of the box that it was set up on."""
-    where = np.ix_(*at)
+    where: tuple[Any, ...] = np.ix_(*at)
     diag = graph.finest.diag[where].astype(kind)
     damping = np.where(diag > 0, 1 / np.where(diag > 0, diag, 1), 0).astype(kind)
     links, low, high = (np.ascontiguousarray(v[:, *where]) for v in (graph.finest.links, graph.low, graph.high))

@@ -43,7 +43,7 @@ def pieces_cycle(
     top = GridStage(*grid_arrays(finest, codes, kind), transfer)
     if past and past.nothing and past.graphs:
         return GraphCycle(top, *past.graphs, serial)
-    stages, inverse = graph_stages(level, total, np.count_nonzero(finest.diag), kind, coarsest, allowed)
+    stages, inverse = graph_stages(level, total, int(np.count_nonzero(finest.diag)), kind, coarsest, allowed)
     if past:
         past.graphs = stages, inverse
     return GraphCycle(top, stages, inverse, serial)

@@ -15,7 +15,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-TESTS = ("tests/solvers/distributed", "tests/bench/studies/solvers/test_rank_contest.py")
+TESTS = (  # those of make test-distributed
+    "tests/solvers/distributed",
+    "tests/bench/rivals/test_petsc.py",
+    "tests/bench/studies/solvers/test_rank_contest.py",
+)
 
 
 def run_once(timeout):
