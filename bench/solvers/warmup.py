@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from krylearn.pde import Poisson
 from krylearn.pde.kernel_cache import cache_folder
 from krylearn.solvers import NeuralMultigrid, cg, solve_matrix
+from krylearn.solvers.integrations.taufactor import effective_diffusivity
 from krylearn.solvers.multigrid.background import compile_meanwhile
 from krylearn.solvers.multigrid.warmup import compile_kernels, compile_pieces, compile_survey
 
@@ -47,6 +48,33 @@ def solve_tiny_systems(weights: str | None = None) -> float:
     return time.perf_counter() - start
 
 
+def solve_tiny_matrices() -> float:
+    """Solve what matrices of other code look like, and in single precision; return the seconds it took.
+
+    64-bit indices, rows of fixed values, rows divided by volumes, symmetric scaling, rows in another order, no grid.
+
+    Examples
+    --------
+    >>> solve_tiny_matrices() > 0
+    True
+    """
+    start, shape = time.perf_counter(), (12, 8, 10)
+    kappa = np.linspace(1, 2, math.prod(shape)).reshape(shape)
+    A = sp.csr_array(Poisson.from_coefficients(kappa).matrix())
+    n = A.shape[0]
+    wide = sp.csr_array((A.data, A.indices.astype(np.int64), A.indptr.astype(np.int64)), shape=A.shape)
+    fixed = A.tolil()
+    fixed[0, :] = 0
+    fixed[0, 0] = 1
+    scale = sp.diags_array(1.0 + np.arange(n) % 3)
+    for C in (wide, sp.csr_array(fixed), scale @ A, scale @ A @ scale, A[np.r_[1:n, 0]], A + 0.01 * A @ A):
+        solve_matrix(sp.csr_array(C), np.ones(n), rtol=1e-6)
+    single = Poisson.from_coefficients(kappa.astype(np.float32), dtype=np.float32)
+    cg(single, np.ones(n, dtype=np.float32), rtol=1e-3)
+    effective_diffusivity(kappa > 1.1)
+    return time.perf_counter() - start
+
+
 def warmup(weights: str | None = None) -> bool:
     """Compile, step by step, and say how long it took; return whether the next process will find what was compiled.
 
@@ -67,6 +95,7 @@ def warmup(weights: str | None = None) -> bool:
     ]
     tasks.append(("coefficients: levels of pieces in float64", partial(compile_pieces, "medium", double=True)))
     tasks.append(("matrices, two dimensions", partial(solve_tiny_systems, weights)))
+    tasks.append(("matrices of other code, single precision", solve_tiny_matrices))
     with without_messages(), event.install_recorder("numba:compile") as recorder:
         helped = (os.cpu_count() or 1) > 1 and not is_everything_ready() and compile_meanwhile("voxels", announce=False)
         for number, (name, run) in enumerate(tasks, start=1):

@@ -58,6 +58,9 @@ def solve_matrix(
     A symmetric positive definite matrix that is no 5-point or 7-point stencil goes to `cg` with PyAMG's smoothed
     aggregation if that is installed, else with its diagonal.
 
+    Between calls only the grid of the last structures is remembered, and tried first for a matrix of the same size.
+    Where the same A is solved with again, `factorized` keeps what was prepared.
+
     Examples
     --------
     >>> from scipy.sparse import diags_array, kronsum

@@ -22,7 +22,7 @@ from ..krylov.outcome import Reason, SolveInfo
 
 # cells, steps on uniform and on varied media: about what set-up and solve by multigrid cost (ours, one core; set-up is
 # dearer where conductances vary)
-STEPS = ((5_000, 500, 500), (20_000, 300, 500), (40_000, 160, 280), (150_000, 120, 250), (400_000, 40, 100))
+STEPS = ((5_000, 1500, 2500), (20_000, 300, 500), (40_000, 160, 280), (150_000, 120, 250), (400_000, 40, 100))
 STEPS_ON_ROWS = ((100_000, 500), (math.inf, 250))  # an aggregation by PyAMG costs that much
 BY_DIAGONAL = "solved by cg with the diagonal, which is faster for so small a system"
 LOOK = 10  # a part of the steps, after which the rate tells each time whether the rest is in reach
@@ -32,7 +32,7 @@ def choose_steps(cells: int, varied: bool) -> int:
     """Return how many steps with the diagonal are worth trying; varied : whether conductances differ.
 
     >>> choose_steps(4096, False), choose_steps(64**3, False), choose_steps(64**3, True), choose_steps(10**6, True)
-    (500, 40, 100, 0)
+    (1500, 40, 100, 0)
     """
     return next((counts[varied] for limit, *counts in STEPS if cells <= limit), 0)
 
