@@ -331,7 +331,8 @@ def phiflow_systems() -> Iterator[System]:
     """Yield projections of random velocities in a closed box with an obstacle, a geometry that stays.
 
     PhiML keeps flat indices of the matrix, row times columns, in 32 bits and fails above 46,340 cells with an
-    obstacle: for 48^3 and 64^3 they get 64 bits, for every method.
+    obstacle: for 48^3 and 64^3 they get 64 bits, for every method. There velocities are wanted to 2 % only: its CG, on
+    a bordered matrix in single precision, does not get to 0.1 % in 2000 iterations.
     """
     from krylearn.solvers.integrations.phiflow import krylearn_solves
     from phi import flow
@@ -375,7 +376,7 @@ def phiflow_systems() -> Iterator[System]:
         ]
         right = ours(1e-9)
         yield System("PhiFlow", "closed box, obstacle", (n, n, n), 1, part, "velocity",
-                     relative_to(right[0] if part == "linear part" else right), 1e-3, entrants)  # fmt: skip
+                     relative_to(right[0] if part == "linear part" else right), 1e-3 if n < 48 else 2e-2, entrants)  # fmt: skip
 
 
 def pypde_systems() -> Iterator[System]:
