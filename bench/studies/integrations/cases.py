@@ -375,8 +375,9 @@ def phiflow_systems() -> Iterator[System]:
             Entrant("ours", "krylearn_solves", ours, ladder),
         ]
         right = ours(1e-9)
-        yield System("PhiFlow", "closed box, obstacle", (n, n, n), 1, part, "velocity",
-                     relative_to(right[0] if part == "linear part" else right), 1e-3 if n < 48 else 2e-2, entrants)  # fmt: skip
+        error = relative_to(right[0] if part == "linear part" else right)
+        accuracy = 1e-3 if n < 48 else 2e-2
+        yield System("PhiFlow", "closed box, obstacle", (n, n, n), 1, part, "velocity", error, accuracy, entrants)
 
 
 def pypde_systems() -> Iterator[System]:
