@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path("krylearn-records")  # of quick runs and of systems out of files: not what a release is judged by
-RULES = ("geometric", "resistor", "tuned", "pieces")
+RULES = ("geometric", "resistor", "tuned", "pieces", "untrained pieces")
 WEIGHTS = "of the preconditioner: a file, geometric, resistor, tuned or pieces (default: the shipped network)"
 
 Run = Callable[[argparse.Namespace], int]
@@ -61,10 +61,11 @@ def check_weights(value: str) -> str:
     """
     if value in RULES:
         return value
-    from krylearn.solvers.multigrid.weight_files import load_weights
+    from krylearn.solvers.multigrid.step_sizes import ARCHITECTURE, load_steps
+    from krylearn.solvers.multigrid.weight_files import architecture_of, load_weights
 
     try:
-        load_weights(value)
+        (load_steps if architecture_of(value) == ARCHITECTURE else load_weights)(value)
     except (OSError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"{error}; or one of {', '.join(RULES)}") from error
     return value

@@ -41,6 +41,14 @@ def add_to(commands: Any) -> None:
     add("--again", action="store_true", help="measure once more what the last run holds; otherwise it is continued")
     add("--fresh", action="store_true", help="begin a new run")
     add("--records", type=Path, help="file to append to (default: coarsenings.jsonl in bench/studies/records)")
+    text = (
+        "what learning adds on pieces: the rule, trained constants, the trained network, another threshold; and seconds"
+    )
+    add = _add_study(studies, "steps", _steps, text).add_argument
+    add("--size", type=check_count, default=32, help="cells per axis")
+    add("--seeds", type=check_count, default=3, help="systems per name, of the test stream")
+    add("--systems", nargs="+", metavar="NAME", help="scene families and field cases (default: all)")
+    add("--records", type=Path, help="file to append to (default: steps.jsonl in bench/studies/records)")
     text = "other people's packages: their default, their fastest own mode, ours; in an environment that has them"
     add = _add_study(studies, "integrations", _integrations, text).add_argument
     add("--packages", nargs="+", metavar="PACKAGE", help="names as pip has them (default: all that are installed)")
@@ -174,6 +182,15 @@ def _ablations(options: argparse.Namespace) -> int:
 
     output = options.records or records_of("ablations")
     run_ablations(options.size, options.seeds, families=options.families, output=output)
+    return 0
+
+
+def _steps(options: argparse.Namespace) -> int:
+    from ..measure.record import records_of
+    from ..studies.solvers.learned_steps import run_steps
+
+    output = options.records or records_of("steps")
+    run_steps(options.size, options.seeds, systems=options.systems, output=output)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The command line of training: `krylearn train [multigrid | dcdm | npsdo]`."""
+"""The command line of training: `krylearn train [multigrid | steps | dcdm | npsdo]`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 from ..measure.console import UsageError, console
 from .options import add_command, check_count, check_rate
 
-METHODS = ("multigrid", "dcdm", "npsdo")
+METHODS = ("multigrid", "steps", "dcdm", "npsdo")
 COMMON = ("dimension", "steps", "seed", "output", "resume", "device")
 OWN = {
     "multigrid": ("families", "sizes", "architecture", "start"),
+    "steps": ("families", "matrices", "architecture", "lr"),
     "dcdm": (
         "sizes", "size", "ritz_vectors", "theta", "right_hand_sides", "batch", "lr", "schedule", "precision",
         "start",
@@ -33,7 +34,10 @@ def add_to(commands: Any) -> None:
     --------
     >>> add_to(argparse.ArgumentParser().add_subparsers())
     """
-    text = "train weights: NeuralMultigrid's, or a published method's; needs krylearn[train]"
+    text = (
+        "train weights: NeuralMultigrid's on grids (multigrid) or step sizes on pieces (steps), or those of a "
+        "published method; needs krylearn[train]"
+    )
     made = add_command(commands, "train", train, text)
     made.add_argument("method", nargs="?", choices=METHODS, default="multigrid", help="what to train")
     add = made.add_argument_group("every method").add_argument
@@ -47,11 +51,19 @@ def add_to(commands: Any) -> None:
     add("--output", type=Path, default=Path("checkpoints"), help="folder for checkpoints, weights and their card")
     add("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
     add("--device", default="cpu", help="torch device")
-    add = made.add_argument_group("multigrid and npsdo").add_argument
-    add("--families", nargs="+", metavar="FAMILY", help="scene families (default: all; npsdo: three of fluids)")
+    add = made.add_argument_group("multigrid, steps and npsdo").add_argument
+    add(
+        "--families", nargs="+", metavar="FAMILY",
+        help="scene families (default: all; npsdo: three of fluids; steps with --matrices: none)",
+    )  # fmt: skip
+    add = made.add_argument_group("steps").add_argument
+    add(
+        "--matrices", type=Path, metavar="DIR",
+        help="train on your own matrices: all .npz, .mtx and .mtx.gz files there; --dim says of which dimension",
+    )  # fmt: skip
     add = made.add_argument_group("multigrid and dcdm").add_argument
     add("--start", type=Path, help="weights to continue from (.safetensors), with a new schedule")
-    add = made.add_argument_group("multigrid").add_argument
+    add = made.add_argument_group("multigrid and steps").add_argument
     add("--architecture", choices=("network", "constants"), help="a network (default), or the best constants")
     add = made.add_argument_group("dcdm and npsdo").add_argument
     add("--ritz-vectors", type=check_count, metavar="M", help="steps of Lanczos per operator")
@@ -85,12 +97,55 @@ def arguments(options: argparse.Namespace) -> dict[str, Any]:
     foreign = [FLAGS.get(name, "--" + name.replace("_", "-")) for name in given if name not in known]
     if foreign:
         raise UsageError(f"got {', '.join(foreign)} for {options.method}; see `krylearn train --help`")
-    if options.method != "multigrid" and "sizes" in given:
+    if options.method == "steps":
+        if options.device != "cpu":
+            raise UsageError(f"got --device {options.device} for steps; expected cpu")
+        given.pop("device", None)
+        if given.pop("architecture", "network") == "constants":
+            given["hidden"] = 0
+        if "matrices" in given:
+            given["matrices"] = load_systems(given["matrices"], given["dimension"])
+    elif options.method != "multigrid" and "sizes" in given:
         sizes = given.pop("sizes")
         if len(sizes) != 1:
             raise UsageError(f"got --grid {' '.join(map(str, sizes))} for {options.method}; expected one size")
         given["grid"] = sizes[0]
     return given
+
+
+def load_systems(folder: Path, dimension: int) -> dict[str, Any]:
+    """Read every matrix of a folder as an operator on the grid that it shows; refuse what is on none.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np, scipy.sparse as sp
+    >>> from krylearn.pde import Poisson
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> sp.save_npz(folder / "mine.npz", sp.csr_matrix(Poisson.from_coefficients(np.ones((9, 8))).matrix()))
+    >>> load_systems(folder, 2)["mine"].grid_shape
+    (9, 8)
+    """
+    from krylearn.pde import Poisson
+    from krylearn.solvers.front_door.prepared import Prepared
+
+    from ..solvers.system_files import load_matrix
+
+    paths = sorted(p for p in folder.glob("*") if p.name.endswith((".npz", ".mtx", ".mtx.gz")))
+    if not paths:
+        raise UsageError(f"got --matrices {folder} without a matrix; expected .npz, .mtx or .mtx.gz files in it")
+    systems = {}
+    for path in paths:
+        try:
+            operator = Prepared(load_matrix(path)).operator
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{path} is outside the class that krylearn solves: {error}") from error
+        if not isinstance(operator, Poisson):
+            raise UsageError(f"{path} shows no grid; expected a matrix of a 2D or 3D grid: leave it out")
+        if len(operator.grid_shape) != dimension:
+            raise UsageError(f"{path} is on a grid {operator.grid_shape}; expected {dimension} axes: say --dim")
+        systems[path.stem] = operator
+    return systems
 
 
 def train(options: argparse.Namespace) -> int:
@@ -116,6 +171,10 @@ def _function(method: str) -> Callable[..., Path]:
         from krylearn.solvers.published.npsdo_training import train_npsdo
 
         return train_npsdo
+    if method == "steps":
+        from krylearn.solvers.training.steps import train_steps
+
+        return train_steps
     from krylearn.solvers.training import train as train_multigrid
 
     return train_multigrid

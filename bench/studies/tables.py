@@ -9,7 +9,16 @@ from typing import Any
 from ..show.markdown import markdown
 from .curvature import table as curvature_table
 from .integrations import table as integrations_table
-from .solvers import coarsenings, cycle_ablations, published_table, rank_contest, rules, sequence, warm_starts
+from .solvers import (
+    coarsenings,
+    cycle_ablations,
+    learned_steps,
+    published_table,
+    rank_contest,
+    rules,
+    sequence,
+    warm_starts,
+)
 from .tuner import overhead, tables as tuner_tables, two_scales
 
 Lines = Sequence[dict[str, Any]]
@@ -36,6 +45,10 @@ def _coarsenings_costs(lines: Lines) -> str:
 
 def _coarsenings_sizes(lines: Lines) -> str:
     return markdown(*coarsenings.growth_table(lines))
+
+
+def _steps_table(lines: Lines) -> str:
+    return f"**{learned_steps.title(lines)}**\n\n{markdown(learned_steps.HEADER, learned_steps.rows(lines))}"
 
 
 def _ranks_table(lines: Lines) -> str:
@@ -122,6 +135,7 @@ TABLES: dict[str, tuple[Callable[[Lines], str], str]] = {
     "coarsenings": (_coarsenings_table, "krylearn study coarsenings"),
     "coarsenings-costs": (_coarsenings_costs, "krylearn study coarsenings --methods pieces"),
     "coarsenings-sizes": (_coarsenings_sizes, "krylearn study coarsenings --sizes 64 128 --methods default"),
+    "steps": (_steps_table, "krylearn study steps"),
     "integrations": (_integrations_table, "krylearn study integrations"),
     "integrations-gains": (_gains_table, "krylearn study integrations"),
     "ranks": (_ranks_table, "mpirun -n 2 krylearn study ranks"),

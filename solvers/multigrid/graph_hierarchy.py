@@ -7,6 +7,7 @@ none. `pieces` says how a level is coarsened.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from ..kernels.reference import OMEGA
 from . import pieces
 from .hierarchy import COARSEST, visits
 from .setup_choice import share_of_isolated
+from .step_sizes import RATIOS, RULE, StepNetwork, describe_rows, rows_of_matrix, scales_of
 
 Array = np.ndarray[Any, Any]
 
@@ -67,12 +68,15 @@ def graph_visits(reduction: float) -> int:
     return visits(reduction / 1.5, varying=True)
 
 
-def build_graphs(graph: pieces.Graph, coarsest: int = COARSEST) -> GraphHierarchy:
-    """Coarsen by pieces until at most `coarsest` unknowns are left, or nothing can be merged any more."""
+def build_graphs(graph: pieces.Graph, coarsest: int = COARSEST, merge: float = pieces.MERGE) -> GraphHierarchy:
+    """Coarsen by pieces until at most `coarsest` unknowns are left, or nothing can be merged any more.
+
+    merge : the threshold of step 1 of `pieces`
+    """
     levels, n, total, isolated = [], graph.n, graph.diag, 0.0
     while graph.n > coarsest:
         coarse_cell, block = pieces.find_blocks(graph.cell, pieces.find_factors(graph))
-        piece = pieces.find_pieces(graph, block)
+        piece = pieces.find_pieces(graph, block, merge)
         # links so uneven that hardly anything merges: drop the threshold, or work per cycle grows without a bound
         if piece.max() + 1 > SHRINKS * graph.n:
             piece = pieces.find_pieces(graph, block, merge=0.0)
@@ -85,6 +89,17 @@ def build_graphs(graph: pieces.Graph, coarsest: int = COARSEST) -> GraphHierarch
         isolated = max(isolated, share_of_isolated(coarse.diag, total))
         graph = coarse
     return GraphHierarchy(levels, graph, bottom_inverse(graph), isolated)
+
+
+def ratios_of(h: GraphHierarchy) -> Array:
+    """Return what the levels look like (levels, 7), see `step_sizes.describe_rows`."""
+    graphs = [*(level.graph for level in h.levels), h.bottom]
+    ratios = []
+    for graph, below in pairwise(graphs):
+        matrix = sp.csr_array(sp.coo_array((graph.w, (graph.row, graph.col)), shape=(graph.n, graph.n)))
+        rows = rows_of_matrix(matrix.indptr, matrix.indices, matrix.data, graph.diag)
+        ratios.append(describe_rows(rows, graph.n / max(below.n, 1), below.diag.sum() / max(graph.diag.sum(), 1e-300)))
+    return np.array(ratios).reshape(-1, RATIOS)
 
 
 def bottom_inverse(graph: pieces.Graph) -> Array:
@@ -102,22 +117,27 @@ def bottom_inverse(graph: pieces.Graph) -> Array:
 class SparseCycle:
     """The map b -> M b over a graph hierarchy, as sparse products of torch on internal grids.
 
-    cells : flat cells of the unknowns on the internal grid of this size
+    cells : flat cells of the unknowns on the internal grid of this size; network : what chooses the step sizes
     """
 
     def __init__(
-        self, h: GraphHierarchy, cells: Array, size: tuple[int, ...], dtype: torch.dtype, device: torch.device
-    ) -> None:
+        self, h: GraphHierarchy, cells: Array, size: tuple[int, ...], dtype: torch.dtype, device: torch.device,
+        network: StepNetwork | None = None,
+    ) -> None:  # fmt: skip
         self.size, self.cells = size, torch.from_numpy(cells).to(device)
         self.visits = [level.visits for level in h.levels]
         self.sizes = [*(level.graph.n for level in h.levels), h.bottom.n]
-        self.operators = [on_device(level.graph.matrix(), dtype, device) for level in h.levels]
+        self.steps = [RULE for _ in h.levels] if network is None else network.steps_of(ratios_of(h))
+        scales = scales_of(self.steps)
+        matrices = [level.graph.matrix() * scale for level, scale in zip(h.levels, scales, strict=False)]
+        self.operators = [on_device(matrix, dtype, device) for matrix in matrices]
         self.inverse_diagonals = [
-            torch.from_numpy(pieces.inverse(level.graph.diag)).to(device, dtype)[:, None] for level in h.levels
+            torch.from_numpy(pieces.inverse(level.graph.diag * scale)).to(device, dtype)[:, None]
+            for level, scale in zip(h.levels, scales, strict=False)
         ]
         self.prolongations = [on_device(level.prolongation, dtype, device) for level in h.levels]
         self.restrictions = [on_device(level.prolongation.T, dtype, device) for level in h.levels]
-        self.inverse = torch.from_numpy(h.inverse).to(device, dtype)
+        self.inverse = torch.from_numpy(h.inverse / scales[-1]).to(device, dtype)
 
     def describe(self) -> list[str]:
         """One line per level, fine to coarse."""
@@ -136,17 +156,17 @@ class SparseCycle:
         """Apply the cycle from level l on: two Jacobi steps, a correction, the two steps in reverse order."""
         if l == len(self.operators):
             return self.inverse @ b
-        A, d = self.operators[l], self.inverse_diagonals[l]
-        x = OMEGA[0] * d * b
-        x = x + OMEGA[1] * d * (b - A @ x)
+        A, d, (first, second, _) = self.operators[l], self.inverse_diagonals[l], self.steps[l]
+        x = first * d * b
+        x = x + second * d * (b - A @ x)
         r = b - A @ x
         # the same level again in place of a descent (`hierarchy.visits`); the order is its own mirror image
         if visit + 1 < self.visits[l]:
             x = x + self.descend(r, l, visit + 1)
         else:
             x = x + self.prolongations[l] @ self.descend(self.restrictions[l] @ r, l + 1)
-        x = x + OMEGA[1] * d * (b - A @ x)
-        return x + OMEGA[0] * d * (b - A @ x)
+        x = x + second * d * (b - A @ x)
+        return x + first * d * (b - A @ x)
 
 
 def on_device(matrix: Any, dtype: torch.dtype, device: torch.device) -> Tensor:

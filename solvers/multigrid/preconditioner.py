@@ -44,6 +44,7 @@ from .hierarchy import (
 from .network import CoefficientNetwork
 from .pieces import graph_of
 from .setup_choice import CONTRAST, MANY, IsolatedPiecesError, SetupChoice, find_contrast
+from .step_sizes import ARCHITECTURE as STEPS, StepNetwork, load_steps, shipped_steps
 
 if TYPE_CHECKING:
     from ..kernels.cpu.cell_bytes import CellBytes
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from ..kernels.cuda.cycle import CudaCycle
 
 CLASSICAL: dict[str, Rule] = {"geometric": geometric, "resistor": resistor}
+PIECES = ("pieces", "untrained pieces")
 BITS = 255.0  # damping and prolongation weights are multiples of 1/255
 # cells up to which torch serves until kernels are compiled: 20 ms per step at 64^3, out of the processor's caches 0.3 s
 MEANWHILE = 300_000
@@ -70,9 +72,10 @@ class NeuralMultigrid:
         None: ``"network"`` or ``"pieces"``, whichever a look at the operator says (on a CPU; on CUDA the network).
         ``"network"``: the shipped network of this dimension on levels that are grids. ``"pieces"``: coarse unknowns
         that are strongly connected pieces of blocks (`pieces`), for stretched meshes, layers, channels, mazes and image
-        weights; without a learned number; on CUDA its levels run as sparse products of torch. ``"tuned"``: the best
-        constants, ``"geometric"`` and ``"resistor"``: the classical rules, all on grids. A path: a safetensors file of
-        `krylearn train`. A module: a rule.
+        weights, smoothed by step sizes that in 3D a trained network chooses (`step_sizes`); on CUDA its levels
+        run as sparse products of torch. ``"untrained pieces"``: the same without a learned number. ``"tuned"``: the
+        best constants, ``"geometric"`` and ``"resistor"``: the classical rules, all on grids. A path: a safetensors
+        file of `krylearn train`. A module: a rule, or a `step_sizes.StepNetwork` for pieces.
     dtype : None, torch.float32, torch.float64 or torch.bfloat16
         Of the cycle, whatever the dtype of r; fp32 inside an fp64 CG costs no iterations and half the bytes.
         torch.bfloat16 (CUDA): vectors and arithmetic in fp32, stored conductances of the levels in 16 bits. None: that
@@ -153,7 +156,9 @@ class NeuralMultigrid:
         self._storage = dtype or torch.bfloat16  # of the conductances that Triton kernels read
         self._dimension = len(A.grid_shape)
         named = weights if isinstance(weights, str) else None
-        self.uses_pieces, self._chooses = named == "pieces", weights is None and kernels == "auto"
+        self._steps = find_steps(weights, self._dimension)
+        self._always_pieces = named in PIECES or (weights is not None and self._steps is not None)
+        self.uses_pieces, self._chooses = self._always_pieces, weights is None and kernels == "auto"
         rule = None if named == "network" else weights
         self._rule: Any = None if self.uses_pieces else find_rule(rule, self._dimension)
         self._kept: list[Any] = []  # what a set-up leaves for the next
@@ -190,7 +195,7 @@ class NeuralMultigrid:
             )
         A = A.detach().dominant()  # gradients are the business of `solve`, a negative shift is that of CG
         self.backend = choice.backend(self._kernels, A.device)
-        if self.weights == "pieces" and (self.backend == "triton" or A.unknown.numel() <= COARSEST):
+        if self._always_pieces and (self.backend == "triton" or A.unknown.numel() <= COARSEST):
             self.backend = "reference"
         start = time.perf_counter()
         self.A, self.shape, self.dtype = A, A.shape, A.dtype
@@ -246,8 +251,10 @@ class NeuralMultigrid:
         kernels = {"cpu": "numba", "triton": "Triton", "reference": "torch"}[self.backend]
         if self._sparse is not None:
             kernels = "sparse products of torch"
-        rule = "resistor" if self.uses_pieces else self.weights if isinstance(self.weights, str | Path) else "network"
-        if not isinstance(self.weights, str | Path | None):
+        rule = self.weights if isinstance(self.weights, str | Path) else "network"
+        if self.uses_pieces:
+            rule = "resistor" if self._steps is None else "trained"
+        elif not isinstance(self.weights, str | Path | None):
             rule = "network" if isinstance(self._rule, CoefficientNetwork) else "module"
         precision = str(self.cycle_dtype).removeprefix("torch.")
         if self.backend == "triton" and self._storage == torch.bfloat16 and self.cycle_dtype == torch.float32:
@@ -325,7 +332,9 @@ class NeuralMultigrid:
 
         def build_in(kind: Any, allowed: float) -> GraphCycle:
             unit = self._exponent, self.mantissa
-            return pieces_cycle(self._inside, *unit, self._codes, kind, COARSEST, allowed=allowed, past=self._past)
+            return pieces_cycle(
+                self._inside, *unit, self._codes, kind, COARSEST, allowed=allowed, past=self._past, network=self._steps
+            )
 
         if self.cycle_dtype == torch.float64:
             return build_in(np.float64, 1.0)
@@ -343,7 +352,7 @@ class NeuralMultigrid:
         free = self._any_precision and self.cycle_dtype == torch.float32 and self._inside.device.type != "mps"
         if free and levels.isolated > MANY:
             self._take_double(levels.isolated)
-        return SparseCycle(levels, cells, size, self.cycle_dtype, self._inside.device)
+        return SparseCycle(levels, cells, size, self.cycle_dtype, self._inside.device, self._steps)
 
     def _take_double(self, isolated: float) -> None:
         """Run the cycle in fp64, since pieces are isolated; note the reason."""
@@ -445,6 +454,17 @@ def power_of_two(value: float) -> int:
     return math.frexp(value)[1] if math.isfinite(value) and value > 0 else 0
 
 
+def find_steps(weights: str | Path | nn.Module | None, dimension: int) -> StepNetwork | None:
+    """Return what chooses the step sizes of pieces, None for those of the rule or where there are no pieces."""
+    if weights is None or (isinstance(weights, str) and weights == "pieces"):
+        return shipped_steps(dimension)
+    if isinstance(weights, StepNetwork):
+        return weights.eval()
+    if isinstance(weights, str | Path) and Path(weights).is_file() and storage.architecture_of(weights) == STEPS:
+        return load_steps(weights)
+    return None
+
+
 def find_rule(weights: str | Path | nn.Module | None, dimension: int) -> Rule:
     """Return the rule that a `weights` argument means."""
     if weights is None:
@@ -458,7 +478,7 @@ def find_rule(weights: str | Path | nn.Module | None, dimension: int) -> Rule:
     if isinstance(weights, str | Path):
         if Path(weights).suffix or Path(weights).exists():
             return storage.load_weights(weights)
-        known = ", ".join(map(repr, ("network", "pieces", *CLASSICAL, "tuned")))
+        known = ", ".join(map(repr, ("network", *PIECES, *CLASSICAL, "tuned")))
         raise ValueError(f"got weights={weights!r}; expected None, {known}, a .safetensors file or a module")
     raise TypeError(f"got weights of type {type(weights).__name__}; expected None, a name, a path or a torch.nn.Module")
 
@@ -510,7 +530,7 @@ def default_preconditioner(A: Poisson, weights: Any = None, meanwhile: bool = Fa
 
 def _lacks_kernels(A: Poisson, weights: Any) -> bool:
     """Tell whether kernels for A are being compiled by another process, and torch can serve until they are there."""
-    if weights == "pieces" or A.device.type != "cpu" or not COARSEST < A.unknown.numel() <= MEANWHILE:
+    if weights in PIECES or A.device.type != "cpu" or not COARSEST < A.unknown.numel() <= MEANWHILE:
         return False
     from ..kernels.cpu.cell_bytes import find_cell_bytes
     from . import background

@@ -22,7 +22,8 @@ class SetupChoice:
     """What a set-up has chosen.
 
     coarsening : "blocks" (one coarse unknown per block of cells), "pieces" (of blocks), or "none" (inverted directly)
-    rule : "network", "resistor", "geometric", "tuned", "module" or the name of a file: what computes the weights
+    rule : "network", "resistor", "geometric", "tuned", "module" or the name of a file: what computes the weights; of
+        pieces "trained" (the resistor rule with step sizes of a trained network) or "resistor" (without)
     precision : "float32", "float64" or "bfloat16" (stored so, computed in float32), of the cycle
     kernels : "numba", "Triton", "torch", or "sparse products of torch"
     reuse : how many solves the set-up was to serve
@@ -46,7 +47,7 @@ class SetupChoice:
     def __str__(self) -> str:
         if self.coarsening == "none":
             return f"inverted directly in {self.precision}: {self.why}"
-        rule = self.rule if self.rule == "network" else f"{self.rule} rule"
+        rule = {"network": "network", "trained": "resistor rule with trained steps"}.get(self.rule, f"{self.rule} rule")
         count = f"{len(self.levels)} levels in {self.precision}"
         return f"{self.coarsening} by the {rule}, {count}, kernels {self.kernels}: {self.why}"
 

@@ -157,6 +157,15 @@ def load_weights(path: str | Path) -> CoefficientNetwork:
     return fill(lambda: CoefficientNetwork(int(hidden)), tensors, facts, path)
 
 
+def architecture_of(path: str | Path) -> str:
+    """Return what a safetensors file says that it holds; nothing of one that cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str((file.metadata() or {}).get("architecture", ""))
+    except (SafetensorError, OSError):
+        return ""
+
+
 def read_tensors(path: str | Path, architecture: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Read the tensors and facts of a safetensors file of one architecture; errors as in `load_weights`."""
     path = Path(path)

@@ -266,11 +266,12 @@ def multiply_rows(begin, index, values, x, y, add):
 
 
 @kernel(parallel=False)
-def cycle_small_levels(plan, links, diag, prolongation, restriction, inverse, right, x, t, z, first, second):
+def cycle_small_levels(plan, omega, links, diag, prolongation, restriction, inverse, right, x, t, z):
     """Apply the cycle to small levels in one call: right[: n] is given, the result is z[: n].
 
     plan : (visits, 6): unknowns, place of the rows of A and P, place of the diagonal, place of the rows of Pᵀ, unknowns
         of the next level or 0 before another visit, place of the vectors of this visit
+    omega : (visits, 2): both step sizes
     """
     begin, index, w = links
     steps, bottom = plan.shape[0], inverse.shape[0]
@@ -278,7 +279,7 @@ def cycle_small_levels(plan, links, diag, prolongation, restriction, inverse, ri
         n, row, d, coarse_row, m, at = plan[s]
         b, y, a, rows = right[at : at + n], x[at : at + n], diag[d : d + n], begin[row : row + n + 1]
         divide_rows(0, n, a, b, t)
-        from_zero_rows(0, n, rows, index, w, a, t, y, first, second)
+        from_zero_rows(0, n, rows, index, w, a, t, y, omega[s, 0], omega[s, 1])
         find_residual_rows(0, n, rows, index, w, a, y, b, t)
         if m >= 0:
             to = restriction[0][coarse_row : coarse_row + m + 1]
@@ -299,8 +300,8 @@ def cycle_small_levels(plan, links, diag, prolongation, restriction, inverse, ri
         else:
             for i in range(n):
                 y[i] += z[i]
-        smooth_rows(0, n, rows, index, w, a, y, b, t, second)
-        smooth_rows(0, n, rows, index, w, a, t, b, z, first)
+        smooth_rows(0, n, rows, index, w, a, y, b, t, omega[s, 1])
+        smooth_rows(0, n, rows, index, w, a, t, b, z, omega[s, 0])
 
 
 @kernel(parallel=False)
@@ -331,16 +332,24 @@ def unsigned_rows(rows: tuple[Array, ...]) -> tuple[Array, ...]:
 
 
 class GraphStage:
-    """A level that is a graph: links as (begin, index, w), diagonal, P towards m coarse unknowns, visits."""
+    """A level that is a graph: links as (begin, index, w), diagonal, P to m coarse unknowns, visits, step sizes."""
 
     def __init__(
         self, links: tuple[Array, ...], diag: Array, prolongation: tuple[Array, ...], m: int, visits: int
     ) -> None:
         self.links, self.prolongation = unsigned_rows(links), unsigned_rows(prolongation)
         self.diag, self.visits, self.m = diag, visits, m
+        self.omega = diag.dtype.type(OMEGA[0]), diag.dtype.type(OMEGA[1])
         _, index, values = self.prolongation
         self.restriction = np.zeros(m + 1, np.uint32), np.empty_like(index), np.empty_like(values)
         transpose_rows(*self.prolongation, *self.restriction)
+
+    def take_steps(self, first: float, second: float, scale: float) -> None:
+        """Smooth with these step sizes; multiply the operator by a scale, which divides what the cycle returns."""
+        kind: Any = self.diag.dtype.type
+        self.omega = kind(first), kind(second)
+        self.links[2][:] *= kind(scale)
+        self.diag *= kind(scale)
 
     @property
     def arrays(self) -> tuple[Array, ...]:
@@ -354,8 +363,12 @@ class GridStage:
     def __init__(self, w: tuple[Array, ...], diag: Array, damping: Array, transfer: GridTransfer) -> None:
         self.w, self.diag, self.damping, self.transfer = w, diag, damping, transfer
         self.kind: Any = np.float32 if damping.dtype == np.uint16 else damping.dtype.type
-        unit = 1 / STEPS if damping.dtype == np.uint16 else 1.0
-        self.omega = self.kind(OMEGA[0] * unit), self.kind(OMEGA[1] * unit)
+        self.take_steps(*OMEGA)
+
+    def take_steps(self, first: float, second: float) -> None:
+        """Smooth with these step sizes."""
+        unit = 1 / STEPS if self.damping.dtype == np.uint16 else 1.0
+        self.omega = self.kind(first * unit), self.kind(second * unit)
 
     @property
     def arrays(self) -> tuple[Array, ...]:
@@ -369,6 +382,7 @@ class SmallLevels:
     def __init__(self, stages: list[GraphStage], inverse: Array) -> None:
         self.inverse, kind = inverse, inverse.dtype
         plan, row, coarse_row, place = [], 0, 0, 0
+        self.omega = np.array([s.omega for s in stages for _ in range(s.visits)], kind).reshape(-1, 2)
         for stage in stages:
             n = stage.diag.size
             for visit in range(stage.visits):
@@ -494,14 +508,13 @@ class GraphCycle:
 
     def descend(self, work: Work, l: int, visit: int) -> Array:
         """Apply the cycle from graph level l on to the right-hand side that is there."""
-        kind = self.top.kind
-        first, second = kind(OMEGA[0]), kind(OMEGA[1])
         if l == len(self.large):
             end, right = self.small, work.right[: self.small.size]
-            vectors = right, work.iterates, work.residual, work.result, first, second
-            cycle_small_levels(end.plan, end.links, end.diag, end.prolongation, end.restriction, end.inverse, *vectors)
+            levels = end.plan, end.omega, end.links, end.diag, end.prolongation, end.restriction, end.inverse
+            cycle_small_levels(*levels, right, work.iterates, work.residual, work.result)
             return work.result
         v = self.large[l]
+        first, second = v.omega
         b, x, y, r = work.graphs[l][visit]
         smooth_graph_from_zero(*v.links, v.diag, b, y, x, first, second)
         if visit + 1 < v.visits:

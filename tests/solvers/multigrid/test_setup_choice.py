@@ -104,7 +104,7 @@ def test_update_chooses_again():
 
 
 @pytest.mark.parametrize(
-    ("name", "coarsening", "rule"), [("open_box", "blocks", "network"), ("mazes", "pieces", "resistor")]
+    ("name", "coarsening", "rule"), [("open_box", "blocks", "network"), ("mazes", "pieces", "trained")]
 )
 def test_info_says_what_was_taken(name, coarsening, rule):
     A = scene(name, (24, 24, 24), 0)
