@@ -28,7 +28,8 @@ from ...rivals.loops import ScipyLoop
 from ...solvers.families import mean_iterations
 
 WEIGHTS: dict[str, str | None] = {
-    "geometric": "geometric", "resistor": "resistor", "tuned": "tuned", "network": "network", "pieces": "pieces",
+    "geometric": "geometric", "resistor": "resistor", "tuned": "tuned", "network": "network",
+    "pieces": "untrained pieces",
     "default": None,
 }  # fmt: skip
 AMG = ("pyamg-rs", "pyamg-sa")

@@ -22,7 +22,8 @@ RULES = {
     "resistor": "resistor",
     "tuned": "tuned",
     "shipped": "network",
-    "pieces": "pieces",
+    "pieces": "untrained pieces",
+    "trained": "pieces",
     "default": None,
 }
 SHAPES = {"2d": (48, 48), "3d": (24, 24, 24)}
