@@ -29,7 +29,8 @@ GATHER = 20_000
 ROUTES = ("ghosted", "assembled")
 
 
-PIECES = "pieces"
+PIECES = ("pieces", "untrained pieces")
+"""On several ranks both are smoothed by the steps of the rule."""
 MOST_CELLS = 4_000_000
 """Cells up to which pieces are taken by themselves: every rank holds the graph below the finest level."""
 Cycle = GhostedCycle | AssembledCycle | GhostedPieces | AssembledPieces
@@ -37,7 +38,7 @@ Cycle = GhostedCycle | AssembledCycle | GhostedPieces | AssembledPieces
 
 def rule_of(weights: str | Path | nn.Module | None, dimension: int) -> Rule | None:
     """Return the rule that a `weights` argument means for levels that are grids; None if they are pieces."""
-    if isinstance(weights, str) and weights == PIECES:
+    if isinstance(weights, str) and weights in PIECES:
         return None
     return find_rule(None if isinstance(weights, str) and weights == "network" else weights, dimension)
 

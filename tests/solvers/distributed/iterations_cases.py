@@ -87,6 +87,8 @@ def references():
         S = build()
         b = right_side(S)
         M = NeuralMultigrid(S, weights)
+        if M.uses_pieces:  # on several ranks these are smoothed by the steps of the rule
+            M = NeuralMultigrid(S, "untrained pieces")
         x, info = serial_cg(S, b, rtol=1e-12, M=M)
         iterations = [steps_to(info, 1e-8 * float(np.linalg.norm(b))), info.iterations]
         return x, S @ b, S.nullspace.dimension, iterations, bool(M.uses_pieces)
