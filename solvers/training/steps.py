@@ -110,7 +110,7 @@ def count_steps(system: TrainingSystem, steps: Sequence[StepSizes], b: Array) ->
     >>> bool(3 < count_steps(system, [RULE], np.random.default_rng(1).standard_normal(144)) < 9)
     True
     """
-    A, goal = system.levels[0][0], np.log10(TOLERANCE)
+    A, goal = system.levels[0][0], float(np.log10(TOLERANCE))
     x, r, norm, before = np.zeros_like(b), b.copy(), float(np.linalg.norm(b)), 0.0
     z = apply_cycle(system, steps, r)
     p, rz = z, float(r @ z)
