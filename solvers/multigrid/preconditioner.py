@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 CLASSICAL: dict[str, Rule] = {"geometric": geometric, "resistor": resistor}
 PIECES = ("pieces", "untrained pieces")
+PAYS = 150_000  # cells times solves per set-up from which on the default asks the network for step sizes of pieces
 BITS = 255.0  # damping and prolongation weights are multiples of 1/255
 # cells up to which torch serves until kernels are compiled: 20 ms per step at 64^3, out of the processor's caches 0.3 s
 MEANWHILE = 300_000
@@ -85,7 +86,8 @@ class NeuralMultigrid:
         ``"auto"`` takes the fused numba kernels on a CPU, the Triton kernels on a CUDA device, plain torch elsewhere.
 
     reuse : int >= 1
-        How many solves a set-up serves; for ``weights=None``. Pieces have the dearer set-up and, on media that change
+        How many solves a set-up serves; for ``weights=None``. Small systems that are solved once are smoothed by the
+        steps of the rule. Pieces have the dearer set-up and, on media that change
         from cell to cell, fewer iterations: they are taken there from some solves on.
 
     Attributes
@@ -253,7 +255,7 @@ class NeuralMultigrid:
             kernels = "sparse products of torch"
         rule = self.weights if isinstance(self.weights, str | Path) else "network"
         if self.uses_pieces:
-            rule = "resistor" if self._steps is None else "trained"
+            rule = "resistor" if self.steps is None else "trained"
         elif not isinstance(self.weights, str | Path | None):
             rule = "network" if isinstance(self._rule, CoefficientNetwork) else "module"
         precision = str(self.cycle_dtype).removeprefix("torch.")
@@ -268,6 +270,8 @@ class NeuralMultigrid:
             why = "the default, but for the fused kernels of a CPU, which may take pieces"
         else:
             why = self._found.explain(self._reuse)
+            if self.uses_pieces and self.steps is not self._steps:
+                why += f"; steps of the rule, since trained ones pay from {PAYS:,} cells times solves on"
         why = "; ".join([why, *self._reasons])
         return SetupChoice(coarsening, str(rule), precision, kernels, self._reuse, tuple(self.levels), why)
 
@@ -333,7 +337,7 @@ class NeuralMultigrid:
         def build_in(kind: Any, allowed: float) -> GraphCycle:
             unit = self._exponent, self.mantissa
             return pieces_cycle(
-                self._inside, *unit, self._codes, kind, COARSEST, allowed=allowed, past=self._past, network=self._steps
+                self._inside, *unit, self._codes, kind, COARSEST, allowed=allowed, past=self._past, network=self.steps
             )
 
         if self.cycle_dtype == torch.float64:
@@ -352,7 +356,14 @@ class NeuralMultigrid:
         free = self._any_precision and self.cycle_dtype == torch.float32 and self._inside.device.type != "mps"
         if free and levels.isolated > MANY:
             self._take_double(levels.isolated)
-        return SparseCycle(levels, cells, size, self.cycle_dtype, self._inside.device, self._steps)
+        return SparseCycle(levels, cells, size, self.cycle_dtype, self._inside.device, self.steps)
+
+    @property
+    def steps(self) -> StepNetwork | None:
+        """What chooses the step sizes of pieces, None for those of the rule."""
+        # looking at the levels takes 2 ms at 32^3, which a solve or two there do not gain back
+        pays = self.weights is not None or self._reuse * self.A.unknown.numel() >= PAYS
+        return self._steps if pays else None
 
     def _take_double(self, isolated: float) -> None:
         """Run the cycle in fp64, since pieces are isolated; note the reason."""

@@ -113,6 +113,7 @@ def describe_rows(rows: Rows, shrinks: float, coarse: float) -> Array:
     ])  # fmt: skip
 
 
+@lru_cache(maxsize=64)
 def choose_rows(n: int) -> Array:
     """Return which of n unknowns are looked at: spread without a pattern, the same ones each time.
 

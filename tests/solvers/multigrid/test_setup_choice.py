@@ -104,7 +104,7 @@ def test_update_chooses_again():
 
 
 @pytest.mark.parametrize(
-    ("name", "coarsening", "rule"), [("open_box", "blocks", "network"), ("mazes", "pieces", "trained")]
+    ("name", "coarsening", "rule"), [("open_box", "blocks", "network"), ("mazes", "pieces", "resistor")]
 )
 def test_info_says_what_was_taken(name, coarsening, rule):
     A = scene(name, (24, 24, 24), 0)
@@ -118,6 +118,17 @@ def test_info_says_what_was_taken(name, coarsening, rule):
     assert list(chosen.levels) == M.levels
     assert cg(A, np.stack([b, b]), rtol=1e-6)[1].preconditioner == chosen
     assert cg(A, b, M="none", maxiter=3)[1].preconditioner is None
+
+
+def test_the_default_takes_trained_steps_where_they_pay():
+    A = scene("mazes", (24, 24, 24), 0)
+    assert NeuralMultigrid(A).info.rule == "resistor"
+    assert "steps of the rule" in NeuralMultigrid(A).info.why
+    often = NeuralMultigrid(A, reuse=20)
+    assert often.info.rule == "trained"
+    r = np.ones(A.shape[0])
+    assert np.array_equal(often @ r, NeuralMultigrid(A, "pieces") @ r)
+    assert np.array_equal(NeuralMultigrid(A) @ r, NeuralMultigrid(A, "untrained pieces") @ r)
 
 
 def test_info_of_other_kernels_and_small_systems():
