@@ -104,7 +104,7 @@ def arguments(options: argparse.Namespace) -> dict[str, Any]:
         if given.pop("architecture", "network") == "constants":
             given["hidden"] = 0
         if "matrices" in given:
-            given["matrices"] = load_systems(given["matrices"], given["dimension"])
+            given["matrices"] = load_systems(given["matrices"], given.get("dimension", 3))
     elif options.method != "multigrid" and "sizes" in given:
         sizes = given.pop("sizes")
         if len(sizes) != 1:
