@@ -48,16 +48,23 @@ class Stencil:
         return f"row {int(row)} (cell {at})"
 
 
-def from_matrix(matrix: Any, shape: Any, cells: Any, order: str, eps: float | None = None) -> dict[str, Any]:
+def from_matrix(
+    matrix: Any, shape: Any, cells: Any, order: str, eps: float | None = None, numbering: Array | None = None
+) -> dict[str, Any]:
     """Return the fields of a `Poisson` with this matrix; see `Poisson.from_matrix`.
 
     eps : rounding unit of the numbers in the matrix; None: of its dtype
+    numbering : flat cell of each row, if that is neither `order` nor `order` and `cells`
     """
     grid_shape = check_grid_shape(shape)
     csr = _checked(matrix)
-    fluid, numbering = _numbering(csr.shape[0], grid_shape, cells, order)
+    plain = numbering is None and order == "C" and csr.shape[0] == int(np.prod(grid_shape))
+    if numbering is None:
+        fluid, numbering = _numbering(csr.shape[0], grid_shape, cells, order)
+    else:
+        fluid = np.zeros(int(np.prod(grid_shape)), dtype=bool)
+        fluid[numbering] = True
     rounding = float(np.finfo(csr.dtype).eps) if eps is None else eps
-    plain = order == "C" and csr.shape[0] == int(np.prod(grid_shape))
     inside, flat = internal_shape(grid_shape), len(grid_shape) == 2
     found = scan(csr, inside, flat, fluid, None if plain else numbering, rounding)
     if found is None or _is_doubtful(found, fluid):

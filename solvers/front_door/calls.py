@@ -38,7 +38,7 @@ def solve_matrix(
     b : (n,), (n, 1) or (n, k), a column per right-hand side; NumPy or torch
     shape : (nx, ny) or (nx, ny, nz), numbered with the last or the first axis fastest; None: that of `cells`, or found
         in the pattern of A
-    cells : `Cell` codes or booleans on the grid, if only FLUID cells are numbered
+    cells : `Cell` codes or booleans on the grid, if only FLUID cells are numbered; None: found as well if possible
     rtol : float; ‖b - A x‖ <= rtol ‖b‖ for each column
     strict : bool; raise ConvergenceError on failure
 

@@ -2,7 +2,7 @@
 
 A grid (nx, ny, nz) numbered with its last axis fastest has couplings at distances 1, nz and ny nz, and nz - 1,
 (ny - 1) nz, (nx - 1) ny nz where an axis wraps. Numbering with x fastest is the same grid with its axes reversed, so
-the order needs no guess. A mask whose cells alone are numbered leaves no such distances: the caller has to say it.
+the order needs no guess. A mask whose cells alone are numbered leaves no such distances: `cell_search` looks for those.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from krylearn.pde.poisson.grid import check_grid_shape
 
 from ..krylov.conjugate_gradients import cg
 from ..krylov.outcome import Reason, SolveInfo
+from .cell_search import find_cells
 from .entries import to_csr
 from .grid_search import grids_of
 from .mending import Mended, RefusedMatrixError, change_signs, make_symmetric, scale_symmetrically
@@ -50,7 +51,8 @@ class Prepared:
         self.notes = [*self.mended.notes]
         if isinstance(self.operator, Poisson):
             if shape is None and self.operator.unknowns:
-                self.notes.append(f"grid {self.operator.grid_shape} found in the pattern of A")
+                part = "" if self.operator.numbering is None else f"{self.csr.shape[0]} cells of a "
+                self.notes.append(f"{part}grid {self.operator.grid_shape} found in the pattern of A")
         elif self.operator is not None:
             self._prepare_general()
         self.seconds = time.perf_counter() - start
@@ -133,14 +135,17 @@ class Prepared:
             if found is not None:
                 self._remember(key, shape)
                 return found
-        return None
+        placing = find_cells(mended.matrix) if self.shape is None else None
+        return None if placing is None else self._recognise(mended, placing.shape, "C", placing.numbering)
 
-    def _recognise(self, mended: Mended, shape: tuple[int, ...], order: str) -> Poisson | None:
+    def _recognise(
+        self, mended: Mended, shape: tuple[int, ...], order: str, numbering: Array | None = None
+    ) -> Poisson | None:
         """Read S on one grid, allowing for the rounding of single precision if its own does not do."""
         matrix, cells = mended.matrix, self.cells
         for eps in (mended.eps, SINGLE) if mended.eps < SINGLE else (mended.eps,):
             try:
-                fields = recognise.from_matrix(matrix, shape, cells, order, eps)
+                fields = recognise.from_matrix(matrix, shape, cells, order, eps, numbering)
             except (ValueError, TypeError) as error:
                 self.refusal = self.refusal or str(error)
                 if "single precision" not in str(error):
@@ -171,7 +176,7 @@ class Prepared:
     def _prepare_general(self) -> None:
         """Say why A is taken as it is, and find a kernel of constants."""
         S = self.operator
-        why = "A is no 5-point or 7-point stencil of a grid that could be found (without cells=, only full boxes are)"
+        why = "A is no 5-point or 7-point stencil of a grid that could be found"
         if self.shape is not None:
             why = f"A is no stencil on the grid {self.shape} ({self.refusal.partition(';')[0]})"
         self.notes.append(why)
