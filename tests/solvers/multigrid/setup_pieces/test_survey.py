@@ -41,6 +41,13 @@ def test_mazes_get_pieces_whatever_the_seed(shape):
     assert all(default(scene("mazes", shape, seed)) for seed in range(5))
 
 
+@pytest.mark.parametrize("n", [96, 128])
+def test_reservoirs_get_pieces_on_fine_grids_too_and_blocks_do_not(n):
+    for seed in (0, 2):
+        assert survey_operator(field_case("reservoir", (n, n, n), seed, "train"), None).prefers_pieces()
+        assert not survey_operator(scene("blocks", (n, n, n), seed, "train"), None).prefers_pieces()
+
+
 def test_a_unit_or_an_anisotropy_of_the_whole_medium_changes_nothing():
     kappa = np.exp(np.random.default_rng(31_231).standard_normal((30, 31, 32)))
     for spacing in (1.0, (1.0, 1.0, 0.01), 1e-6):
