@@ -52,10 +52,13 @@ def poisson_blend(source: Any, target: Any, mask: Any, *, mixed: bool = False, r
     for channel in range(t.shape[-1]):
         u, v = t[..., channel], s[..., channel]
         b = A.rhs(_divergence(v, u, mixed), fixed=u)
-        x = np.where(inside, v, 0)
+        x = np.where(inside, v, 0)  # the source itself is a good start, if it is better than zero
         r = b - A @ x
-        allowed, size = rtol * float(np.linalg.norm(b)), float(np.linalg.norm(r))
-        if size > allowed:  # the source itself is a good start
+        norm_b, size = float(np.linalg.norm(b)), float(np.linalg.norm(r))
+        if size > norm_b:
+            x, r, size = np.zeros_like(x), b, norm_b
+        allowed = rtol * norm_b
+        if size > allowed:
             step, info = solve_one(A, r, rtol=allowed / size)
             x = x + step
             solve_one = cg_from_small if BY_DIAGONAL in info.notes else cg  # what has been set up serves all channels

@@ -204,7 +204,7 @@ class StepNetwork(nn.Module):
         """Note mean, deviation and range of inputs (..., inputs): rows of levels that are there."""
         x = torch.from_numpy(inputs).float()
         self.mean.copy_(x.mean(0))
-        self.deviation.copy_(x.std(0) + 1e-3)
+        self.deviation.copy_((x.std(0) if len(x) > 1 else torch.zeros(INPUTS)) + 1e-3)
         self.mean[2 * RATIOS :], self.deviation[2 * RATIOS :] = 0.0, 1.0
         self.least.copy_(x.amin(0))
         self.most.copy_(x.amax(0))

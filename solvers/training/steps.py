@@ -69,8 +69,8 @@ def prepare(name: str, A: Poisson, merge: float = MERGE) -> TrainingSystem | Non
 
     Examples
     --------
-    >>> prepare("box", scene("open_box", (12, 12), 0)).n
-    144
+    >>> prepare("box", scene("open_box", (12, 12), 0)).n  # the top layer is open
+    132
     """
     A = moderate(A.detach().dominant())[0]
     graph, _ = graph_of(A, 1 / float(A.diag.max()))
@@ -107,7 +107,7 @@ def count_steps(system: TrainingSystem, steps: Sequence[StepSizes], b: Array) ->
     Examples
     --------
     >>> system = prepare("box", scene("open_box", (12, 12), 0))
-    >>> bool(3 < count_steps(system, [RULE], np.random.default_rng(1).standard_normal(144)) < 9)
+    >>> bool(3 < count_steps(system, [RULE], np.random.default_rng(1).standard_normal(system.n)) < 9)
     True
     """
     A, goal = system.levels[0][0], float(np.log10(TOLERANCE))

@@ -128,7 +128,7 @@ def of_this_version(lines: list[dict[str, Any]], suffix: str = "") -> list[dict[
     Examples
     --------
     >>> of_this_version([{"c": "1", "seed": 1}, {"c": TUNER_VERSION, "seed": 1}])
-    [{'c': '2', 'seed': 1}]
+    [{'c': '3', 'seed': 1}]
     """
     return [line for line in lines if line["c"] == TUNER_VERSION + suffix]
 

@@ -393,7 +393,7 @@ BAD = {
     "name": (
         lambda A: NeuralMultigrid(A, "geometrik"),
         ValueError,
-        "got weights='geometrik'; expected None, 'network', 'pieces', 'geometric'",
+        "got weights='geometrik'; expected None, 'network', 'pieces', 'untrained pieces', 'geometric'",
     ),
     "number": (lambda A: NeuralMultigrid(A, 3), TypeError, "expected None, a name, a path or a torch"),
     "shape": (lambda A: NeuralMultigrid(A, "geometric") @ np.ones(7), ValueError, "7"),

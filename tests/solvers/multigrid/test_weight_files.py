@@ -12,7 +12,7 @@ import pytest
 import torch
 from krylearn.pde import FAMILIES, scene
 from krylearn.solvers import NeuralMultigrid
-from krylearn.solvers.multigrid import weight_files as storage
+from krylearn.solvers.multigrid import step_sizes, weight_files as storage
 from krylearn.solvers.multigrid.network import CoefficientNetwork
 from krylearn.solvers.published import dcdm_method, npsdo_method as npsdo_directions
 from multigrid_cases import random_network
@@ -214,7 +214,8 @@ def test_shipped_weights_load_and_their_cards_agree(name):
 
 def test_nothing_else_is_shipped():
     published = [*dcdm_method.SHIPPED.values(), *npsdo_directions.DEFAULT.values()]
-    for package, expected in (("multigrid", SHIPPED), ("published", published)):
+    multigrid = [*SHIPPED, *step_sizes.SHIPPED.values()]
+    for package, expected in (("multigrid", multigrid), ("published", published)):
         folder = resources.files(f"krylearn.solvers.{package}") / "weights"
         names = {p.name for p in folder.iterdir() if p.is_file()}
         assert names == {f"{name}{suffix}" for name in expected for suffix in (".safetensors", ".json")}
