@@ -26,6 +26,7 @@ from krylearn.pde.compiled import compile_once
 
 Array = np.ndarray[Any, Any]
 FAST, MIDDLE, SLOW = 1, 2, 4  # bits of the axes that an edge may lie along
+PASSES = 50  # over all rows, of each kind: geometries need fewer than ten
 EMPTIEST = 16  # cells of the box for each row: beyond, the box would cost more than it gains
 
 
@@ -73,7 +74,10 @@ def number_edges(above, below, edges_below):
 
 
 def find_squares(above, pairs):
-    """Write opposite edges of all squares, (at most 6 n, 2); return how many pairs there are."""
+    """Write opposite edges of all squares, (6 n, 2); return how many pairs there are, or -1 if this is no grid.
+
+    Two cells on a grid that have a neighbour below in common have at most one above.
+    """
     count = 0
     for row in range(len(above)):  # the lowest number of a square: its two neighbours lie above it
         for a in range(2):
@@ -81,9 +85,13 @@ def find_squares(above, pairs):
                 j, k = above[row, a], above[row, b]
                 if j < 0 or k < 0:
                     continue
+                found = 0
                 for s in range(3):
                     for t in range(3):
                         if above[j, s] >= 0 and above[j, s] == above[k, t]:
+                            found += 1
+                            if found > 1:
+                                return -1
                             pairs[count, 0], pairs[count, 1] = 3 * row + a, 3 * k + t
                             pairs[count + 1, 0], pairs[count + 1, 1] = 3 * row + b, 3 * j + s
                             count += 2
@@ -93,11 +101,11 @@ def find_squares(above, pairs):
 def restrict_axes(above, edges_below, kind, allowed):
     """Cross out axes until nothing changes: the three of a row lie along different ones, in order. False: none is left.
 
+    After many passes the rest is left as it is; whatever is placed in the end is looked at as a whole.
     kind : class of each edge, whose edges are parallel;  allowed : for each class, the axes left
     """
     edges = np.empty(3, dtype=np.int64)
-    changed = True
-    while changed:
+    for _ in range(PASSES):
         changed = False
         for row in range(len(above)):
             for up in range(2):
@@ -126,6 +134,8 @@ def restrict_axes(above, edges_below, kind, allowed):
                     allowed[edges[k]] = kept
                     highest = 4 if kept & 4 else (2 if kept & 2 else 1)
                     most = highest // 2
+        if not changed:
+            break
     return True
 
 
@@ -269,7 +279,10 @@ def find_cells(csr: Any) -> Placing | None:
     if not (above >= 0).sum() == (below >= 0).sum() == (edges_below >= 0).sum():
         return None  # the pattern is not symmetric
     pairs = np.empty((6 * n, 2), dtype=np.int64)
-    pairs = pairs[: compile_once(find_squares)(above, pairs)]
+    count = compile_once(find_squares)(above, pairs)
+    if count < 0:
+        return None
+    pairs = pairs[:count]
     same = scipy.sparse.coo_array((np.ones(len(pairs), dtype=bool), pairs.T), (3 * n, 3 * n))
     kind = scipy.sparse.csgraph.connected_components(same, directed=False)[1].astype(np.int64)
     graph = above, below, edges_below, kind
@@ -295,7 +308,9 @@ def _place(above: Array, below: Array, edges_below: Array, kind: Array, axes: in
     inside, begins = np.zeros(n + 2, dtype=np.int64), np.empty((n + 1, 2), dtype=np.int64)
     for guess in (False, True):
         limit = _between_rows_and_planes(above, allowed[kind].reshape(n, 3)) if guess else 0
-        while compile_once(narrow_planes)(above, kind, allowed, inside, begins, limit):
+        for _ in range(PASSES):
+            if not compile_once(narrow_planes)(above, kind, allowed, inside, begins, limit):
+                break
             if not restrict(above, edges_below, kind, allowed):
                 return None
     at, component, queue = np.zeros((n, 3), dtype=np.int64), np.full(n, -1, dtype=np.int64), np.empty(n, dtype=np.int64)

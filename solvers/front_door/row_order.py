@@ -13,6 +13,7 @@ import scipy.sparse
 from krylearn.pde.compiled import compile_once
 
 Array = np.ndarray[Any, Any]
+PASSES = 20  # over rows with several largest entries; what is still open then is not clear
 
 
 def match_rows(indptr, indices, data, row_of, queue):
@@ -38,8 +39,9 @@ def match_rows(indptr, indices, data, row_of, queue):
             matched += 1
         else:
             return matched
-    progress = True
-    while waiting and progress:
+    for _ in range(PASSES):
+        if waiting == 0:
+            break
         progress, left = False, 0
         for k in range(waiting):
             row = queue[k]
@@ -59,6 +61,8 @@ def match_rows(indptr, indices, data, row_of, queue):
                 queue[left] = row
                 left += 1
         waiting = left
+        if not progress:
+            break
     return matched
 
 

@@ -29,7 +29,8 @@ STEPS = ((40_000, 300, 1e-6), (400_000, 300, 4e-5), (1_500_000, 200, 2e-4))
 class Diffusivity:
     """What a voxel image conducts along one axis.
 
-    D_eff : effective diffusivity, its error of the order of mismatch squared;  tau : mean diffusivity / D_eff
+    D_eff : effective diffusivity, its error of the order of the squared one of the concentration
+    tau : mean diffusivity / D_eff
     tau_percolating : the same with what is connected to both sides alone (PoreSpy's tortuosity)
     flux : what flows through each layer of faces, all equal but for the tolerance;  concentration : on the image
     mismatch : (largest - smallest flux) / mean;  converged : mismatch <= ftol;  iterations : of all solves
@@ -105,15 +106,17 @@ def effective_diffusivity(
     unknown = np.asarray(A.unknown).reshape(phases.shape)
     straight = np.where(unknown, np.expand_dims(profile, [a for a in range(phases.ndim) if a != axis]), 0.0)
     rtol, info = max(4e-3 * ftol, 1e-13), None
-    x, iterations = _improve_by_diagonal(A, b, straight, rtol)
+    x, iterations, solved = _improve_by_diagonal(A, b, straight, rtol)
     while True:
         through = A.flux(x, **given)[axis].sum(axis=tuple(a for a in range(phases.ndim) if a != axis))
         through = through if at == "faces" else through[1:-1]
         mismatch = float(np.ptp(through) / abs(through.mean()))
-        if mismatch <= ftol or info or rtol <= 1e-13:
+        # equal flows through all layers say nothing about those inside them before the system has been solved
+        if solved and (mismatch <= ftol or info or rtol <= 1e-13):
             break
         rtol *= 0.1 if info is not None else 1.0
         x, info = cg(A, b, x, rtol=rtol)
+        solved = True
         iterations += info.iterations
     halves = (through[0] + through[-1]) / 2 if at == "faces" else 0.0  # half a voxel lies outside
     dissipated = float(through.sum() - halves) / length + float(np.vdot(b - A @ x, straight - x))
@@ -123,15 +126,15 @@ def effective_diffusivity(
     return Diffusivity(D, mean / D, mean_joined / D, through, x, mismatch, mismatch <= ftol, iterations)
 
 
-def _improve_by_diagonal(A: Poisson, b: Any, start: np.ndarray, rtol: float) -> tuple[np.ndarray, int]:
-    """Return what CG with the diagonal makes of a start, and its steps, where it is in reach of so few; else the start.
+def _improve_by_diagonal(A: Poisson, b: Any, start: np.ndarray, rtol: float) -> tuple[np.ndarray, int, bool]:
+    """Return what CG with the diagonal makes of a start, its steps, and whether so few reached rtol; else the start.
 
     Single precision is enough for the steps: what they leave is found out in double precision.
     """
     steps = next((count for limit, count, least in STEPS if start.size <= limit and rtol >= 0.99 * least), 0)
     tolerance = rtol * float(np.linalg.norm(b))
     if not steps or tolerance == 0:
-        return start, 0
+        return start, 0, False
     r = np.asarray(b) - A @ start
     links = [np.ascontiguousarray(w.numpy(), dtype=np.float32).reshape(-1) for w in A.links]
     diag = np.ascontiguousarray(A.diag.numpy(), dtype=np.float32).reshape(-1)
@@ -139,8 +142,8 @@ def _improve_by_diagonal(A: Poisson, b: Any, start: np.ndarray, rtol: float) -> 
         links, diag, tuple(A.unknown.shape), r.reshape(-1).astype(np.float32), tolerance, steps
     )
     if done < 0 or not left <= 2 * tolerance:
-        return start, max(done, 0)
-    return start + u.reshape(start.shape).astype(np.float64), done
+        return start, max(done, 0), False
+    return start + u.reshape(start.shape).astype(np.float64), done, True
 
 
 def _percolating(conducts: np.ndarray, axis: int) -> np.ndarray:

@@ -200,6 +200,10 @@ class StepNetwork(nn.Module):
         self.register_buffer("least", torch.full((INPUTS,), -1e9))
         self.register_buffer("most", torch.full((INPUTS,), 1e9))
 
+    def versions(self) -> tuple[int, ...]:
+        """Return numbers that are others once a parameter or buffer has been changed."""
+        return tuple(t._version for t in (*self.parameters(), *self.buffers()))
+
     def see(self, inputs: Array) -> None:
         """Note mean, deviation and range of inputs (..., inputs): rows of levels that are there."""
         x = torch.from_numpy(inputs).float()

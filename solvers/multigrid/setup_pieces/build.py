@@ -43,16 +43,19 @@ def pieces_cycle(
     transfer, level, total = first_level(finest, SHRINKS, kind, past)
     check_isolated(level.diag, total, allowed)
     top = GridStage(*grid_arrays(finest, codes, kind), transfer)
-    if past and past.nothing and past.graphs:
-        stages, inverse, top.omega = past.graphs
+    chooser = None if network is None else (network, network.versions())
+    if past and past.nothing and past.graphs and past.graphs[-1] == chooser:
+        stages, inverse, top.omega, _ = past.graphs
         return GraphCycle(top, stages, inverse, serial)
+    if past:
+        past.graphs = None  # those of another system, should this set-up not come to its end
     unknowns = int(np.count_nonzero(finest.diag))
     stages, bottom = coarsen_graphs(level, total, unknowns, kind, coarsest, allowed)
     inverse = bottom_inverse(graph_of_level(bottom))
     if network is not None:
         take_steps(network, finest, top, stages, bottom, inverse)
     if past:
-        past.graphs = stages, inverse, top.omega
+        past.graphs = stages, inverse, top.omega, chooser
     return GraphCycle(top, stages, inverse, serial)
 
 

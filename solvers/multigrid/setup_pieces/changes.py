@@ -118,7 +118,7 @@ class Past:
         self.partitions: dict[float, tuple[Array, list[Ties]]] = {}
         self.coarse: Coarse | None = None
         self.rows: Array | None = None
-        self.graphs: Any = None  # stages below the finest level, the inverse at the end, step sizes of the finest
+        self.graphs: Any = None  # stages below the finest level, the inverse, the finest's step sizes, what chose them
 
     def compare(self, finest: Any, key: Any) -> None:
         """Find the rows that have changed; forget everything that belongs to a system of another kind."""

@@ -642,6 +642,8 @@ def first_level(
     piece, count = partition_grid(finest, factors, MERGE, past)
     if count > shrinks * np.count_nonzero(finest.diag):
         piece, count = partition_grid(finest, factors, 0.0, past)
+    elif past:
+        past.partitions.pop(0.0, None)  # it would miss what changes from now until it is asked for again
     found = coarsen_grid(finest, factors, piece, count, kind, past)
     if past:
         past.finest = finest

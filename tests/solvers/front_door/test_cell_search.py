@@ -103,6 +103,8 @@ def test_wells_beside_the_grid_get_cells_of_their_own():
         sp.csr_array(np.triu(np.ones((4, 4)))),  # no symmetric pattern
         sp.csr_array(sp.diags_array([1.0, 1.0, 1.0, 1.0], offsets=[-4, -1, 1, 4], shape=(5, 5))),  # a ring of five
         Poisson.from_coefficients(np.ones((5, 5)), boundary="periodic").matrix(),  # a torus
+        # layers of three, each coupled to all of the next: many more squares than rows
+        np.kron(np.diag(np.ones(39), 1) + np.diag(np.ones(39), -1), np.ones((3, 3))),
     ],
 )
 def test_what_is_no_part_of_a_grid_is_not_placed(A):

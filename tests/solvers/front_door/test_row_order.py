@@ -62,3 +62,9 @@ def test_what_is_not_clear_is_refused_as_before():
     twice = sp.csr_array(np.array([[5.0, 1, 0], [4, 1, 1], [0, 1, 3]]))  # two rows whose largest is the same column
     assert find_row_order(twice) is None
     assert find_row_order(sp.csr_array(np.zeros((3, 3)))) is None
+
+
+def test_what_settles_row_by_row_is_given_up_soon():
+    n = 200_000  # upwind differences: every row but the last has two largest entries
+    upwind = sp.csr_array(sp.diags_array([np.ones(n), -np.ones(n - 1)], offsets=[0, 1]))
+    assert find_row_order(upwind) is None

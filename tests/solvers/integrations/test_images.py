@@ -178,3 +178,17 @@ def test_layers_in_series_and_in_parallel():
     assert effective_diffusivity(layers, 1, conductivity, ftol=1e-9).D_eff == pytest.approx(kappa.mean())
     nothing = effective_diffusivity(layers, 0, {1: 1.0})
     assert (nothing.D_eff, nothing.tau) == (0.0, np.inf)
+
+
+@pytest.mark.parametrize(("at", "ftol"), [("cells", 1e-4), ("cells", 1e-8), ("faces", 0.0), ("faces", 1e-11)])
+def test_equal_flow_through_all_layers_does_not_pass_for_a_solution(at, ftol):
+    from krylearn.solvers.integrations.taufactor import effective_diffusivity
+
+    image = np.zeros((12, 16), bool)
+    for i in range(12):  # inclined: the straight profile has equal flows through all layers
+        image[i, i : i + 3] = True
+    exact = effective_diffusivity(image, 0, at=at, ftol=1e-6)
+    found = effective_diffusivity(image, 0, at=at, ftol=ftol)
+    assert found.iterations > 0
+    assert found.D_eff == pytest.approx(exact.D_eff, rel=1e-4)
+    assert found.D_eff < 0.1

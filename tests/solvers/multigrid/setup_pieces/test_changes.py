@@ -7,6 +7,7 @@ from krylearn.pde import FAMILIES, Cell, Poisson, scene
 from krylearn.pde.scenes.field_cases import field_case
 from krylearn.solvers import NeuralMultigrid
 from krylearn.solvers.multigrid.setup_pieces import changes
+from krylearn.solvers.multigrid.setup_pieces.grid_level import Finest, first_level
 
 SHAPES = [(20, 22, 18), (40, 38), (9, 2, 17)]
 
@@ -114,3 +115,27 @@ def test_a_failed_set_up_leaves_nothing(monkeypatch):
         with pytest.raises(ZeroDivisionError):
             M.update(changed)
     assert_same_bits(M.update(changed), changed)
+
+
+def half_random_walls(left, right):
+    """The finest level of (8, 4, 4): conductances of 1/2 to 2, and walls, in each half from its seed."""
+    links = np.ones((3, 8, 4, 4))
+    for half, seed in ((slice(0, 4), left), (slice(4, 8), right)):
+        rng = np.random.default_rng(seed)
+        links[:, half] = rng.uniform(0.5, 2, (3, 4, 4, 4)) * (rng.random((3, 4, 4, 4)) < 0.6)
+    for d in range(3):
+        np.moveaxis(links[d], d, 0)[-1] = 0
+    diag = sum(links[d] + np.roll(links[d], 1, d) for d in range(3))
+    none = np.zeros((8, 4, 4))
+    return Finest(links, (none, none, none), none, diag, np.zeros(3, bool), False)
+
+
+def test_clusters_merged_harder_miss_no_change_while_they_are_not_asked_for():
+    past, always, never = changes.Past(), 0.0, 2.0
+    for system, shrinks in ((half_random_walls(1, 2), always), (half_random_walls(1, 3), never)):
+        first_level(system, shrinks, np.float64, past)
+    last = half_random_walls(4, 3)
+    found = first_level(last, always, np.float64, past)
+    for one, other in zip(found, first_level(last, always, np.float64), strict=True):
+        for name, value in getattr(one, "__dict__", {"totals": one}).items():
+            np.testing.assert_array_equal(value, getattr(other, name, other))
