@@ -118,7 +118,7 @@ def count_steps(system: TrainingSystem, steps: Sequence[StepSizes], b: Array) ->
         q = A @ p
         alpha = rz / float(p @ q)
         x, r = x + alpha * p, r - alpha * q
-        now = float(np.log10(max(np.linalg.norm(r) / norm, 1e-300)))
+        now = float(np.log10(max(float(np.linalg.norm(r)) / norm, 1e-300)))
         if now <= goal:
             return k + (before - goal) / (before - now)
         before = now

@@ -335,7 +335,7 @@ class GraphStage:
     """A level that is a graph: links as (begin, index, w), diagonal, P to m coarse unknowns, visits, step sizes."""
 
     def __init__(
-        self, links: tuple[Array, ...], diag: Array, prolongation: tuple[Array, ...], m: int, visits: int
+        self, links: tuple[Array, Array, Array], diag: Array, prolongation: tuple[Array, ...], m: int, visits: int
     ) -> None:
         self.links, self.prolongation = unsigned_rows(links), unsigned_rows(prolongation)
         self.diag, self.visits, self.m = diag, visits, m

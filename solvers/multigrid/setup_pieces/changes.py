@@ -172,7 +172,7 @@ class Past:
     def rows_of(self, flags: Array, piece: Array) -> Array:
         """Return the rows in which pieces have cells."""
         assert self.rows is not None
-        return np.append(flags, False)[piece].reshape(*self.rows.shape, -1).any(2)
+        return np.asarray(np.append(flags, False)[piece].reshape(*self.rows.shape, -1).any(2))
 
     def copy_ties(self, old: Ties | None, label: Array, piece: Array, cells: Array, out: tuple[Array, ...]) -> Array:
         """Write what is as it was into best, value and total; return the pieces for which it is not."""

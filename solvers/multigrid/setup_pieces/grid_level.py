@@ -592,7 +592,8 @@ def coarsen_grid(
     part = np.empty(size, np.int32)
     over_strips(place_cells, part.size, piece, new, m, part.ravel())
     nx, ny, nz = (-(-n // f) for n, f in zip(size, factors, strict=True))
-    level = Level((nx, ny, nz), place, *links, on_axes, shift, sums)
+    begin, index, w, axis = links
+    level = Level((nx, ny, nz), place, begin, index, w, axis, on_axes, shift, sums)
     if past:
         past.coarse = Coarse(label, piece, cells, facts, kept, new, level, low, high)
     return GridTransfer(part, low, high, 1 / steps, m), level, total[kept]
