@@ -94,7 +94,10 @@ def take_steps(
     network: StepNetwork, finest: Finest, top: GridStage, stages: list[GraphStage], bottom: Level, inverse: Array
 ) -> None:
     """Give every level the steps that a network chooses; scale graphs and inverse so that corrections are stretched."""
-    rows = [rows_of_grid(finest.links, finest.diag), *(rows_of_matrix(*s.links, s.diag) for s in stages)]
+    rows = [rows_of_grid(finest.links, finest.diag)]
+    for stage in stages:
+        begin, index, w = stage.links
+        rows.append(rows_of_matrix(begin, index, w, stage.diag))
     diags = [finest.diag, *(s.diag for s in stages), bottom.diag]
     counts = np.array([np.count_nonzero(finest.diag), *(d.size for d in diags[1:])])
     sums = np.array([d.sum(dtype=np.float64) for d in diags])
