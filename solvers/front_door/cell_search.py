@@ -139,26 +139,6 @@ def restrict_axes(above, edges_below, kind, allowed):
     return True
 
 
-def start_axes(above, kind, allowed):
-    """Only the next number can lie along the fast axis; and if it may, that is what is tried."""
-    for row in range(len(above)):
-        for k in range(3):
-            if above[row, k] > row + 1:
-                allowed[kind[3 * row + k]] &= MIDDLE | SLOW
-
-
-def choose_fast(above, kind, allowed):
-    """Take the fast axis where it is still possible; tell whether anything was chosen."""
-    chosen = False
-    for row in range(len(above)):
-        if above[row, 0] >= 0:
-            which = kind[3 * row]
-            if allowed[which] & FAST and allowed[which] != FAST:
-                allowed[which] = FAST
-                chosen = True
-    return chosen
-
-
 def narrow_planes(above, kind, allowed, inside, begins, limit):
     """Decide between the middle and the slow axis by where planes begin; tell whether anything was decided.
 
@@ -299,11 +279,14 @@ def _place(above: Array, below: Array, edges_below: Array, kind: Array, axes: in
     """Return (at, component) with at : (n, 3), if edges lie along these axes; None at a contradiction."""
     n = len(above)
     allowed = np.full(int(kind.max()) + 1, axes, dtype=np.int64)
-    compile_once(start_axes)(above, kind, allowed)
+    # along the fast axis lies the next number or nothing
+    allowed[kind.reshape(n, 3)[above > np.arange(1, n + 1)[:, None]]] &= MIDDLE | SLOW
     restrict = compile_once(restrict_axes)
     if not restrict(above, edges_below, kind, allowed):
         return None
-    if compile_once(choose_fast)(above, kind, allowed) and not restrict(above, edges_below, kind, allowed):
+    nearest = kind[::3][above[:, 0] >= 0]
+    allowed[nearest[(allowed[nearest] & FAST) > 0]] = FAST  # where it is still possible, it is what is tried
+    if not restrict(above, edges_below, kind, allowed):
         return None
     inside, begins = np.zeros(n + 2, dtype=np.int64), np.empty((n + 1, 2), dtype=np.int64)
     for guess in (False, True):
